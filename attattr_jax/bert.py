@@ -1,0 +1,312 @@
+"""BERT for sequence classification in Flax Linen, with the attention probabilities as an explicit argument.
+
+The only file that knows Linen. Everything is a pure function of its arguments; intermediate results that others need (attention
+probabilities, the hidden states between layers) are return values.
+
+Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, K head size (D = N·K), C classes,
+Q query rows (T, or 1 where only the [CLS] row is needed).
+
+`BertLayer` is the one place where attention exists. It is cut in three so that attribution can enter between the pieces:
+
+    probs = layer.probs(hidden)            A = softmax(Q Kᵀ / √K)                           [B, N, Q, T]
+    mixed = layer.mix(hidden, probs)       concat_n(m_n A_n V_n) W_o, linear in A           [B, Q, D]
+    hidden = layer.finish(hidden, mixed)   residual, LayerNorm, feed-forward                [B, Q, D]
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from .config import BertConfig
+from .errors import InputError
+
+Array = jax.Array
+Params = Mapping[str, Any]
+Batch = Mapping[str, Any]
+# 1 keeps a head, 0 masks it: a traced array [L, N], or nested tuples, which become a constant of the compiled program.
+HeadMask = Any
+
+_ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+}
+
+
+def _dense(features: int, config: BertConfig, use_bias: bool = True) -> nn.Dense:
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=config.dtype,
+        kernel_init=nn.initializers.normal(config.initializer_range),
+    )
+
+
+def _embed(size: int, config: BertConfig) -> nn.Embed:
+    return nn.Embed(
+        size,
+        config.hidden_size,
+        dtype=config.dtype,
+        embedding_init=nn.initializers.normal(config.initializer_range),
+    )
+
+
+def _layer_norm(config: BertConfig) -> nn.LayerNorm:
+    # The fast variance, E[x²] − E[x]², loses digits that the golden numbers show.
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, use_fast_variance=False)
+
+
+class BertLayer(nn.Module):
+    """One Transformer layer."""
+
+    config: BertConfig
+
+    def setup(self):
+        config = self.config
+        self.query = _dense(config.hidden_size, config)
+        self.key = _dense(config.hidden_size, config)
+        self.value = _dense(config.hidden_size, config)
+        # The bias stands apart, so that `mix` is linear in the probabilities.
+        self.attention_output = _dense(config.hidden_size, config, use_bias=False)
+        self.attention_output_bias = self.param(
+            "attention_output_bias", nn.initializers.zeros, (config.hidden_size,)
+        )
+        self.attention_norm = _layer_norm(config)
+        self.intermediate = _dense(config.intermediate_size, config)
+        self.output = _dense(config.hidden_size, config)
+        self.output_norm = _layer_norm(config)
+        self.probs_dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def _split_heads(self, projected: Array) -> Array:
+        return projected.reshape(*projected.shape[:2], self.config.num_attention_heads, self.config.head_size)
+
+    def probs(self, hidden: Array, key_mask: Array, num_queries: int | None = None) -> Array:
+        """Return the attention probabilities [B, N, Q, T] of the first Q rows; 0 where `key_mask` [B, T] is False."""
+        query = self._split_heads(self.query(hidden[:, :num_queries]))
+        key = self._split_heads(self.key(hidden))
+        scores = jnp.einsum("bqnk,btnk->bnqt", query, key) / np.sqrt(self.config.head_size).astype(query.dtype)
+        # At least float32 for the softmax, also when the rest is computed in bfloat16.
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        # A finite fill: a row without any real key, as padded examples have, stays free of NaN.
+        scores = jnp.where(key_mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+        return nn.softmax(scores, axis=-1).astype(query.dtype)
+
+    def mix(self, hidden: Array, probs: Array, head_mask: Array | None = None, train: bool = False) -> Array:
+        """Return the projected context [B, Q, D] of `probs` [B, N, Q, T], without its bias: linear in `probs`."""
+        value = self._split_heads(self.value(hidden))
+        probs = self.probs_dropout(probs, deterministic=not train)
+        context = jnp.einsum("bnqt,btnk->bqnk", probs.astype(value.dtype), value)
+        if head_mask is not None:  # the same as masking the probabilities, on a smaller array
+            context = context * head_mask.astype(context.dtype)[None, None, :, None]
+        return self.attention_output(context.reshape(*context.shape[:2], self.config.hidden_size))
+
+    def finish(self, hidden: Array, mixed: Array, train: bool = False) -> Array:
+        """Return the layer's output [B, Q, D] from its input [B, T, D] and `mixed` [B, Q, D]."""
+        attended = mixed + self.attention_output_bias.astype(mixed.dtype)[None, None, :]
+        attended = self.hidden_dropout(attended, deterministic=not train)
+        hidden = self.attention_norm(hidden[:, : mixed.shape[1]] + attended)
+        transformed = self.output(_ACTIVATIONS[self.config.hidden_act](self.intermediate(hidden)))
+        return self.output_norm(hidden + self.hidden_dropout(transformed, deterministic=not train))
+
+
+class BertClassifier(nn.Module):
+    """BERT with pooler and classification head. Inputs are [B, T] arrays named as the tokenizer names them."""
+
+    config: BertConfig
+
+    def setup(self):
+        config = self.config
+        self.word_embeddings = _embed(config.vocab_size, config)
+        self.position_embeddings = _embed(config.max_position_embeddings, config)
+        self.token_type_embeddings = _embed(config.type_vocab_size, config)
+        self.embeddings_norm = _layer_norm(config)
+        self.layers = [BertLayer(config) for _ in range(config.num_hidden_layers)]
+        self.pooler = _dense(config.hidden_size, config)
+        self.classifier = _dense(config.num_labels, config)
+        self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
+        rate = config.classifier_dropout
+        self.classifier_dropout = nn.Dropout(config.hidden_dropout_prob if rate is None else rate)
+
+    def embed_words(self, input_ids: Array) -> Array:
+        """Return the word embeddings [B, T, D]."""
+        return self.word_embeddings(input_ids)
+
+    def embed(self, words: Array, token_type_ids: Array, train: bool = False) -> Array:
+        """Return the first layer's input [B, T, D] from word embeddings [B, T, D]."""
+        positions = self.position_embeddings(jnp.arange(words.shape[1]))[None]
+        hidden = self.embeddings_norm(words + positions + self.token_type_embeddings(token_type_ids))
+        return self.hidden_dropout(hidden, deterministic=not train)
+
+    def encode(
+        self,
+        hidden: Array,
+        key_mask: Array,
+        attention_probs: Mapping[int, Array] | None = None,
+        head_mask: Array | None = None,
+        first_layer: int = 0,
+        cls_only: bool = False,
+        train: bool = False,
+    ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """Run the layers from `first_layer` on.
+
+        With `cls_only` the last layer is computed for its [CLS] row alone, the only one the classifier reads.
+
+        Returns:
+          hidden [B, Q, D], the probabilities used [B, N, Q, T] and the input [B, T, D] of every layer run.
+        """
+        used, inputs = [], []
+        for index in range(first_layer, self.config.num_hidden_layers):
+            layer = self.layers[index]
+            is_last = index == self.config.num_hidden_layers - 1
+            inputs.append(hidden)
+            if attention_probs is not None and index in attention_probs:
+                probs = attention_probs[index]
+                probs = probs[:, :, :1] if is_last and cls_only else probs
+            else:
+                probs = layer.probs(hidden, key_mask, num_queries=1 if is_last and cls_only else None)
+            used.append(probs)
+            mask = None if head_mask is None else head_mask[index]
+            hidden = layer.finish(hidden, layer.mix(hidden, probs, mask, train), train)
+        return hidden, tuple(used), tuple(inputs)
+
+    def classify(self, hidden: Array, train: bool = False) -> Array:
+        """Return the logits [B, C], at least float32, from the last layer's output [B, Q, D]."""
+        pooled = nn.tanh(self.pooler(hidden[:, 0]))
+        logits = self.classifier(self.classifier_dropout(pooled, deterministic=not train))
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def __call__(self, batch: Batch, attention_probs=None, head_mask=None, cls_only=False, train=False):
+        """Return logits [B, C], and every layer's probabilities and input, as `encode` does."""
+        words = self.embed_words(batch["input_ids"])
+        hidden = self.embed(words, batch["token_type_ids"], train)
+        hidden, used, inputs = self.encode(
+            hidden, batch["attention_mask"] != 0, attention_probs, head_mask, cls_only=cls_only, train=train
+        )
+        return self.classify(hidden, train), used, inputs
+
+    def mix_layer(self, layer: int, hidden: Array, probs: Array, head_mask: Array | None = None) -> Array:
+        """Return what attention `probs` adds to the residual stream of `layer`: linear in `probs`, without the bias."""
+        return self.layers[layer].mix(hidden, probs, None if head_mask is None else head_mask[layer])
+
+    def classify_from_mixed(self, layer: int, hidden: Array, mixed: Array, key_mask: Array, head_mask=None) -> Array:
+        """Return the logits [B, C] given the input [B, T, D] of `layer` and what its attention adds [B, Q, D]."""
+        hidden = self.layers[layer].finish(hidden, mixed)
+        hidden, _, _ = self.encode(hidden, key_mask, head_mask=head_mask, first_layer=layer + 1, cls_only=True)
+        return self.classify(hidden)
+
+
+def init_params(config: BertConfig, key: Array) -> Params:
+    """Return freshly initialised parameters, normal(0, initializer_range) as BERT's."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    batch = {"input_ids": tokens, "attention_mask": tokens, "token_type_ids": tokens}
+    return jax.jit(BertClassifier(config).init)(key, batch)["params"]
+
+
+def param_shapes(config: BertConfig) -> Params:
+    """Return the parameter tree as `jax.ShapeDtypeStruct`s; computes nothing."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
+    """Return the arrays that the model reads, all [B, T]; a missing mask means ones, missing segments zeros.
+
+    Raises:
+      InputError: `input_ids` is missing or not [B, T], a shape differs, or T exceeds the position embeddings.
+    """
+    if "input_ids" not in batch:
+        raise InputError(f"batch has no 'input_ids', only {sorted(batch)}")
+    input_ids = batch["input_ids"]
+    shape = np.shape(input_ids)
+    if len(shape) != 2:
+        raise InputError(f"input_ids must be [B, T], not of shape {shape}")
+    if shape[1] > config.max_position_embeddings:
+        raise InputError(f"{shape[1]} tokens are more than the model's max_position_embeddings, {config.max_position_embeddings}")
+    completed = {"input_ids": input_ids}
+    for name, default in (("attention_mask", np.ones), ("token_type_ids", np.zeros)):
+        completed[name] = batch[name] if name in batch else default(shape, np.int32)
+        if np.shape(completed[name]) != shape:
+            raise InputError(f"{name} has shape {np.shape(completed[name])}, input_ids {shape}")
+    return completed
+
+
+def checked_head_mask(head_mask: HeadMask | None, config: BertConfig) -> tuple[HeadMask | None, Array | None]:
+    """Split a head mask into (static, traced), one of which is None.
+
+    A NumPy array or nested sequence is a constant: it is returned as nested tuples, to be a static argument of a jitted function.
+    A JAX array is traced: one compiled program then serves every mask.
+
+    Raises:
+      InputError: the mask is not [L, N].
+    """
+    expected = (config.num_hidden_layers, config.num_attention_heads)
+    if head_mask is None:
+        return None, None
+    shape = np.shape(head_mask)
+    if shape != expected:
+        raise InputError(f"head_mask must be [L, N] = {list(expected)}, not {list(shape)}")
+    if isinstance(head_mask, jax.Array):
+        return None, head_mask
+    return tuple(tuple(float(keep) for keep in row) for row in np.asarray(head_mask)), None
+
+
+def mask_array(static: HeadMask | None, traced: Array | None) -> Any:
+    """Undo `checked_head_mask` inside a jitted function."""
+    return traced if static is None else np.asarray(static, np.float32)
+
+
+def forward(
+    params: Params,
+    batch: Batch,
+    config: BertConfig,
+    attention_probs: Mapping[int, Array] | None = None,
+    head_mask: HeadMask | None = None,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Classify a batch and return the attention probabilities that were used. Pure; jit-compiled when called plainly.
+
+    Args:
+      params: the parameter tree, as in `Classifier.params`.
+      batch: `input_ids`, and unless they are all ones and zeros `attention_mask` and `token_type_ids`, int [B, T]. Other keys are
+        ignored.
+      config: the model's geometry (static).
+      attention_probs: {layer: [B, N, T, T]} replaces the probabilities of those layers.
+      head_mask: [L, N], 1 keeps a head, 0 zeroes its probabilities. A NumPy array or nested list is compiled in as a constant, a JAX
+        array is traced.
+
+    Returns:
+      logits [B, C], float32 or wider, and a tuple of L arrays [B, N, T, T]: the probabilities used, before the head mask.
+
+    Raises:
+      InputError: a shape does not fit, or a layer does not exist.
+    """
+    batch = complete_batch(batch, config)
+    expected = (len(batch["input_ids"]), config.num_attention_heads) + (np.shape(batch["input_ids"])[1],) * 2
+    for layer, probs in (attention_probs or {}).items():
+        if layer not in range(config.num_hidden_layers):
+            raise InputError(f"attention_probs names layer {layer!r}; the model has layers 0 to {config.num_hidden_layers - 1}")
+        if np.shape(probs) != expected:
+            raise InputError(f"attention_probs[{layer}] must be [B, N, T, T] = {list(expected)}, not {list(np.shape(probs))}")
+    static_mask, traced_mask = checked_head_mask(head_mask, config)
+    return _forward(params, batch, config, attention_probs, traced_mask, static_mask=static_mask)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "static_mask"))
+def _forward(params, batch, config, attention_probs, traced_mask, static_mask):
+    mask = mask_array(static_mask, traced_mask)
+    logits, used, _ = BertClassifier(config).apply({"params": params}, batch, attention_probs, mask)
+    return logits, used
+
+
+@functools.partial(jax.jit, static_argnames=("config", "static_mask"))
+def predict_logits(params, batch, config, traced_mask=None, static_mask=None) -> Array:
+    """Return the logits [B, C] alone: `forward` without the rows of the last layer that no logit depends on."""
+    mask = mask_array(static_mask, traced_mask)
+    return BertClassifier(config).apply({"params": params}, batch, head_mask=mask, cls_only=True)[0]

@@ -1,0 +1,1 @@
+"""The three scripts as functions: `train.main`, `attribute.main`, `prune.main`."""

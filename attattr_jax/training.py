@@ -1,0 +1,262 @@
+"""Fine-tuning: AdamW with linear warm-up and decay, a jit-ted step with donated state, checkpoints to go on from.
+
+The state after step s is a function of the seed, the data and s alone: dropout keys are folded from (seed, s), the order of an epoch
+from (seed, epoch). A run that is resumed is therefore the run that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import sharding
+from .bert import Array, BertClassifier
+from .data import Encoded, shuffled_batches
+from .errors import InputError
+from .evaluation import TASK_METRICS, metrics, padded_rows, predict
+from .pretrained import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """The recipe."""
+
+    num_train_epochs: int = 2
+    train_batch_size: int = 32
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    save_steps: int = 500
+    logging_steps: int = 50
+    seed: int = 0
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes during training, and all that a checkpoint holds."""
+
+    step: Array  # int32 [], optimizer steps done
+    params: Any
+    opt_state: Any
+    loss_sum: Array  # float32 [], of the steps since the last log line
+
+
+def make_optimizer(options: TrainingOptions, num_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Return AdamW and its schedule: linear warm-up to `learning_rate`, linear decay to 0, gradient norm clipped.
+
+    No weight decay on biases and LayerNorm, as BERT was trained.
+    """
+    num_warmup = int(options.warmup_ratio * num_steps)
+    schedule = optax.schedules.warmup_constant_schedule(0.0, options.learning_rate, num_warmup)
+    decay = optax.schedules.linear_schedule(options.learning_rate, 0.0, max(1, num_steps - num_warmup))
+    schedule = optax.schedules.join_schedules([schedule, decay], [num_warmup])
+
+    def is_decayed(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(options.max_grad_norm),
+        optax.adamw(schedule, weight_decay=options.weight_decay, mask=is_decayed),
+    )
+    return optimizer, schedule
+
+
+def make_train_step(config, optimizer: optax.GradientTransformation, seed: int) -> Callable:
+    """Return the compiled step (state, inputs, labels, weights) -> state; the state given is donated."""
+
+    def loss_of(params, inputs, labels, weights, dropout_key):
+        logits, _, _ = BertClassifier(config).apply(
+            {"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key}
+        )
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.sum(losses * weights) / jnp.sum(weights)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: TrainState, inputs, labels, weights) -> TrainState:
+        dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+        loss, gradient = jax.value_and_grad(loss_of)(state.params, inputs, labels, weights, dropout_key)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        return TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            loss_sum=state.loss_sum + loss,
+        )
+
+    return train_step
+
+
+class Trainer:
+    """Fine-tunes one classifier on one training split, writing `metrics.jsonl` and `checkpoints/` into a folder."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        train: Encoded,
+        evaluations: Mapping[str, Encoded],
+        folder: Path,
+        options: TrainingOptions,
+        mesh: jax.sharding.Mesh | None = None,
+        task: str | None = None,
+    ):
+        """Prepare a run.
+
+        Args:
+          classifier: where to start from.
+          train: the training split, with labels.
+          evaluations: splits with labels, by the name that their metrics get: "eval", or more than one.
+          folder: where to write.
+          options: the recipe.
+          mesh: the devices, by default all local ones.
+          task: a GLUE task, for its own metric.
+        """
+        self.classifier, self.train, self.evaluations, self.options = classifier, train, evaluations, options
+        self.folder, self.task = Path(folder), task
+        self.mesh = sharding.data_mesh() if mesh is None else mesh
+        self.steps_per_epoch = math.ceil(len(train) / options.train_batch_size)
+        self.num_steps = self.steps_per_epoch * options.num_train_epochs
+        self.optimizer, self.schedule = make_optimizer(options, self.num_steps)
+        self.train_step = make_train_step(classifier.config, self.optimizer, options.seed)
+
+    def initial_state(self) -> TrainState:
+        """Return the state before the first step, on the mesh."""
+        params = sharding.replicate(jax.tree.map(jnp.asarray, self.classifier.params), self.mesh)
+        state = TrainState(jnp.int32(0), params, jax.jit(self.optimizer.init)(params), jnp.float32(0))
+        return sharding.replicate(state, self.mesh)
+
+    def batches(self, first_step: int) -> Iterator[tuple[int, int, Any]]:
+        """Yield (step, number of examples, arrays on the mesh) from `first_step` on."""
+        rows = padded_rows(self.options.train_batch_size, self.mesh.size)
+        config = self.classifier.config
+        for epoch in range(first_step // self.steps_per_epoch, self.options.num_train_epochs):
+            order = shuffled_batches(self.train.lengths, self.options.train_batch_size, self.options.seed, epoch)
+            for position, indices in enumerate(order):
+                step = epoch * self.steps_per_epoch + position
+                if step >= first_step:
+                    batch = self.train.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
+                    inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+                    yield step, len(indices), sharding.shard_rows((inputs, batch.labels, batch.weights), self.mesh)
+
+    def evaluate(self, params) -> dict[str, float]:
+        """Return the metrics of every evaluation split, each named `<split>_<metric>`."""
+        found = {}
+        for name, encoded in self.evaluations.items():
+            logits = predict(params, self.classifier.config, encoded, self.mesh)
+            found |= {f"{name}_{key}": value for key, value in metrics(logits, encoded.labels, self.task).items()}
+        return found
+
+    def best_metric(self, found: Mapping[str, float]) -> float:
+        """Return what epochs are compared by: the task's own metric of the first evaluation split."""
+        return found[f"{next(iter(self.evaluations))}_{TASK_METRICS.get(self.task, 'accuracy')}"]
+
+    def run(self, on_step: Callable[[int, int, float | None], None] = lambda *_: None) -> tuple[Classifier, dict[str, Any]]:
+        """Train from the last checkpoint in the folder, if there is one, to the end.
+
+        Args:
+          on_step: called with the steps done, the examples of the last one, and the mean loss where it has just been logged, else None.
+
+        Returns:
+          the classifier of the best epoch, and a summary: the best epoch's metrics and step, steps, seconds and examples per second.
+
+        Raises:
+          InputError: the loss is not finite any more.
+        """
+        with self._checkpointer() as checkpointer:
+            state = self.initial_state()
+            if checkpointer.latest is not None:
+                state = checkpointer.load(checkpointer.latest, _abstract(state))
+            first_step = int(state.step)
+            log = MetricsLog(self.folder / "metrics.jsonl", first_step)
+            start, num_examples = time.perf_counter(), 0
+            for step, count, arrays in self.batches(first_step):
+                state = self.train_step(state, *arrays)
+                done, num_examples = step + 1, num_examples + count
+                epoch = done / self.steps_per_epoch
+                loss = None
+                if done % self.options.logging_steps == 0 or done == self.num_steps:
+                    since = (done - 1) % self.options.logging_steps + 1
+                    loss = float(state.loss_sum) / since
+                    if not math.isfinite(loss):
+                        raise InputError(f"the loss is {loss} at step {done}: lower --learning_rate; earlier checkpoints are kept")
+                    log.write(step=done, epoch=epoch, loss=loss, learning_rate=float(self.schedule(step)))
+                    state = state.replace(loss_sum=jnp.zeros_like(state.loss_sum))
+                on_step(done, count, loss)
+                if done % self.steps_per_epoch == 0:
+                    found = self.evaluate(state.params)
+                    log.write(step=done, epoch=epoch, **found)
+                    checkpointer.save_async(done, state, force=True, metrics=found)
+                elif done % self.options.save_steps == 0:
+                    checkpointer.save_async(done, state, force=True)
+            seconds = time.perf_counter() - start
+            checkpointer.wait()
+            best = max(
+                (checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics),
+                key=lambda checkpoint: (self.best_metric(checkpoint.metrics), checkpoint.step),
+            )
+            if best.step != int(state.step):
+                state = checkpointer.load(best, _abstract(state))
+        summary = {
+            "best_step": best.step,
+            "num_steps": self.num_steps,
+            "train_seconds": seconds,
+            "train_examples_per_second": num_examples / seconds if num_examples else None,
+            **best.metrics,
+        }
+        params = jax.tree.map(np.asarray, state.params)
+        return dataclasses.replace(self.classifier, params=params, new_parts=()), summary
+
+    def _checkpointer(self):
+        """Return the Orbax checkpointer: keeps the last checkpoint and the best epoch's."""
+        from orbax.checkpoint import v1 as ocp
+
+        keep = ocp.training.preservation_policies
+        return ocp.training.Checkpointer(
+            (self.folder / "checkpoints").absolute(),
+            preservation_policy=keep.AnyPreservationPolicy(
+                [
+                    keep.LatestN(1),
+                    keep.BestN(get_metric_fn=self.best_metric, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+
+def _abstract(state: TrainState) -> TrainState:
+    """Return shapes, types and shardings: what a checkpoint is restored into."""
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), state)
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one object a line, flushed as it is written."""
+
+    def __init__(self, file: Path, first_step: int):
+        """Keep the lines up to `first_step`, where the run goes on; later ones will be written again."""
+        self.file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["step"] <= first_step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                break  # a line cut short by a crash, and whatever follows it
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(kept), encoding="utf-8")
+
+    def write(self, **fields: float) -> None:
+        """Append one line."""
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
