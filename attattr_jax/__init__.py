@@ -1,0 +1,43 @@
+"""Self-attention attribution (ATTATTR) and head pruning for BERT classifiers, in JAX.
+
+    classifier = attattr_jax.load_classifier("runs/sst2")
+    batch = classifier.tokenize(["a gripping film"])
+    result = attattr_jax.attribute_attention(classifier.params, batch, classifier.config)
+
+The names below are the public ones; everything else may change. Importing touches no device.
+"""
+
+from .attribution import (
+    AttentionAttributions,
+    TokenAttributions,
+    attribute_attention,
+    attribute_tokens,
+    quadrature,
+    sum_over_layers,
+)
+from .bert import forward, init_params
+from .config import BertConfig
+from .errors import InputError
+from .explanations import load_attributions
+from .heads import head_importance, keep_top_heads, prune_lowest_heads
+from .pretrained import Classifier, load_classifier, save_classifier
+
+__all__ = [
+    "AttentionAttributions",
+    "BertConfig",
+    "Classifier",
+    "InputError",
+    "TokenAttributions",
+    "attribute_attention",
+    "attribute_tokens",
+    "forward",
+    "head_importance",
+    "init_params",
+    "keep_top_heads",
+    "load_attributions",
+    "load_classifier",
+    "prune_lowest_heads",
+    "quadrature",
+    "save_classifier",
+    "sum_over_layers",
+]

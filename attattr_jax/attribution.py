@@ -273,9 +273,7 @@ def attribute_tokens(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "baseline_token_id"))
-def _attribute_tokens(
-    params, batch, special, target, step_chunks, traced_mask, config, objective, static_mask, baseline_token_id
-):
+def _attribute_tokens(params, batch, special, target, step_chunks, traced_mask, config, objective, static_mask, baseline_token_id):
     head_mask = mask_array(static_mask, traced_mask)
     apply = functools.partial(BertClassifier(config).apply, {"params": params})
     real = batch["attention_mask"] != 0
@@ -322,8 +320,9 @@ def sum_over_layers(attributions: Array) -> Array:
 
 
 def max_over_real(values: Array, real: Array) -> Array:
-    """Return the maximum [..., N] of `values` [..., N, T, T] over pairs of real tokens; `real` [..., T]."""
-    pairs = real[..., None, :, None] & real[..., None, None, :]
+    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens; `real` bool [B, T]."""
+    pairs = real[:, :, None] & real[:, None, :]
+    pairs = jnp.expand_dims(pairs, tuple(range(1, values.ndim - 2)))
     return jnp.max(jnp.where(pairs, values, -jnp.inf), axis=(-2, -1))
 
 

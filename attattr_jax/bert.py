@@ -76,9 +76,7 @@ class BertLayer(nn.Module):
         self.value = _dense(config.hidden_size, config)
         # The bias stands apart, so that `mix` is linear in the probabilities.
         self.attention_output = _dense(config.hidden_size, config, use_bias=False)
-        self.attention_output_bias = self.param(
-            "attention_output_bias", nn.initializers.zeros, (config.hidden_size,)
-        )
+        self.attention_output_bias = self.param("attention_output_bias", nn.initializers.zeros, (config.hidden_size,))
         self.attention_norm = _layer_norm(config)
         self.intermediate = _dense(config.intermediate_size, config)
         self.output = _dense(config.hidden_size, config)
@@ -188,9 +186,7 @@ class BertClassifier(nn.Module):
         """Return logits [B, C], and every layer's probabilities and input, as `encode` does."""
         words = self.embed_words(batch["input_ids"])
         hidden = self.embed(words, batch["token_type_ids"], train)
-        hidden, used, inputs = self.encode(
-            hidden, batch["attention_mask"] != 0, attention_probs, head_mask, cls_only=cls_only, train=train
-        )
+        hidden, used, inputs = self.encode(hidden, batch["attention_mask"] != 0, attention_probs, head_mask, cls_only=cls_only, train=train)
         return self.classify(hidden, train), used, inputs
 
     def mix_layer(self, layer: int, hidden: Array, probs: Array, head_mask: Array | None = None) -> Array:
@@ -214,6 +210,11 @@ def init_params(config: BertConfig, key: Array) -> Params:
 def param_shapes(config: BertConfig) -> Params:
     """Return the parameter tree as `jax.ShapeDtypeStruct`s; computes nothing."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """Return the arrays of a batch that the model reads."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
 
 
 def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:

@@ -123,9 +123,7 @@ def progress(total: int, unit: str, description: str = "", initial: int = 0) -> 
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10
-    with tqdm(
-        total=total, unit=f" {unit}", desc=description, initial=initial, delay=1, mininterval=interval, file=sys.stderr
-    ) as bar:
+    with tqdm(total=total, unit=f" {unit}", desc=description, initial=initial, delay=1, mininterval=interval, file=sys.stderr) as bar:
         yield bar
 
 
@@ -143,9 +141,7 @@ class OutputFolder:
     Made in two steps, so that bad input leaves nothing behind: the constructor only looks, `start` writes.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike, script: str, files: Sequence[str], overwrite: bool = False, resume: bool = False
-    ):
+    def __init__(self, folder: str | os.PathLike, script: str, files: Sequence[str], overwrite: bool = False, resume: bool = False):
         """Check that a run may write here.
 
         Args:
@@ -166,9 +162,7 @@ class OutputFolder:
         require(self.path.is_dir() or not self.path.exists(), f"--output_dir {self.path} is a file, not a folder")
         self.previous = read_run(self.path)
         other = self.previous.get("script") if self.previous else None
-        require(
-            other in (None, script), f"--output_dir {self.path} holds results of {other}.py: choose another folder for {script}.py"
-        )
+        require(other in (None, script), f"--output_dir {self.path} holds results of {other}.py: choose another folder for {script}.py")
         if resume:
             require(bool(self.previous), f"--resume: there is no run of {script}.py in {self.path}; leave --resume out to start one")
         elif not overwrite:

@@ -40,12 +40,11 @@ class BertConfig:
                 if not isinstance(value, int) or isinstance(value, bool) or value < least:
                     raise InputError(f"{field.name} must be an integer of at least {least}, not {value!r}")
             elif field.type == "float" or (field.name == "classifier_dropout" and value is not None):
-                if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+                is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if not (is_number and 0 <= value < 1):
                     raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r}")
         if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
-            )
+            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(f"hidden_act {self.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
 

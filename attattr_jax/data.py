@@ -12,12 +12,13 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .config import BertConfig
 from .errors import InputError
 from .pretrained import Classifier
 
@@ -77,9 +78,7 @@ class Split:
         def pick(values):
             return None if values is None else [values[index] for index in indices]
 
-        return dataclasses.replace(
-            self, texts=pick(self.texts), text_pairs=pick(self.text_pairs), raw_labels=pick(self.raw_labels)
-        )
+        return dataclasses.replace(self, texts=pick(self.texts), text_pairs=pick(self.text_pairs), raw_labels=pick(self.raw_labels))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of texts and labels, in order."""
@@ -140,6 +139,25 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
     return _check(table, split, source, first_row, columns, max_examples)
 
 
+def load_lines(file: str, max_examples: int | None = None) -> Split:
+    """Load a file with one text on each line, without labels.
+
+    Raises:
+      InputError: the file is missing or empty, or a line is; names the row.
+    """
+    import datasets
+
+    path = Path(file).expanduser()
+    if not path.is_file() or not path.stat().st_size:
+        raise InputError(f"{file}: {'is empty' if path.is_file() else 'no such file'}")
+    try:
+        with _quiet_datasets():
+            table = datasets.load_dataset("text", data_files=str(path.resolve()), split="train")
+    except Exception as error:
+        raise InputError(f"{file} cannot be read: {_root_cause(error)}") from None
+    return _check(table, path.stem, str(path), 1, Columns(text="text"), max_examples)
+
+
 def _is_file(dataset: str) -> bool:
     return Path(dataset).suffix in _FORMATS
 
@@ -179,7 +197,8 @@ def _load_file(path: Path):
         with _quiet_datasets():
             table = datasets.load_dataset(kind, data_files=str(path.resolve()), split="train", **options)
     except Exception as error:  # pandas, pyarrow and datasets each raise their own
-        raise InputError(f"{path} cannot be read: {_root_cause(error)}") from None
+        reason = _root_cause(error)
+        raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {reason}") from None
     return table, str(path), 2 if kind == "csv" else 1
 
 
@@ -194,9 +213,7 @@ def _load_from_hub(dataset: str, split: str):
             tables = datasets.load_dataset(*where)
     except Exception as error:  # whatever the network layer raises: the remedy is the same
         reason = f"{type(error).__name__}: {_root_cause(error)}"
-        raise InputError(
-            f"{dataset} is no file or folder here and cannot be had from the Hub ({reason}): {offline}"
-        ) from None
+        raise InputError(f"{dataset} is no file or folder here and cannot be had from the Hub ({reason}): {offline}") from None
     names = [name for name in (split, *_SPLIT_NAMES.get(split, ())) if name in tables]
     if not names:
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(tables)}")
@@ -273,9 +290,7 @@ def _parse_labels(values: list[Any], source: str, first_row: int) -> list[int] |
             raise InputError(f"{source}, row {index + first_row}: the label is {value!r}; use a class index or a class name")
         if (parsed[index] is None) != (parsed[0] is None):
             first, this = (repr(values[0]), repr(value))
-            raise InputError(
-                f"{source}, row {index + first_row}: label {this} beside {first}: use class indices or class names, not both"
-            )
+            raise InputError(f"{source}, row {index + first_row}: label {this} beside {first}: use class indices or class names, not both")
         if parsed[index] is not None and parsed[index] < 0:
             raise InputError(f"{source}, row {index + first_row}: label {value} is negative; class indices start at 0")
     return [str(value) for value in values] if parsed[0] is None else parsed
@@ -342,7 +357,7 @@ def class_indices(split: Split, id2label: dict[int, str]) -> np.ndarray:
 class Batch:
     """Rows of one bucket, padded to its length and, with weight 0, to the full number of rows."""
 
-    inputs: dict[str, np.ndarray]  # int32 [B, T] each
+    inputs: dict[str, np.ndarray]  # input_ids, attention_mask, token_type_ids, special_tokens_mask: int32 [B, T]
     labels: np.ndarray  # int32 [B], 0 where there is none
     weights: np.ndarray  # float32 [B], 1 for an example, 0 for filling
     indices: np.ndarray  # int [B], the example's position in the split, −1 for filling
@@ -437,10 +452,25 @@ def bucket_length(length: int, max_length: int) -> int:
     return min(next((bucket for bucket in BUCKETS if bucket >= length), max_length), max_length)
 
 
-def batches_by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Return the indices of batches for inference: sorted by length, so that a batch has little padding."""
-    order = np.argsort(lengths, kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def inference_batches(
+    encoded: Encoded, config: BertConfig, batch_size: int | Callable[[int], int], multiple_of: int = 1
+) -> Iterator[Batch]:
+    """Yield every example once, bucket by bucket, shortest first: each padded length is compiled for one number of rows.
+
+    Args:
+      encoded: the tokenized split.
+      config: for the padding token and the longest length.
+      batch_size: rows at once, or a function that returns them for a padded length.
+      multiple_of: the number of rows is rounded up to a multiple of this, the number of devices.
+    """
+    limit = config.max_position_embeddings
+    buckets = np.asarray([bucket_length(length, limit) for length in encoded.lengths])
+    for bucket in np.unique(buckets):
+        members = np.flatnonzero(buckets == bucket)
+        size = batch_size(int(bucket)) if callable(batch_size) else batch_size
+        rows = -(-min(size, len(members)) // multiple_of) * multiple_of
+        for start in range(0, len(members), rows):
+            yield encoded.batch(members[start : start + rows], rows, config.pad_token_id, limit)
 
 
 def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

@@ -9,17 +9,12 @@ import jax
 import numpy as np
 
 from . import sharding
-from .bert import Array, HeadMask, checked_head_mask, predict_logits
+from .bert import Array, HeadMask, checked_head_mask, model_inputs, predict_logits
 from .config import BertConfig
-from .data import Encoded, batches_by_length
+from .data import Encoded, inference_batches
 
 # The metric that GLUE reports for a task beside accuracy.
 TASK_METRICS = {"mrpc": "f1", "cola": "matthews"}
-
-
-def padded_rows(batch_size: int, num_devices: int) -> int:
-    """Return the number of rows of a batch that divides evenly over the devices."""
-    return -(-batch_size // num_devices) * num_devices
 
 
 def predict(
@@ -43,20 +38,18 @@ def predict(
       on_batch: called with the number of examples done, after each batch.
     """
     static_mask, traced_mask = checked_head_mask(head_mask, config)
-    rows = padded_rows(batch_size, mesh.size)
-    pending: list[tuple[np.ndarray, Array]] = []
     logits = np.zeros((len(encoded), config.num_labels), np.float32)
+    pending: list[tuple[np.ndarray, Array]] = []
 
     def collect():
         indices, values = pending.pop(0)
         logits[indices] = np.asarray(values)[: len(indices)]
         on_batch(len(indices))
 
-    for indices in batches_by_length(encoded.lengths, rows):
-        batch = encoded.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
-        inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-        inputs = sharding.shard_rows(inputs, mesh)
-        pending.append((indices, predict_logits(params, inputs, config, traced_mask, static_mask=static_mask)))
+    for batch in inference_batches(encoded, config, batch_size, mesh.size):
+        inputs = sharding.shard_rows(model_inputs(batch.inputs), mesh)
+        values = predict_logits(params, inputs, config, traced_mask, static_mask=static_mask)
+        pending.append((batch.indices[batch.weights > 0], values))
         if len(pending) > 1:  # one batch is computed while the one before it is fetched
             collect()
     while pending:

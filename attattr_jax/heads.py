@@ -31,8 +31,7 @@ def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.A
     shape, mask_shape = np.shape(attributions), np.shape(attention_mask)
     if len(shape) != 5 or mask_shape != (shape[0], shape[-1]) or shape[-1] != shape[-2]:
         raise InputError(f"attributions must be [B, L, N, T, T] and attention_mask [B, T], not {list(shape)} and {list(mask_shape)}")
-    real = jnp.asarray(attention_mask)[:, None, None, :] != 0
-    return jnp.mean(max_over_real(jnp.asarray(attributions), real), axis=0)
+    return jnp.mean(max_over_real(jnp.asarray(attributions), jnp.asarray(attention_mask) != 0), axis=0)
 
 
 def random_importance(num_layers: int, num_heads: int, seed: int) -> np.ndarray:
@@ -104,8 +103,7 @@ def top_heads(values, count: int, layers: Sequence[int] | None = None) -> list[t
     order = np.argsort(-values.ravel(), kind="stable")[:count]
     rows, heads = np.unravel_index(order, values.shape)
     return [
-        (int(row if layers is None else layers[row]), int(head), float(values[row, head]))
-        for row, head in zip(rows, heads, strict=True)
+        (int(row if layers is None else layers[row]), int(head), float(values[row, head])) for row, head in zip(rows, heads, strict=True)
     ]
 
 

@@ -71,9 +71,7 @@ _HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "token
 
 def _table(config: BertConfig) -> list[tuple[str, str]]:
     """Return the (Flax path, Hugging Face name) pairs of a whole model."""
-    layers = [
-        (path.format(i=i), name.format(i=i)) for i in range(config.num_hidden_layers) for path, name in _LAYER
-    ]
+    layers = [(path.format(i=i), name.format(i=i)) for i in range(config.num_hidden_layers) for path, name in _LAYER]
     return _EMBEDDINGS + layers + _POOLER + _CLASSIFIER
 
 
@@ -216,9 +214,7 @@ class Classifier:
         return digest.hexdigest()
 
 
-def load_classifier(
-    name: str | os.PathLike, num_labels: int | None = None, dtype: str | None = None, seed: int = 0
-) -> Classifier:
+def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtype: str | None = None, seed: int = 0) -> Classifier:
     """Load a BERT classifier.
 
     Args:
@@ -239,10 +235,14 @@ def load_classifier(
         id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     config = dataclasses.replace(config, dtype=dtype)
 
-    params, new_parts = from_hf_tensors(
-        _read_tensors(folder), config, str(name), None if num_labels is None else seed
-    )
+    params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), None if num_labels is None else seed)
     return Classifier(config, params, _load_tokenizer(folder), id2label, str(name), tuple(new_parts))
+
+
+def beside(name: str, subfolder: str) -> Path:
+    """Return where results about a checkpoint go: into its folder, or, if that is not ours to write to, into `runs/<name>`."""
+    folder = Path(name).expanduser()
+    return folder / subfolder if folder.is_dir() else Path("runs") / folder.name / subfolder
 
 
 def load_label_names(name: str | os.PathLike) -> dict[int, str]:

@@ -22,10 +22,10 @@ import numpy as np
 import optax
 
 from . import sharding
-from .bert import Array, BertClassifier
+from .bert import Array, BertClassifier, model_inputs
 from .data import Encoded, shuffled_batches
 from .errors import InputError
-from .evaluation import TASK_METRICS, metrics, padded_rows, predict
+from .evaluation import TASK_METRICS, metrics, predict
 from .pretrained import Classifier
 
 
@@ -77,9 +77,7 @@ def make_train_step(config, optimizer: optax.GradientTransformation, seed: int) 
     """Return the compiled step (state, inputs, labels, weights) -> state; the state given is donated."""
 
     def loss_of(params, inputs, labels, weights, dropout_key):
-        logits, _, _ = BertClassifier(config).apply(
-            {"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key}
-        )
+        logits, _, _ = BertClassifier(config).apply({"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key})
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses * weights) / jnp.sum(weights)
 
@@ -138,7 +136,7 @@ class Trainer:
 
     def batches(self, first_step: int) -> Iterator[tuple[int, int, Any]]:
         """Yield (step, number of examples, arrays on the mesh) from `first_step` on."""
-        rows = padded_rows(self.options.train_batch_size, self.mesh.size)
+        rows = -(-self.options.train_batch_size // self.mesh.size) * self.mesh.size
         config = self.classifier.config
         for epoch in range(first_step // self.steps_per_epoch, self.options.num_train_epochs):
             order = shuffled_batches(self.train.lengths, self.options.train_batch_size, self.options.seed, epoch)
@@ -146,8 +144,8 @@ class Trainer:
                 step = epoch * self.steps_per_epoch + position
                 if step >= first_step:
                     batch = self.train.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
-                    inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-                    yield step, len(indices), sharding.shard_rows((inputs, batch.labels, batch.weights), self.mesh)
+                    arrays = (model_inputs(batch.inputs), batch.labels, batch.weights)
+                    yield step, len(indices), sharding.shard_rows(arrays, self.mesh)
 
     def evaluate(self, params) -> dict[str, float]:
         """Return the metrics of every evaluation split, each named `<split>_<metric>`."""

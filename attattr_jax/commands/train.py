@@ -21,7 +21,7 @@ from ..cli import option, require
 
 # Few examples need more passes. Tuned on the validation split of `reviews` alone.
 DATASET_DEFAULTS = {
-    data.REVIEWS: {"num_train_epochs": 4, "train_batch_size": 16, "learning_rate": 5e-5, "logging_steps": 10},
+    data.REVIEWS: {"num_train_epochs": 2, "train_batch_size": 16, "learning_rate": 5e-5, "logging_steps": 10},
 }
 
 
@@ -91,7 +91,8 @@ def _evaluation_splits(options: Options) -> dict[str, data.Split]:
     """Return the evaluation splits by the names that their metrics get."""
     names = data.evaluation_splits(options.dataset)
     splits = [data.load_split(options.dataset, name, _columns(options), options.max_eval_examples) for name in names]
-    return {"eval" if len(names) == 1 else f"eval_{name.removeprefix('validation_')}": split for name, split in zip(names, splits, strict=True)}
+    metric_names = ["eval"] if len(names) == 1 else [f"eval_{name.removeprefix('validation_')}" for name in names]
+    return dict(zip(metric_names, splits, strict=True))
 
 
 def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:

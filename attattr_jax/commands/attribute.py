@@ -1,0 +1,213 @@
+"""Explain a BERT classifier's predictions by self-attention attribution.
+
+    python attribute.py --checkpoint runs/reviews --text "Stunning visuals, no story." --text "Not a dull moment."
+    python attribute.py --checkpoint runs/sst2 --dataset sst2 --max_examples 200 --save summary
+
+Prints per text the prediction, each token's attribution, the strongest token pairs (special tokens are marked with *) and the most
+important heads. Writes into --output_dir examples.jsonl, shard-*.safetensors (read both with attattr_jax.load_attributions),
+head_importance.json, token_pairs.json for a data set, and run.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from .. import cli, data, pretrained
+from ..cli import option, printable, require
+
+METHODS = Literal["riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(cli.CommonOptions):
+    """Options of `attribute.py`."""
+
+    checkpoint: str = option("runs/sst2", "an output of train.py, any Hugging Face BERT classifier folder, or a Hub id")
+    text: list[str] = option([], "a text to explain; repeatable")
+    text_pair: list[str] = option([], "its second segment, for sentence pairs; one for each --text")
+    text_file: str | None = option(None, "a file with a text on each line")
+    dataset: str | None = option(None, "a data set to explain, named as for train.py")
+    split: str = option("validation", "the split of --dataset")
+    max_examples: int | None = option(None, "explain the first so many only")
+    target: str = option("predicted", "the class to explain: predicted, gold, a class index or a class name")
+    objective: Literal["prob", "logit", "log_prob"] = option("prob", "the output to explain")
+    n_steps: int = option(20, "integration steps")
+    method: METHODS = option("gausslegendre", "integration rule; riemann_left is the published code's, riemann_right the paper's")
+    layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)")
+    save: Literal["none", "summary", "full"] = option("full", "arrays to save: none; summary, without the L x N x T x T ones; or full")
+    num_pairs: int = option(10, "token pairs and heads to list per text")
+    skip_special_tokens: bool = option(False, "leave pairs with [CLS] or [SEP] out of the lists")
+    num_printed: int = option(5, "texts to print; all are written")
+    batch_size: int | None = option(None, "texts at once (default: by their length)")
+    step_batch_size: int | None = option(None, "integration steps at once; bounds memory (default: as many as fit into 256 MiB)")
+    output_dir: str | None = option(None, "where to write (default: <checkpoint>/attribution)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with these arguments, by default the process's; returns the exit status."""
+    return cli.run(lambda: _attribute(cli.parse(Options, __doc__, argv)))
+
+
+def _attribute(options: Options) -> None:
+    _check_ranges(options)
+    from ..attribution import quadrature
+
+    quadrature(options.method, options.n_steps)  # complains before anything is loaded
+    folder = cli.OutputFolder(
+        options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
+        "attribute",
+        ("examples.jsonl", "shard-*.safetensors", "head_importance.json", "token_pairs.json"),
+        options.overwrite,
+    )
+    split = _load_texts(options)
+    classifier = pretrained.load_classifier(options.checkpoint)
+    target = _target(options, classifier)
+    layers = _layers(options, classifier)
+    labels = None if split.raw_labels is None else data.class_indices(split, classifier.id2label)
+    encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, labels)
+
+    from .. import sharding
+    from ..explanations import AttributionOptions, DatasetSummary, ExplanationWriter, explain
+    from ..pruning import importance_record
+
+    mesh = sharding.data_mesh()
+    fingerprint = classifier.fingerprint()
+    folder.start(options, {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}})
+    how = AttributionOptions(target, options.n_steps, options.method, options.objective, layers, options.step_batch_size)
+    writer, summary = ExplanationWriter(folder.path), DatasetSummary()
+    printed = {}
+    with cli.progress(len(split), "texts", "attributing") as bar:
+        explained_texts = explain(
+            classifier, split, encoded, mesh, how, options.save, options.batch_size, options.num_pairs, options.skip_special_tokens
+        )
+        for explained in explained_texts:
+            writer.add(explained)
+            summary.add(explained)
+            if explained.row["index"] < options.num_printed:
+                printed[explained.row["index"]] = explained.row
+            bar.update()
+    writer.close()
+    importance = summary.importance
+    record = importance_record("attribution", summary.num_examples, options.target, fingerprint, importance)
+    if layers is not None:
+        record["layers"] = list(layers)
+    cli.write_json(folder.path / "head_importance.json", record)
+    if options.dataset is not None:
+        cli.write_json(folder.path / "token_pairs.json", summary.token_pairs)
+    folder.finish(results={"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta})
+
+    for _, row in sorted(printed.items()):
+        print_explanation(row)
+    if len(split) > len(printed):
+        print(f"… and {len(split) - len(printed)} more in {folder.path / 'examples.jsonl'}\n")
+    if options.dataset is not None:
+        _print_summary(summary, layers)
+    print(f"largest |convergence delta| / sum of |attributions| of a layer: {summary.worst_delta:.2g}")
+    print(f"{len(split)} explanations: {folder.path}")
+
+
+def _check_ranges(options: Options) -> None:
+    for name in ("max_examples", "batch_size", "step_batch_size"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
+    for name in ("num_pairs", "num_printed"):
+        require(getattr(options, name) >= 0, f"--{name} must not be negative, but is {getattr(options, name)}")
+    sources = [name for name in ("text", "text_file", "dataset") if getattr(options, name)]
+    require(bool(sources), "nothing to explain: give --text, --text_file or --dataset")
+    require(len(sources) == 1, f"--{' and --'.join(sources)}: give only one of them")
+    require(
+        not options.text_pair or len(options.text_pair) == len(options.text),
+        f"{len(options.text_pair)} --text_pair for {len(options.text)} --text: give one for each",
+    )
+    for name in ("text", "text_pair"):
+        for number, text in enumerate(getattr(options, name), 1):
+            require(bool(text.strip()), f"--{name} number {number} is empty")
+
+
+def _load_texts(options: Options) -> data.Split:
+    """Return what to explain as a split; texts of the command line have no labels."""
+    if options.dataset is not None:
+        columns = data.Columns(options.text_column, options.text_pair_column, options.label_column)
+        return data.load_split(options.dataset, options.split, columns, options.max_examples)
+    require(options.target != "gold", "--target gold: texts given by hand have no gold class; give a class name, or a --dataset")
+    if options.text_file is not None:
+        return data.load_lines(options.text_file, options.max_examples)
+    return data.Split("texts", "--text", list(options.text), list(options.text_pair) or None, None)
+
+
+def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
+    if options.target in ("predicted", "gold"):
+        return options.target
+    names = classifier.id2label
+    found = [index for index, name in names.items() if options.target in (name, str(index))]
+    classes = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))
+    require(bool(found), f"--target {options.target!r} is not predicted, gold, or one of the classes {classes}")
+    return found[0]
+
+
+def _layers(options: Options, classifier: pretrained.Classifier) -> tuple[int, ...] | None:
+    if options.layers is None:
+        return None
+    last = classifier.config.num_hidden_layers - 1
+    try:
+        layers = tuple(int(part) for part in options.layers.split(","))
+    except ValueError:
+        layers = ()
+    require(
+        bool(layers) and all(0 <= layer <= last for layer in layers) and len(set(layers)) == len(layers),
+        f"--layers {options.layers!r}: give different layers from 0 to {last}, separated by commas",
+    )
+    return layers
+
+
+def print_explanation(row: dict[str, Any]) -> None:
+    """Print one row of `examples.jsonl` for a person."""
+    texts = [row["text"]] if row["text_pair"] is None else [row["text"], row["text_pair"]]
+    print(f"[{row['index']}] " + " | ".join(_shortened(text) for text in texts))
+    gold = "" if row["label"] is None else f", label {printable(row['label'])}"
+    print(f"  predicted {printable(row['predicted'])} (p = {row['probabilities'][row['predicted']]:.3f}){gold}", end="")
+    print(f"; explained: {printable(row['target'])}, F = {row['score']:.3f}")
+
+    special = row["special_tokens_mask"]
+    tokens = [printable(token) for token in row["tokens"]]
+    shown = [f"{token} {value:+.3f}" for token, value, out in zip(tokens, row["token_attributions"], special, strict=True) if not out]
+    print("  tokens (integrated gradients): " + "  ".join(shown[:40]) + ("  …" if len(shown) > 40 else ""))
+
+    marked = [f"{token}*" if out else token for token, out in zip(tokens, special, strict=True)]
+    rows = [
+        [f"{marked[pair['from']]} ({pair['from']}) attends to {marked[pair['to']]} ({pair['to']})", f"{pair['attribution']:+.3f}"]
+        for pair in row["token_pairs"]
+    ]
+    if rows:
+        print("  strongest token pairs (sum over layers and heads, largest = 1):")
+        cli.print_table(rows, "    ")
+    heads = "  ".join(f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5])
+    if heads:
+        print(f"  most important heads (layer.head, largest attribution): {heads}")
+    print()
+
+
+def _shortened(text: str, limit: int = 300) -> str:
+    return printable(text if len(text) <= limit else text[:limit] + "…")
+
+
+def _print_summary(summary: Any, layers: Sequence[int] | None) -> None:
+    from ..heads import top_heads
+
+    print(f"most important heads over {summary.num_examples} texts (layer.head, mean of the largest attribution):")
+    print("  " + "  ".join(f"{layer}.{head} {value:.4f}" for layer, head, value in top_heads(summary.importance, 10, layers)))
+    print("strongest token pairs of the data set (attribution summed over layers and heads):")
+    rows = [
+        [f"[{pair['example']}] {printable(pair['from_token'])} attends to {printable(pair['to_token'])}", f"{pair['attribution']:+.4f}"]
+        for pair in summary.token_pairs[:10]
+    ]
+    if rows:
+        cli.print_table(rows)
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Prune attention heads: score them, mask the least important, compare accuracy before and after.
+
+    python prune.py --checkpoint runs/reviews
+    python prune.py --checkpoint runs/sst2 --importance random --seed 1 --keep_per_layer 3
+    python prune.py --checkpoint runs/sst2 --prune_fraction 0.5
+
+Heads are scored on examples that accuracy is not measured on. Writes pruning.json, head_importance.json and run.json into --output_dir.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .. import cli, data, pretrained
+from ..cli import option, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(cli.CommonOptions):
+    """Options of `prune.py`."""
+
+    checkpoint: str = option("runs/sst2", "an output of train.py, any Hugging Face BERT classifier folder, or a Hub id")
+    dataset: str | None = option(None, "a data set, named as for train.py (default: the one the checkpoint was trained on)")
+    importance: str = option("attribution", "attribution, random, or a head_importance.json of the same model")
+    scoring_split: str = option("train", "the split that heads are scored on, for the gold class")
+    num_scoring_examples: int = option(200, "how many of its examples, drawn with --seed")
+    eval_split: str = option("validation", "the split that accuracy is measured on; scored examples are left out")
+    max_eval_examples: int | None = option(None, "the first so many only")
+    n_steps: int = option(20, "integration steps of the attribution (Gauss-Legendre)")
+    keep_per_layer: int | None = option(None, "keep so many heads of every layer (default: 3)")
+    prune_fraction: float | None = option(None, "instead: prune this fraction of all heads, the least important of all layers")
+    prune_heads: str | None = option(None, "instead: prune the heads listed as layer:heads, as in 0:1,2;3:4")
+    output_dir: str | None = option(None, "where to write (default: <checkpoint>/pruning)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with these arguments, by default the process's; returns the exit status."""
+    return cli.run(lambda: _prune(cli.parse(Options, __doc__, argv)))
+
+
+def _prune(options: Options) -> None:
+    _check_ranges(options)
+    folder = cli.OutputFolder(
+        options.output_dir or pretrained.beside(options.checkpoint, "pruning"),
+        "prune",
+        ("pruning.json", "head_importance.json"),
+        options.overwrite,
+    )
+    classifier = pretrained.load_classifier(options.checkpoint)
+    fingerprint = classifier.fingerprint()
+    make_mask = _rule(options, classifier)
+    importance, measure = _given_importance(options, classifier)
+
+    dataset = options.dataset or cli.read_run(Path(options.checkpoint)).get("dataset_path")
+    require(bool(dataset), f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
+    columns = data.Columns(options.text_column, options.text_pair_column, options.label_column)
+    evaluated = data.load_split(dataset, options.eval_split, columns, options.max_eval_examples)
+    scored = None
+    if measure == "attribution" and importance is None:
+        scored, evaluated = _disjoint(options, data.load_split(dataset, options.scoring_split, columns), evaluated)
+    scored_encoded = None if scored is None else _encode(classifier, scored)
+    evaluated_encoded = _encode(classifier, evaluated)
+
+    from .. import evaluation, heads, pruning, sharding
+
+    splits = {split.name: split.fingerprint() for split in (scored, evaluated) if split is not None}
+    folder.start(options, {"dataset_path": data.absolute_name(dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits})
+    mesh = sharding.data_mesh()
+    if scored_encoded is not None:
+        with cli.progress(len(scored), "examples", "scoring heads") as bar:
+            importance = pruning.attribution_importance(classifier, scored_encoded, mesh, options.n_steps, on_batch=bar.update)
+    num_scoring = 0 if scored is None else len(scored)
+    mask = make_mask(importance)
+
+    params = sharding.replicate(classifier.params, mesh)
+    task = data.dataset_name(dataset)
+    found = {}
+    with cli.progress(2 * len(evaluated), "examples", "evaluating") as bar:
+        for name, head_mask in (("before", None), ("after", mask)):
+            logits = evaluation.predict(params, classifier.config, evaluated_encoded, mesh, head_mask, on_batch=bar.update)
+            scores = evaluation.metrics(logits, evaluated_encoded.labels, task)
+            found |= {f"{key}_{name}": value for key, value in scores.items()}
+
+    if importance is not None:
+        record = pruning.importance_record(measure, num_scoring, "gold", fingerprint, importance)
+        cli.write_json(folder.path / "head_importance.json", record)
+    cli.write_json(
+        folder.path / "pruning.json",
+        {
+            "measure": measure,
+            "kept_heads": heads.listed_heads(mask, 1),
+            "pruned_heads": heads.listed_heads(mask, 0),
+            **found,
+            "num_scoring_examples": num_scoring,
+            "num_eval_examples": len(evaluated),
+            "seed": options.seed,
+            "model": fingerprint,
+        },
+    )
+    folder.finish(results=found)
+
+    print(f"importance: {measure}" + (f", from {num_scoring} examples of {scored.source}" if scored else ""))
+    print("kept heads:")
+    for layer, kept in enumerate(heads.listed_heads(mask, 1)):
+        print(f"  layer {layer}: " + (", ".join(map(str, kept)) or "none"))
+    print(f"{int((mask == 0).sum())} of {mask.size} heads pruned; {len(evaluated)} examples of {evaluated.source}:")
+    names = [key.removesuffix("_before") for key in found if key.endswith("_before")]
+    cli.print_table(
+        [["", "before", "after"]] + [[name, f"{found[f'{name}_before']:.4f}", f"{found[f'{name}_after']:.4f}"] for name in names]
+    )
+    print(f"pruning: {folder.path}")
+
+
+def _check_ranges(options: Options) -> None:
+    rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads") if getattr(options, name) is not None]
+    require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
+    require(options.n_steps >= 1, f"--n_steps must be at least 1, not {options.n_steps}")
+    require(options.num_scoring_examples >= 1, f"--num_scoring_examples must be at least 1, not {options.num_scoring_examples}")
+    require(
+        options.max_eval_examples is None or options.max_eval_examples >= 1,
+        f"--max_eval_examples must be at least 1, not {options.max_eval_examples}",
+    )
+
+
+def _rule(options: Options, classifier: pretrained.Classifier):
+    """Return importance -> mask, having checked its numbers against the model."""
+    from .. import heads
+
+    shape = (classifier.config.num_hidden_layers, classifier.config.num_attention_heads)
+    if options.prune_heads is not None:
+        mask = _named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *shape))
+        return lambda importance: mask
+    if options.prune_fraction is not None:
+        _named("--prune_fraction", lambda: heads.prune_lowest_heads(np.zeros(shape), options.prune_fraction))
+        return lambda importance: heads.prune_lowest_heads(importance, options.prune_fraction)
+    per_layer = 3 if options.keep_per_layer is None else options.keep_per_layer
+    _named("--keep_per_layer", lambda: heads.keep_top_heads(np.zeros(shape), per_layer))
+    return lambda importance: heads.keep_top_heads(importance, per_layer)
+
+
+def _named(option_name: str, check):
+    """Run a check and put the option's name before its complaint."""
+    from ..errors import InputError
+
+    try:
+        return check()
+    except InputError as error:
+        raise InputError(f"{option_name}: {error}") from None
+
+
+def _given_importance(options: Options, classifier: pretrained.Classifier) -> tuple[np.ndarray | None, str]:
+    """Return the importance [L, N] if it need not be computed, and its measure."""
+    from .. import heads, pruning
+
+    if options.prune_heads is not None:
+        return None, "by hand"
+    if options.importance == "attribution":
+        return None, "attribution"
+    if options.importance == "random":
+        config = classifier.config
+        return heads.random_importance(config.num_hidden_layers, config.num_attention_heads, options.seed), "random"
+    file = Path(options.importance).expanduser()
+    require(file.is_file(), f"--importance {options.importance!r} is not attribution, random, or an existing head_importance.json")
+    return pruning.read_importance(file, classifier)
+
+
+def _encode(classifier: pretrained.Classifier, split: data.Split) -> data.Encoded:
+    labels = data.class_indices(split, classifier.id2label)
+    return data.encode(classifier, split, classifier.config.max_position_embeddings, labels)
+
+
+def _disjoint(options: Options, scoring: data.Split, evaluated: data.Split) -> tuple[data.Split, data.Split]:
+    """Return the examples to score on and those to evaluate on, without a common one."""
+    from ..pruning import disjoint_examples
+
+    same = scoring.source == evaluated.source
+    drawn, rest = disjoint_examples(options.num_scoring_examples, len(scoring), len(evaluated), same, options.seed)
+    return scoring.select(drawn), evaluated.select(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Strict settings for every test, and a small classifier with a tokenizer to run the whole path on."""
+
+import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time of these tests is spent compiling small programs: half of it is saved.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+import jax
+import numpy as np
+import pytest
+
+# Two devices, so that whatever is wrong with sharded rows shows; no silent promotion of types or ranks.
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import attattr_jax as aa
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
+WORDS = (
+    "a the film movie story plot acting music script is was not never and but very good bad great dull bright slow warm cold sharp flat "
+    "fine poor rich weak strong clever silly lovely dreary , ."
+).split()
+POSITIVE = "good great bright warm sharp fine rich strong clever lovely".split()
+NEGATIVE = "bad dull slow cold flat poor weak silly dreary".split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keep the cache of `datasets` out of the home folder."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="module")
+def optax_promotion():
+    """Standard promotion for what runs optax's Adam or Flax's LayerNorm in bfloat16: neither passes under the strict rules."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Arrays computed in float64 by a separate implementation; see tests/golden."""
+    with np.load(os.path.join(GOLDEN, "expected.npz")) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def golden_model():
+    """The three-layer random model of the golden arrays."""
+    return aa.load_classifier(GOLDEN)
+
+
+@pytest.fixture(scope="session")
+def golden_batch(golden):
+    """Its inputs, with padding and two segments."""
+    names = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
+    return {name: golden[name].astype(np.int32) for name in names}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A two-layer random classifier with a WordPiece tokenizer, in Hugging Face format."""
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=32)
+    config = aa.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+    )
+    params = aa.init_params(config, jax.random.key(0))
+    aa.save_classifier(aa.Classifier(config, params, tokenizer, {0: "negative", 1: "positive"}), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """The same, loaded."""
+    return aa.load_classifier(tiny_folder)
+
+
+def write_reviews(file, count, seed):
+    """Write `count` labelled sentences over the tiny vocabulary."""
+    random = np.random.default_rng(seed)
+    lines = ["sentence\tlabel"]
+    for _ in range(count):
+        positive = int(random.integers(2))
+        noun, joiner = random.choice(["film", "movie", "story", "plot"]), random.choice(["and", "but", ","])
+        words = random.choice(POSITIVE if positive else NEGATIVE, 2)
+        lines.append(f"the {noun} is {words[0]} {joiner} very {words[1]} .\t{positive}")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def reviews_folder(tmp_path_factory):
+    """A local data set in GLUE's layout."""
+    folder = tmp_path_factory.mktemp("films")
+    write_reviews(folder / "train.tsv", 37, seed=1)
+    write_reviews(folder / "dev.tsv", 15, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tiny_folder, reviews_folder, tmp_path_factory):
+    """What `train.py` writes: five short epochs on the local data set."""
+    from attattr_jax.commands.train import main
+
+    folder = tmp_path_factory.mktemp("runs") / "films"
+    arguments = (
+        f"--model {tiny_folder} --dataset {reviews_folder} --output_dir {folder} --num_train_epochs 5 --train_batch_size 8 "
+        "--learning_rate 5e-3 --logging_steps 3 --save_steps 4 --max_seq_length 16"
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        assert main(arguments.split()) == 0
+    return folder
+
+
+def read_jsonl(file):
+    """Return the objects of a .jsonl file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,127 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import attattr_jax as aa
+from attattr_jax import bert
+
+
+@pytest.fixture(scope="module")
+def output(golden_model, golden_batch):
+    return aa.forward(golden_model.params, golden_batch, golden_model.config)
+
+
+def assert_close(actual, expected):
+    """Agree to 1e-5 of the largest expected value."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_golden_logits_and_probabilities(output, golden):
+    logits, probs = output
+    assert_close(logits, golden["logits"])
+    real = golden["attention_mask"][:, None, None, :, None]
+    for layer, used in enumerate(probs):
+        assert_close(used * real, golden["attention_probs"][:, layer] * real)
+
+
+@pytest.mark.parametrize("as_type", [np.asarray, jnp.asarray], ids=["static", "traced"])
+def test_golden_head_mask(golden_model, golden_batch, golden, as_type):
+    mask = as_type(golden["head_mask"].astype(np.int32))
+    logits, probs = aa.forward(golden_model.params, golden_batch, golden_model.config, head_mask=mask)
+    assert_close(logits, golden["logits_head_masked"])
+    assert (np.asarray(probs[0])[:, 0] > 0).any(), "the probabilities returned are those before the mask"
+
+
+def test_injecting_own_probabilities_changes_nothing(golden_model, golden_batch, output):
+    logits, probs = output
+    again, used = aa.forward(golden_model.params, golden_batch, golden_model.config, attention_probs=dict(enumerate(probs)))
+    np.testing.assert_allclose(again, logits, atol=1e-6)
+    np.testing.assert_array_equal(used[1], probs[1])
+
+
+def test_injected_probabilities_are_used(golden_model, golden_batch, output):
+    logits, probs = output
+    changed, used = aa.forward(golden_model.params, golden_batch, golden_model.config, attention_probs={1: probs[1] * 0.5})
+    np.testing.assert_array_equal(used[0], probs[0])
+    np.testing.assert_array_equal(used[1], probs[1] * 0.5)
+    assert np.abs(changed - logits).max() > 1e-3
+
+
+def test_mask_equals_zeroed_output_rows(golden_model, golden_batch):
+    config = golden_model.config
+    mask = np.ones((3, 4), np.int32)
+    mask[1, 2] = 0
+    masked, _ = aa.forward(golden_model.params, golden_batch, config, head_mask=mask)
+    params = jax.tree.map(np.array, golden_model.params)
+    params["layers_1"]["attention_output"]["kernel"][2 * config.head_size : 3 * config.head_size] = 0
+    zeroed, _ = aa.forward(params, golden_batch, config)
+    np.testing.assert_allclose(masked, zeroed, atol=1e-6)
+
+
+def test_padding_and_batch_order_change_nothing(golden_model, golden_batch, output):
+    logits, probs = output
+    wider = {name: np.pad(values, ((0, 0), (0, 5)))[::-1] for name, values in golden_batch.items()}
+    again, used = aa.forward(golden_model.params, wider, golden_model.config)
+    np.testing.assert_allclose(again[::-1], logits, atol=1e-6)
+    np.testing.assert_allclose(used[2][::-1][0, :, :14, :14], probs[2][0], atol=1e-6)
+    assert not np.asarray(used[2])[..., 14:].any(), "padding is attended to"
+
+
+def test_missing_mask_and_segments_mean_ones_and_zeros(golden_model, golden_batch):
+    ids = golden_batch["input_ids"][:1]
+    short, _ = aa.forward(golden_model.params, {"input_ids": ids}, golden_model.config)
+    full = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    np.testing.assert_array_equal(short, aa.forward(golden_model.params, full, golden_model.config)[0])
+
+
+def test_predict_logits_skips_no_needed_row(golden_model, golden_batch, output):
+    logits = bert.predict_logits(golden_model.params, bert.model_inputs(golden_batch), golden_model.config)
+    np.testing.assert_allclose(logits, output[0], atol=1e-6)
+
+
+def test_forward_under_jit_vmap_and_grad(golden_model, golden_batch, output):
+    params, config = golden_model.params, golden_model.config
+    inputs = bert.model_inputs(golden_batch)
+
+    def one(example):
+        return aa.forward(params, {name: values[None] for name, values in example.items()}, config)[0][0]
+
+    np.testing.assert_allclose(jax.jit(jax.vmap(one))(inputs), output[0], atol=1e-6)
+    gradient = jax.grad(lambda probs: aa.forward(params, inputs, config, attention_probs={0: probs})[0][:, 0].sum())(output[1][0])
+    assert gradient.shape == output[1][0].shape and np.abs(gradient).max() > 0
+
+
+def test_bfloat16_stays_near(golden_model, golden_batch, output, optax_promotion):
+    config = dataclasses.replace(golden_model.config, dtype="bfloat16")
+    logits, probs = aa.forward(golden_model.params, golden_batch, config)
+    assert logits.dtype == jnp.float32 and probs[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(logits, output[0], atol=0.05 * np.abs(output[0]).max())
+
+
+def test_large_geometry_without_memory():
+    config = aa.BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, num_labels=5)
+    ids = jax.ShapeDtypeStruct((4, 128), jnp.int32)
+    logits, probs = jax.eval_shape(lambda params, ids: aa.forward(params, {"input_ids": ids}, config), bert.param_shapes(config), ids)
+    assert logits.shape == (4, 5)
+    assert len(probs) == 24 and {p.shape for p in probs} == {(4, 16, 128, 128)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch": {"ids": np.zeros((1, 4), np.int32)}}, "no 'input_ids'"),
+        ({"batch": {"input_ids": np.zeros(4, np.int32)}}, r"must be \[B, T\]"),
+        ({"batch": {"input_ids": np.zeros((1, 65), np.int32)}}, "65 tokens are more than"),
+        ({"head_mask": np.ones((4, 3))}, r"must be \[L, N\] = \[3, 4\], not \[4, 3\]"),
+        ({"attention_probs": {3: np.zeros((4, 4, 14, 14))}}, "names layer 3"),
+        ({"attention_probs": {0: np.zeros((4, 4, 14, 13))}}, r"attention_probs\[0\] must be"),
+    ],
+)
+def test_wrong_shapes_are_named(golden_model, golden_batch, arguments, message):
+    arguments = {"batch": golden_batch, **arguments}
+    with pytest.raises(aa.InputError, match=message):
+        aa.forward(golden_model.params, config=golden_model.config, **arguments)

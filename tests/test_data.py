@@ -1,0 +1,198 @@
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+import attattr_jax as aa
+from attattr_jax import data
+
+
+def write(folder, name, content):
+    file = folder / name
+    file.write_text(content, encoding="utf-8")
+    return str(file)
+
+
+def test_tsv_is_read_as_text(tmp_path):
+    file = write(tmp_path, "films.tsv", 'sentence\tlabel\n"quoted at the start\t0\nNA\t1\nnull\t0\n3\t1\nit \'s "fine"\t1\n')
+    split = data.load_split(file, "validation")
+    assert split.texts == ['"quoted at the start', "NA", "null", "3", 'it \'s "fine"']
+    assert split.raw_labels == [0, 1, 0, 1, 1] and split.text_pairs is None
+    assert split.row(1) == f"{file}, row 3"
+
+
+def test_formats_agree(tmp_path):
+    rows = [{"premise": "a, b", "hypothesis": 'c "d"', "label": "no"}, {"premise": "e", "hypothesis": "f", "label": "yes"}]
+    write(tmp_path, "a.csv", 'premise,hypothesis,label\n"a, b","c ""d""",no\ne,f,yes\n')
+    write(tmp_path, "a.tsv", 'premise\thypothesis\tlabel\na, b\tc "d"\tno\ne\tf\tyes\n')
+    write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    for suffix in ("csv", "tsv", "jsonl", "parquet"):
+        split = data.load_split(str(tmp_path / f"a.{suffix}"), "train")
+        assert (split.texts, split.text_pairs, split.raw_labels) == (["a, b", "e"], ['c "d"', "f"], ["no", "yes"]), suffix
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("sentence\tlabel", ("sentence", None, "label")),
+        ("index\tquestion\tsentence\tlabel", ("question", "sentence", "label")),
+        ("index\tsentence1\tsentence2\tgold_label", ("sentence1", "sentence2", "gold_label")),
+        ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", ("#1 String", "#2 String", "Quality")),
+        ("text\tstars", ("text", None, None)),
+    ],
+)
+def test_usual_columns_are_found(header, expected):
+    assert data._find_columns(header.split("\t"), "file", data.Columns()) == expected
+
+
+def test_columns_can_be_named(tmp_path):
+    file = write(tmp_path, "a.tsv", "x\ty\tz\nfirst\tsecond\t1\n")
+    split = data.load_split(file, "train", data.Columns("y", "x", "z"))
+    assert (split.texts, split.text_pairs, split.raw_labels) == (["second"], ["first"], [1])
+
+
+def test_folder_splits_go_by_their_usual_names(tmp_path):
+    for name in ("train", "dev", "test"):
+        write(tmp_path, f"{name}.tsv", f"sentence\tlabel\n{name}\t0\n")
+    assert [data.load_split(str(tmp_path), split).texts for split in ("train", "validation", "test")] == [["train"], ["dev"], ["test"]]
+
+
+def test_reviews_are_as_promised():
+    train, validation, test = (data.load_split("reviews", split) for split in ("train", "validation", "test"))
+    assert len(train) + len(validation) >= 800
+    texts = train.texts + validation.texts + test.texts
+    assert len(set(texts)) == len(texts), "no text twice, in one split or in two"
+    for split in (train, validation, test):
+        assert 0.44 <= np.mean([label == "positive" for label in split.raw_labels]) <= 0.56
+    pairs = list(zip(test.raw_labels[::2], test.raw_labels[1::2], strict=True))
+    assert all(set(pair) == {"positive", "negative"} for pair in pairs), "minimal pairs differ in their label"
+
+
+def test_glue_task_from_the_hub(monkeypatch):
+    rows = {"question": ["q"], "sentence": ["s"], "label": [1]}
+    features = datasets.Features(
+        question=datasets.Value("string"), sentence=datasets.Value("string"), label=datasets.ClassLabel(names=["entailment", "not"])
+    )
+    asked = []
+
+    def load_dataset(*where):
+        asked.append(where)
+        return {"train": datasets.Dataset.from_dict(rows, features)}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    split = data.load_split("qnli", "train")
+    assert asked == [("nyu-mll/glue", "qnli")]
+    assert (split.texts, split.text_pairs, split.raw_labels) == (["q"], ["s"], [1])
+    assert split.label_names == ["entailment", "not"]
+    with pytest.raises(aa.InputError, match="has no split 'test'; it has train"):
+        data.load_split("qnli", "test")
+
+
+def test_unreachable_hub_names_the_offline_choices():
+    with pytest.raises(aa.InputError, match=r"sst2 .*cannot be had from the Hub.*reviews, which is shipped, or a folder with train.tsv"):
+        data.load_split("sst2", "train")
+
+
+def test_mnli_has_two_evaluation_splits(tmp_path):
+    assert data.evaluation_splits("mnli") == ("validation_matched", "validation_mismatched")
+    assert data.evaluation_splits("rte") == ("validation",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("sentence\tlabel\n", "has no examples"),
+        ("a\tb\nx\t1\n", "none of the usual text columns, only a, b: name one with --text_column"),
+        ("sentence\tlabel\ngood\t1\n \t0\n", r"films.tsv, row 3: 'sentence' is empty"),
+        ("sentence\tlabel\ngood\t1\nbad\n", r"films.tsv"),
+        ("sentence\tlabel\ngood\t1\nbad\tnegative\n", r"films.tsv, row 3: label 'negative' beside '1'"),
+        ("sentence\tlabel\ngood\t1\nbad\t\n", r"films.tsv, row 3: the label is ''"),
+        ("sentence\tlabel\ngood\t1\nbad\t-1\n", r"films.tsv, row 3: label -1 is negative"),
+        ("sentence\tlabel\ngood\t1\nbad\t0\tmore\n", r"films.tsv cannot be read: .*line 3"),
+    ],
+)
+def test_bad_files_are_named_with_their_row(tmp_path, content, message):
+    file = write(tmp_path, "films.tsv", content)
+    with pytest.raises(aa.InputError, match=message):
+        data.load_split(file, "train")
+
+
+def test_missing_things_are_named(tmp_path):
+    with pytest.raises(aa.InputError, match="no such file or folder"):
+        data.load_split(str(tmp_path / "missing.tsv"), "train")
+    with pytest.raises(aa.InputError, match="has no train file: name one train.tsv"):
+        data.load_split(str(tmp_path), "train")
+    file = write(tmp_path, "films.tsv", "sentence\tlabel\na\t1\n")
+    with pytest.raises(aa.InputError, match=r"no column 'body' \(--text_column\); it has sentence, label"):
+        data.load_split(file, "train", data.Columns(text="body"))
+    binary = tmp_path / "binary.tsv"
+    binary.write_bytes(b"sentence\tlabel\n\xff\xfe\t1\n")
+    with pytest.raises(aa.InputError, match=r"binary.tsv"):
+        data.load_split(str(binary), "train")
+
+
+def split_of(labels, names=None):
+    texts = [f"text {at}" for at in range(len(labels or [0]))]
+    return data.Split("train", "films.tsv", texts, None, labels, names, 2)
+
+
+def test_class_names():
+    assert data.label_names(split_of(["b", "a", "b"])) == {0: "a", 1: "b"}
+    assert data.label_names(split_of(["b", "a"]), {0: "b", 1: "a"}) == {0: "b", 1: "a"}, "as the model numbers them"
+    assert data.label_names(split_of([0, 1]), {0: "no", 1: "yes"}) == {0: "no", 1: "yes"}
+    assert data.label_names(split_of([0, 1, 2]), {0: "no", 1: "yes"}) == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert data.label_names(split_of([0, 1], ["x", "y", "z"])) == {0: "x", 1: "y", 2: "z"}
+    with pytest.raises(aa.InputError, match="at least two classes"):
+        data.label_names(split_of([1, 1]))
+    with pytest.raises(aa.InputError, match="row 3: class index 900"):
+        data.label_names(split_of([0, 900]))
+
+
+def test_labels_the_model_does_not_know_are_named():
+    names = {0: "negative", 1: "positive"}
+    assert data.class_indices(split_of(["positive", "negative"]), names).tolist() == [1, 0]
+    with pytest.raises(aa.InputError, match=r"films.tsv, row 3: label 'mixed' is not one of the model's classes \(negative, positive\)"):
+        data.class_indices(split_of(["positive", "mixed"]), names)
+    with pytest.raises(aa.InputError, match=r"row 2: label 2 is not one of the model's classes \(0 to 1\)"):
+        data.class_indices(split_of([2]), names)
+    with pytest.raises(aa.InputError, match="no label column"):
+        data.class_indices(split_of(None), names)
+
+
+def test_long_texts_are_cut_with_one_warning(tiny, capsys):
+    split = data.Split("texts", "--text", ["good", "film " * 5000, "the plot " * 20], None, None)
+    encoded = data.encode(tiny, split, 32)
+    assert [len(ids) for ids in encoded.input_ids] == [3, 32, 32]
+    assert encoded.input_ids[1][-1] == tiny.tokenizer.sep_token_id
+    assert [len(row) for row in encoded.offsets] == [3, 32, 32]
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and "2 of 3 texts longer than 32 tokens; 4980 tokens were cut" in warning
+
+
+def test_batches_hold_every_example_once(tiny):
+    texts = ["good " * count for count in (1, 14, 15, 3, 20, 2, 30)]
+    split = data.Split("texts", "--text", texts, None, None)
+    encoded = data.encode(tiny, split, 32, np.arange(7, dtype=np.int32))
+    batches = list(data.inference_batches(encoded, tiny.config, 3, multiple_of=2))
+    seen = np.concatenate([batch.indices[batch.weights > 0] for batch in batches])
+    assert sorted(seen) == list(range(7))
+    for batch in batches:
+        rows, length = batch.inputs["input_ids"].shape
+        assert rows % 2 == 0 and length in data.BUCKETS
+        assert (batch.inputs["attention_mask"].sum(axis=1)[batch.weights > 0] == encoded.lengths[batch.indices[batch.weights > 0]]).all()
+        assert not batch.inputs["attention_mask"][batch.weights == 0].any()
+        assert (batch.labels[batch.weights > 0] == batch.indices[batch.weights > 0]).all()
+
+
+def test_training_order_depends_on_seed_and_epoch_alone():
+    lengths = np.random.default_rng(0).integers(3, 60, 1000)
+    orders = {key: np.concatenate(list(data.shuffled_batches(lengths, 8, *key))) for key in ((0, 0), (0, 1), (1, 0))}
+    for order in orders.values():
+        assert sorted(order) == list(range(1000))
+    np.testing.assert_array_equal(orders[0, 0], np.concatenate(list(data.shuffled_batches(lengths, 8, 0, 0))))
+    assert (orders[0, 0] != orders[0, 1]).any() and (orders[0, 0] != orders[1, 0]).any()
+    spread = np.mean([np.ptp(lengths[batch]) for batch in data.shuffled_batches(lengths, 8, 0, 0)])
+    assert spread < 5, "similar lengths come together"

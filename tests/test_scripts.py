@@ -1,0 +1,287 @@
+"""The scripts as users run them: what they write, and one clear line for everything that cannot work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import read_jsonl
+
+import attattr_jax as aa
+from attattr_jax.commands import attribute, prune, train
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+ROOT = Path(__file__).parent.parent
+
+
+def words(command, **paths):
+    return [part.format(**paths) for part in command.split()]
+
+
+def test_train_writes_what_it_promises(trained_folder, tiny_folder, reviews_folder):
+    names = {file.name for file in trained_folder.iterdir() if file.is_file()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "run.json"} <= names
+    lines = read_jsonl(trained_folder / "metrics.jsonl")
+    best = max(line["eval_accuracy"] for line in lines if "eval_accuracy" in line)
+    assert best > 0.85, "the task is easy"
+    run = json.loads((trained_folder / "run.json").read_text())
+    assert run["finished"] and run["script"] == "train" and run["wall_seconds"] > 0
+    assert run["options"]["learning_rate"] == 5e-3 and run["dataset_path"] == str(reviews_folder)
+    assert set(run["data_fingerprints"]) == {"train", "validation"} and run["packages"]["jax"]
+    assert run["results"]["eval_accuracy"] == best
+    assert run["model_fingerprint"] == aa.load_classifier(tiny_folder).fingerprint()
+
+
+def test_eval_only_gives_the_same_metrics(trained_folder, reviews_folder, capsys):
+    assert train.main(words("--model {m} --dataset {d} --eval_only", m=trained_folder, d=reviews_folder)) == 0
+    found = json.loads(capsys.readouterr().out)
+    results = json.loads((trained_folder / "run.json").read_text())["results"]
+    assert found["eval_accuracy"] == results["eval_accuracy"] and found["eval_examples"] == 15
+    assert found["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-5)
+
+
+def test_train_resumes_and_refuses_another_recipe(trained_folder, tiny_folder, reviews_folder, tmp_path, capsys):
+    folder = tmp_path / "films"
+    shutil.copytree(trained_folder, folder)
+    (folder / "model.safetensors").unlink()
+    command = (
+        "--model {m} --dataset {d} --output_dir {o} --num-train-epochs 5 --train-batch-size 8 --learning-rate 5e-3 --logging-steps 3 "
+        "--save-steps 4 --max-seq-length 16 --resume"
+    )
+    assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 0
+    again, before = aa.load_classifier(folder), aa.load_classifier(trained_folder)
+    assert again.fingerprint() == before.fingerprint()
+    assert read_jsonl(folder / "metrics.jsonl") == read_jsonl(trained_folder / "metrics.jsonl")
+    capsys.readouterr()
+    command = command.replace("5e-3", "1e-3")
+    assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 2
+    assert "--learning_rate is 0.001, but the run in" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_attribute_texts(trained_folder, tmp_path, capsys):
+    command = words("--checkpoint {c} --n_steps 6 --output_dir {o} --skip_special_tokens", c=trained_folder, o=tmp_path / "out")
+    texts = ["the film is very good .", "the plot is dull\x1b[31m <script>"]
+    assert attribute.main([*command, "--text", texts[0], "--text", texts[1]]) == 0
+    printed = capsys.readouterr().out
+    assert "[0] the film is very good ." in printed and "strongest token pairs" in printed and "most important heads" in printed
+    assert "\x1b" not in printed and "\\x1b[31m" in printed, "control characters are shown, not obeyed"
+    stored = aa.load_attributions(tmp_path / "out")
+    assert [one.text for one in stored] == texts and stored[0].label is None
+    assert stored.run["finished"] and stored.run["options"]["n_steps"] == 6
+    length = len(stored[0].tokens)
+    assert stored[0].attributions.shape == stored[0].attention_probs.shape == (2, 4, length, length)
+    record = json.loads((tmp_path / "out" / "head_importance.json").read_text())
+    assert {"measure", "num_examples", "target", "model", "importance"} <= set(record)
+    assert np.shape(record["importance"]) == (2, 4) and record["num_examples"] == 2
+    assert record["model"] == aa.load_classifier(trained_folder).fingerprint()
+    expected = np.mean([one.array("head_importance") for one in stored], axis=0)
+    np.testing.assert_allclose(record["importance"], expected, atol=1e-6)
+    assert not any(out for one in stored for pair in one.token_pairs for out in (one.special_tokens_mask[pair["from"]],))
+
+
+def test_attribute_data_set(trained_folder, reviews_folder, tmp_path, capsys):
+    command = "--checkpoint {c} --dataset {d} --target gold --max_examples 9 --layers 1 --save summary --n_steps 4 --output_dir {o}"
+    assert attribute.main(words(command, c=trained_folder, d=reviews_folder, o=tmp_path / "out")) == 0
+    printed = capsys.readouterr().out
+    assert "and 4 more" in printed and "strongest token pairs of the data set" in printed
+    stored = aa.load_attributions(tmp_path / "out")
+    assert len(stored) == 9 and all(one.target == one.label for one in stored) and stored[0].layers == [1]
+    pairs = json.loads((tmp_path / "out" / "token_pairs.json").read_text())
+    sizes = [abs(pair["attribution"]) for pair in pairs]
+    assert sizes == sorted(sizes, reverse=True) and len(pairs) == 20
+
+
+def test_attribute_pairs_and_files(trained_folder, tmp_path):
+    command = words("--checkpoint {c} --n_steps 2 --save none --output_dir {o}", c=trained_folder, o=tmp_path / "pairs")
+    assert attribute.main([*command, "--text", "good film", "--text_pair", "bad plot"]) == 0
+    row = read_jsonl(tmp_path / "pairs" / "examples.jsonl")[0]
+    assert row["text_pair"] == "bad plot" and 1 in row["token_type_ids"]
+    (tmp_path / "texts.txt").write_text("good film\nbad plot\n")
+    command = "--checkpoint {c} --n_steps 2 --save none --output_dir {o} --text_file {t} --target negative"
+    assert attribute.main(words(command, c=trained_folder, o=tmp_path / "file", t=tmp_path / "texts.txt")) == 0
+    assert [row["target"] for row in read_jsonl(tmp_path / "file" / "examples.jsonl")] == ["negative", "negative"]
+
+
+def test_prune_top_heads_of_every_layer(trained_folder, reviews_folder, tmp_path, capsys):
+    command = "--checkpoint {c} --keep_per_layer 2 --num_scoring_examples 11 --n_steps 4 --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, o=tmp_path / "out")) == 0
+    printed = capsys.readouterr().out
+    assert "4 of 8 heads pruned" in printed and "accuracy" in printed
+    record = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert record["measure"] == "attribution" and (record["num_scoring_examples"], record["num_eval_examples"]) == (11, 15)
+    assert [len(heads) for heads in record["kept_heads"]] == [2, 2]
+    assert [sorted(kept + pruned) for kept, pruned in zip(record["kept_heads"], record["pruned_heads"], strict=True)] == [[0, 1, 2, 3]] * 2
+    assert record["accuracy_before"] == json.loads((trained_folder / "run.json").read_text())["results"]["eval_accuracy"]
+    importance = json.loads((tmp_path / "out" / "head_importance.json").read_text())
+    assert importance["target"] == "gold"
+    mask = aa.keep_top_heads(importance["importance"], per_layer=2)
+    assert [np.flatnonzero(row).tolist() for row in mask] == record["kept_heads"]
+
+    # The accuracy after is that of the mask, and the file can be used again.
+    classifier = aa.load_classifier(trained_folder)
+    rows = [line.split("\t") for line in (reviews_folder / "dev.tsv").read_text().splitlines()[1:]]
+    batch = classifier.tokenize([row[0] for row in rows])
+    logits, _ = aa.forward(classifier.params, batch, classifier.config, head_mask=mask)
+    assert record["accuracy_after"] == pytest.approx(np.mean(np.asarray(logits).argmax(-1) == [int(row[1]) for row in rows]))
+    command = "--checkpoint {c} --keep_per_layer 2 --importance {i} --output_dir {o}"
+    file = tmp_path / "out" / "head_importance.json"
+    assert prune.main(words(command, c=trained_folder, i=file, o=tmp_path / "again")) == 0
+    assert json.loads((tmp_path / "again" / "pruning.json").read_text())["kept_heads"] == record["kept_heads"]
+
+
+def test_prune_by_fraction_and_by_hand(trained_folder, tmp_path):
+    command = "--checkpoint {c} --importance random --seed 3 --prune_fraction 0.4 --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, o=tmp_path / "random")) == 0
+    record = json.loads((tmp_path / "random" / "pruning.json").read_text())
+    assert sum(map(len, record["pruned_heads"])) == 3 and record["measure"] == "random" and record["num_scoring_examples"] == 0
+    command = "--checkpoint {c} --prune_heads 0:1,2;1:0 --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, o=tmp_path / "hand")) == 0
+    assert json.loads((tmp_path / "hand" / "pruning.json").read_text())["pruned_heads"] == [[1, 2], [0]]
+
+
+def test_scored_and_evaluated_examples_are_disjoint(trained_folder, tmp_path):
+    command = "--checkpoint {c} --scoring_split validation --num_scoring_examples 6 --n_steps 2 --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, o=tmp_path / "out")) == 0
+    record = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert (record["num_scoring_examples"], record["num_eval_examples"]) == (6, 9)
+
+
+BAD_TRAIN = [
+    ("--learning_rate -1", "--learning_rate must be above 0"),
+    ("--learning_rate abc", "--learning-rate: invalid float value: 'abc'"),
+    ("--num_train_epochs 0", "--num_train_epochs must be at least 1"),
+    ("--warmup_ratio 2", "--warmup_ratio must be from 0 to 1"),
+    ("--dataset {tmp}/missing", "missing: no such file or folder"),
+    ("--dataset sst2", "use reviews, which is shipped"),
+    ("--model google-bert/bert-base-uncased", "or minilm-l6"),
+    ("--model {tmp}/missing", "missing: no such folder"),
+    ("--max_seq_length 2", "max_seq_length 2 must be more than 2"),
+    ("--text_column body", "no column 'body'"),
+    ("--dtype float8", "--dtype: invalid choice: 'float8'"),
+    ("--unknown 1", "unrecognized arguments: --unknown 1"),
+    ("--resume", "there is no run of train.py"),
+    ("--resume --overwrite", "--overwrite and --resume: choose one"),
+    ("--output_dir {trained}", "already holds results of train.py: --resume goes on, --overwrite starts anew"),
+]
+BAD_ATTRIBUTE = [
+    ("", "give --text, --text_file or --dataset"),
+    ("--text a --dataset {data}", "give only one of them"),
+    ("--text a --text_pair b --text_pair c", "2 --text_pair for 1 --text"),
+    ("--text_file {tmp}/missing", "no such file"),
+    ("--text_file {empty}", "is empty"),
+    ("--dataset {data} --split test", "has no test file"),
+    ("--text a --n_steps 0", "n_steps must be an integer of at least 1"),
+    ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
+    ("--text a --target angry", "--target 'angry' is not predicted, gold, or one of the classes 0 (negative), 1 (positive)"),
+    ("--text a --target gold", "texts given by hand have no gold class"),
+    ("--text a --layers 2", "--layers '2': give different layers from 0 to 1"),
+    ("--text a --checkpoint {tmp}/missing", "missing: no such folder"),
+    ("--text a --batch_size 0", "--batch_size must be at least 1"),
+    ("--text a --output_dir {trained}", "holds results of train.py: choose another folder"),
+]
+BAD_PRUNE = [
+    ("--keep_per_layer 5", "--keep_per_layer: heads to keep per layer must be 0 to 4"),
+    ("--prune_fraction 1.5", "--prune_fraction: the fraction of heads to prune must be from 0 to 1"),
+    ("--prune_heads 0:7", "--prune_heads: head 7 of layer 0 does not exist"),
+    ("--prune_heads 4:0", "--prune_heads: layer 4 does not exist"),
+    ("--prune_heads x", "--prune_heads: 'x' is not of the form"),
+    ("--keep_per_layer 1 --prune_fraction 0.5", "give only one of them"),
+    ("--importance {tmp}/missing.json", "is not attribution, random, or an existing head_importance.json"),
+    ("--importance {other}", "was computed for another model"),
+    ("--importance {empty}", "is not a head_importance.json"),
+    ("--num_scoring_examples 0", "--num_scoring_examples must be at least 1"),
+    ("--dataset {data} --scoring_split validation --num_scoring_examples 15", "none evaluated"),
+    ("--checkpoint {tiny}", "name a data set with --dataset"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [(script, *case) for script, cases in ((train, BAD_TRAIN), (attribute, BAD_ATTRIBUTE), (prune, BAD_PRUNE)) for case in cases],
+)
+def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trained_folder, tiny_folder, reviews_folder, tmp_path, capsys):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    (inputs / "empty").touch()
+    other = {"measure": "attribution", "num_examples": 1, "target": "gold", "model": "other", "importance": np.ones((2, 4)).tolist()}
+    (inputs / "other.json").write_text(json.dumps(other))
+    given = words(
+        arguments, tmp=tmp_path, data=reviews_folder, tiny=tiny_folder, trained=trained_folder,
+        empty=inputs / "empty", other=inputs / "other.json",
+    )  # fmt: skip
+    output = tmp_path / "out"
+    defaults = {"--output_dir": output}
+    defaults |= {"--model": tiny_folder, "--dataset": reviews_folder} if script is train else {"--checkpoint": trained_folder}
+    for name, value in defaults.items():
+        if name not in given:
+            given += [name, str(value)]
+    before = {file: file.stat().st_mtime_ns for file in trained_folder.rglob("*")}
+    assert script.main(given) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not output.exists()
+    assert {file: file.stat().st_mtime_ns for file in trained_folder.rglob("*")} == before
+
+
+def test_empty_text_is_named(trained_folder, tmp_path, capsys):
+    given = ["--checkpoint", str(trained_folder), "--output_dir", str(tmp_path / "out"), "--text", "good", "--text", " "]
+    assert attribute.main(given) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --text number 2 is empty"
+
+
+def test_labels_of_the_evaluation_split_must_be_known(tiny_folder, tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\ngood\tyes\nbad\tno\n")
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\ngood\tyes\nbad\tmaybe\n")
+    assert train.main(words("--model {m} --dataset {d} --output_dir {o}", m=tiny_folder, d=tmp_path, o=tmp_path / "out")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "dev.tsv, row 3: label 'maybe' is not one of the model's classes (no, yes)" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_overwrite_starts_anew_and_leaves_other_files(trained_folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = [*words("--checkpoint {c} --n_steps 2 --output_dir {o}", c=trained_folder, o=output), "--text"]
+    assert attribute.main([*command, "good film"]) == 0
+    (output / "notes.txt").write_text("mine")
+    assert attribute.main([*command, "bad film"]) == 2
+    assert "already holds results of attribute.py: --overwrite starts anew" in capsys.readouterr().err
+    assert attribute.main([*command, "bad film", "--overwrite"]) == 0
+    assert [one.text for one in aa.load_attributions(output)] == ["bad film"]
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
+    from attattr_jax import explanations
+
+    def no_space(self, explained):
+        raise OSError(28, "No space left on device", str(tmp_path / "out" / "shard"))
+
+    monkeypatch.setattr(explanations.ExplanationWriter, "add", no_space)
+    command = words("--checkpoint {c} --n_steps 2 --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
+    assert attribute.main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")
+
+
+@pytest.mark.parametrize("script", ["train.py", "attribute.py", "prune.py"])
+def test_scripts_at_the_root_explain_themselves(script):
+    found = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert f"    python {script} --" in found.stdout, "a command that can be pasted"
+    assert "--output_dir" in found.stdout and "--output-dir" in found.stdout
+
+
+def test_import_touches_no_device_and_is_quick():
+    code = "import time; start = time.perf_counter(); import attattr_jax, jax; print(time.perf_counter() - start); "
+    code += "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    environment = os.environ | {"JAX_PLATFORMS": "no_such_platform"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True)
+
+
+def test_every_public_name_is_documented():
+    for name in aa.__all__:
+        doc = getattr(aa, name).__doc__
+        assert doc and not doc.startswith(f"{name}("), name
