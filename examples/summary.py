@@ -1,0 +1,38 @@
+"""Say in a few lines what `make demo` found, and where to look: `python examples/summary.py runs/demo`."""
+
+import json
+import sys
+from pathlib import Path
+
+import attattr_jax as aa
+
+folder = Path(sys.argv[1])
+run = json.loads((folder / "run.json").read_text())
+results = run["results"]
+pruned = json.loads((folder / "pruning" / "pruning.json").read_text())
+control = json.loads((folder / "pruning-random" / "pruning.json").read_text())
+total = sum(map(len, pruned["kept_heads"])) + sum(map(len, pruned["pruned_heads"]))
+kept = sum(map(len, pruned["kept_heads"]))
+
+print("=" * 78)
+print(f"Fine-tuned {run['options']['model']} on {run['options']['dataset']}: validation accuracy {results['eval_accuracy']:.3f}")
+for explanation in aa.load_attributions(folder / "attribution"):
+    pair = explanation.token_pairs[0]
+    tokens = explanation.tokens
+    print(f'"{explanation.text}"')
+    print(
+        f"    {explanation.predicted} (p = {explanation.probabilities[explanation.predicted]:.2f}); "
+        f"strongest pair: {tokens[pair['from']]} attends to {tokens[pair['to']]} ({pair['attribution']:+.2f})"
+    )
+print(f"Kept {kept} of {total} heads: accuracy {pruned['accuracy_before']:.3f} before,")
+print(
+    f"    {pruned['accuracy_after']:.3f} with the 3 heads of each layer that attribution ranks highest, {control['accuracy_after']:.3f} with 3 random ones"
+)
+print("Look at:")
+for name, what in (
+    ("metrics.jsonl", "losses and accuracies of the training"),
+    ("attribution/examples.jsonl", "tokens, strongest pairs and heads of every text"),
+    ("attribution/", 'every array: attattr_jax.load_attributions("' + str(folder / "attribution") + '")[0].attributions'),
+    ("pruning/pruning.json", "which heads were kept"),
+):
+    print(f"    {folder / name}: {what}")
