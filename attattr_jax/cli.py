@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import write_json
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
 
@@ -82,15 +83,15 @@ def parse(
     return options_type(**vars(parser.parse_args(argv)))
 
 
-def run(main: Callable[[], None]) -> int:
-    """Run a script's work and return its exit status: 2 and one line for what the user can mend, 130 for Ctrl-C."""
+def run(main: Callable[[], None], when_interrupted: str = "interrupted") -> int:
+    """Run a script's work and return its exit status: 2 and one line for what the user can mend, 130 and one line for Ctrl-C."""
     try:
         main()
         sys.stdout.flush()
     except InputError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        return _complain(when_interrupted, 130)
     except BrokenPipeError:  # the reader of stdout, `head` for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -226,16 +227,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file that is never seen half written."""
-    staging = file.with_name(f".{file.name}.part")
-    try:
-        staging.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        os.replace(staging, file)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str | None:

@@ -26,6 +26,7 @@ from .attribution import AttentionAttributions, attribute_attention, attribute_t
 from .bert import model_inputs
 from .data import Encoded, Split, inference_batches
 from .errors import InputError
+from .files import write_file
 from .heads import top_heads
 from .pretrained import Classifier
 
@@ -220,12 +221,7 @@ class ExplanationWriter:
             import safetensors.numpy
 
             file = self.folder / f"shard-{self._num_shards:05d}.safetensors"
-            staging = file.with_name(f".{file.name}.part")
-            try:
-                staging.write_bytes(safetensors.numpy.save(self._arrays))
-                os.replace(staging, file)
-            finally:
-                staging.unlink(missing_ok=True)
+            write_file(file, safetensors.numpy.save(self._arrays))
             self._num_shards += 1
         with open(self.folder / EXAMPLES_FILE, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows)
@@ -237,12 +233,7 @@ class ExplanationWriter:
         file = self.folder / EXAMPLES_FILE
         lines = file.read_text(encoding="utf-8").splitlines()
         lines.sort(key=lambda line: json.loads(line)["index"])
-        staging = file.with_name(f".{file.name}.part")
-        try:
-            staging.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            os.replace(staging, file)
-        finally:
-            staging.unlink(missing_ok=True)
+        write_file(file, "".join(line + "\n" for line in lines))
 
 
 class StoredExplanation:

@@ -20,6 +20,7 @@ import numpy as np
 
 from .config import BertConfig
 from .errors import InputError
+from .files import write_file, write_json
 
 # Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
 _EMBEDDINGS = [
@@ -357,28 +358,17 @@ def _load_tokenizer(folder: Path) -> Any:
 def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
     """Save in Hugging Face format: `config.json`, `model.safetensors` and the tokenizer's files.
 
-    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits. Each file is written beside its place
-    and then moved there, the weights last, so that a reader never sees half a file.
+    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits. The weights come last.
     """
-    import shutil
-    import tempfile
-
     import safetensors.numpy
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    try:
-        if classifier.tokenizer is not None:
-            classifier.tokenizer.save_pretrained(staging)
-        fields = classifier.config.to_hf(classifier.id2label)
-        (staging / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        tensors = to_hf_tensors(classifier.params, classifier.config)
-        safetensors.numpy.save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == "model.safetensors"):
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    if classifier.tokenizer is not None:
+        classifier.tokenizer.save_pretrained(folder)
+    write_json(folder / "config.json", classifier.config.to_hf(classifier.id2label))
+    tensors = to_hf_tensors(classifier.params, classifier.config)
+    write_file(folder / "model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def note_new_parts(classifier: Classifier) -> None:

@@ -24,10 +24,8 @@ for explanation in aa.load_attributions(folder / "attribution"):
         f"    {explanation.predicted} (p = {explanation.probabilities[explanation.predicted]:.2f}); "
         f"strongest pair: {tokens[pair['from']]} attends to {tokens[pair['to']]} ({pair['attribution']:+.2f})"
     )
-print(f"Kept {kept} of {total} heads: accuracy {pruned['accuracy_before']:.3f} before,")
-print(
-    f"    {pruned['accuracy_after']:.3f} with the 3 heads of each layer that attribution ranks highest, {control['accuracy_after']:.3f} with 3 random ones"
-)
+print(f"Kept 3 heads of every layer, {kept} of {total}: accuracy {pruned['accuracy_before']:.3f} before,")
+print(f"    {pruned['accuracy_after']:.3f} with those that attribution ranks highest, {control['accuracy_after']:.3f} with random ones")
 print("Look at:")
 for name, what in (
     ("metrics.jsonl", "losses and accuracies of the training"),

@@ -267,6 +267,19 @@ def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")
 
 
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tiny_folder, reviews_folder, tmp_path, capsys, monkeypatch):
+    from attattr_jax import training
+
+    def interrupt(self, on_step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Trainer, "run", interrupt)
+    command = words("--model {m} --dataset {d} --output_dir {o}", m=tiny_folder, d=reviews_folder, o=tmp_path / "out")
+    assert train.main(command) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted: the same command with --resume goes on")
+    assert not json.loads((tmp_path / "out" / "run.json").read_text())["finished"]
+
+
 @pytest.mark.parametrize("script", ["train.py", "attribute.py", "prune.py"])
 def test_scripts_at_the_root_explain_themselves(script):
     found = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from .. import cli, data, pretrained
 from ..cli import option, printable, require
+from ..files import write_json
 
 METHODS = Literal["riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre"]
 
@@ -94,9 +95,9 @@ def _attribute(options: Options) -> None:
     record = importance_record("attribution", summary.num_examples, options.target, fingerprint, importance)
     if layers is not None:
         record["layers"] = list(layers)
-    cli.write_json(folder.path / "head_importance.json", record)
+    write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
-        cli.write_json(folder.path / "token_pairs.json", summary.token_pairs)
+        write_json(folder.path / "token_pairs.json", summary.token_pairs)
     folder.finish(results={"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta})
 
     for _, row in sorted(printed.items()):
@@ -184,9 +185,11 @@ def print_explanation(row: dict[str, Any]) -> None:
     if rows:
         print("  strongest token pairs (sum over layers and heads, largest = 1):")
         cli.print_table(rows, "    ")
+    deltas = "  ".join(f"{layer}: {delta:+.1e}" for layer, delta in zip(row["layers"], row["convergence_deltas"], strict=True))
     heads = "  ".join(f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5])
     if heads:
         print(f"  most important heads (layer.head, largest attribution): {heads}")
+    print(f"  convergence deltas by layer: {deltas}")
     print()
 
 

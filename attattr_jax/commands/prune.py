@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import cli, data, pretrained
 from ..cli import option, require
+from ..files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +89,8 @@ def _prune(options: Options) -> None:
 
     if importance is not None:
         record = pruning.importance_record(measure, num_scoring, "gold", fingerprint, importance)
-        cli.write_json(folder.path / "head_importance.json", record)
-    cli.write_json(
+        write_json(folder.path / "head_importance.json", record)
+    write_json(
         folder.path / "pruning.json",
         {
             "measure": measure,

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _train(options)
 
-    return cli.run(work)
+    return cli.run(work, "interrupted: the same command with --resume goes on from the last checkpoint")
 
 
 def _check_ranges(options: Options) -> None:

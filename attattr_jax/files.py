@@ -1,0 +1,23 @@
+"""Writing files that are never seen half written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_file(file: Path, content: bytes | str) -> None:
+    """Write beside the file's place, then move there; a failure leaves what was there before, and nothing else."""
+    staging = file.with_name(f".{file.name}.part")
+    try:
+        staging.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.replace(staging, file)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file, indented, as UTF-8."""
+    write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
