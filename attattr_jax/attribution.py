@@ -90,6 +90,19 @@ def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return (nodes + 1) / 2, weights / 2
 
 
+def check_objective(objective: str, config: BertConfig) -> None:
+    """Raise an InputError unless the model has this output."""
+    if objective not in OBJECTIVES:
+        raise InputError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    if config.num_labels == 1 and objective != "logit":
+        raise InputError(f"objective {objective!r} is constant for a model with one output: use 'logit'")
+
+
+def default_batch_size(padded_length: int) -> int:
+    """Return how many examples of a padded length to attribute at once on a device: 8 of up to 32 tokens, fewer if longer."""
+    return max(1, min(8, 256 // padded_length))
+
+
 def default_step_batch_size(config: BertConfig, batch_size: int, num_tokens: int) -> int:
     """Return how many steps fit into `STEP_MEMORY_BYTES`: what a backward pass keeps of one step, estimated."""
     per_token = 8 * config.hidden_size + 3 * config.intermediate_size + 3 * config.num_attention_heads * num_tokens
@@ -118,7 +131,8 @@ def attribute_attention(
       params: the parameter tree.
       batch: `input_ids`, `attention_mask`, `token_type_ids`: int [B, T], as for `forward`.
       config: the model's geometry (static).
-      target: "predicted", a class index, or int [B] (pass the labels to explain the gold class).
+      target: "predicted", a class index, or int [B] (pass the labels to explain the gold class). In a JAX array, a class that the model
+        does not have gives NaN.
       n_steps: M, the number of integration steps.
       method: the rule, see `quadrature`.
       objective: F: "prob" the softmax probability of the target (as in the paper), "logit", or "log_prob".
@@ -135,25 +149,19 @@ def attribute_attention(
       InputError: an argument is out of range or of the wrong shape; a one-output model with a probability as objective.
     """
     batch = complete_batch(batch, config)
-    if objective not in OBJECTIVES:
-        raise InputError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
-    if config.num_labels == 1 and objective != "logit":
-        raise InputError(f"objective {objective!r} is constant for a model with one output: use 'logit'")
+    check_objective(objective, config)
     if reduce not in (None, "head_max"):
         raise InputError(f"reduce {reduce!r} is unknown; choose None or 'head_max'")
-    layers = tuple(range(config.num_hidden_layers)) if layers is None else tuple(int(layer) for layer in layers)
-    if not layers or not set(layers) <= set(range(config.num_hidden_layers)):
+    layers = tuple(range(config.num_hidden_layers)) if layers is None else tuple(layers)
+    if not layers or not all(layer in range(config.num_hidden_layers) for layer in layers):
         raise InputError(f"layers must be some of 0 to {config.num_hidden_layers - 1}, not {list(layers)}")
-    if step_batch_size is None:
-        step_batch_size = default_step_batch_size(config, *np.shape(batch["input_ids"]))
-    if step_batch_size < 1:
-        raise InputError(f"step_batch_size must be at least 1, not {step_batch_size}")
+    steps = _step_chunks(*quadrature(method, n_steps), step_batch_size, config, np.shape(batch["input_ids"]))
     static_mask, traced_mask = checked_head_mask(head_mask, config)
     return _attribute_attention(
         params,
         batch,
         _target_array(target, np.shape(batch["input_ids"])[0], config),
-        _step_chunks(*quadrature(method, n_steps), step_batch_size),
+        steps,
         traced_mask,
         config=config,
         objective=objective,
@@ -244,18 +252,11 @@ def attribute_tokens(
       InputError: as `attribute_attention`.
     """
     inputs = complete_batch(batch, config)
-    if objective not in OBJECTIVES:
-        raise InputError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
-    if config.num_labels == 1 and objective != "logit":
-        raise InputError(f"objective {objective!r} is constant for a model with one output: use 'logit'")
+    check_objective(objective, config)
     shape = np.shape(inputs["input_ids"])
     special = batch.get("special_tokens_mask")
     if special is not None and np.shape(special) != shape:
         raise InputError(f"special_tokens_mask has shape {np.shape(special)}, input_ids {shape}")
-    if step_batch_size is None:
-        step_batch_size = default_step_batch_size(config, *shape)
-    if step_batch_size < 1:
-        raise InputError(f"step_batch_size must be at least 1, not {step_batch_size}")
     baseline_token_id = config.pad_token_id if baseline_token_id is None else baseline_token_id
     static_mask, traced_mask = checked_head_mask(head_mask, config)
     return _attribute_tokens(
@@ -263,7 +264,7 @@ def attribute_tokens(
         inputs,
         special,
         _target_array(target, shape[0], config),
-        _step_chunks(*quadrature(method, n_steps), step_batch_size),
+        _step_chunks(*quadrature(method, n_steps), step_batch_size, config, shape),
         traced_mask,
         config=config,
         objective=objective,
@@ -346,15 +347,22 @@ def _target_array(target: str | int | Array, batch_size: int, config: BertConfig
         raise InputError(f"target must be a class index or int [B] = [{batch_size}], not of shape {list(shape)}")
     if not jnp.issubdtype(jnp.asarray(target).dtype, jnp.integer):
         raise InputError(f"target must be an integer, not {target!r}")
-    if not isinstance(target, jax.core.Tracer):
+    if not isinstance(target, jax.Array):  # looking into a device array would wait for it
         values = np.asarray(target)
         if values.size and not (values.min() >= 0 and values.max() < config.num_labels):
             raise InputError(f"target {values.tolist()} is out of range: the model has classes 0 to {config.num_labels - 1}")
     return jnp.broadcast_to(jnp.asarray(target, jnp.int32), (batch_size,))
 
 
-def _step_chunks(nodes: np.ndarray, weights: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lay nodes and weights out as [chunks, steps per chunk], the last chunk filled with weight 0."""
+def _step_chunks(nodes: np.ndarray, weights: np.ndarray, size: int | None, config: BertConfig, shape: tuple[int, int]):
+    """Lay nodes and weights out as [chunks, steps per chunk], the last chunk filled with weight 0.
+
+    `size` is the number of steps that may be computed at once, None: what memory allows for a batch of `shape` [B, T].
+    """
+    if size is None:
+        size = default_step_batch_size(config, *shape)
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise InputError(f"step_batch_size must be an integer of at least 1, not {size!r}")
     num_chunks = -(-len(nodes) // size)
     size = -(-len(nodes) // num_chunks)
     padding = (0, num_chunks * size - len(nodes))

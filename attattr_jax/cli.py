@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import data
 from .errors import InputError
 from .files import write_json
 
@@ -35,11 +36,16 @@ def option(default: Any, help: str, **more: Any) -> Any:
 class CommonOptions:
     """Options of every script."""
 
-    seed: int = option(0, "same seed, same kind of machine: same numbers")
+    seed: int = option(0, "0 to 4294967295; same seed, same kind of machine: same numbers")
     text_column: str | None = option(None, "column of the text, where it is not one of the usual names")
     text_pair_column: str | None = option(None, "column of the second text, for sentence pairs")
     label_column: str | None = option(None, "column of the label")
     overwrite: bool = option(False, "start anew in an output folder that already holds results of this script")
+
+    @property
+    def columns(self) -> data.Columns:
+        """The column names given."""
+        return data.Columns(self.text_column, self.text_pair_column, self.label_column)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -80,18 +86,20 @@ def parse(
         first.add_argument("--dataset")
         with contextlib.suppress(argparse.ArgumentError):
             parser.set_defaults(**dataset_defaults.get(first.parse_known_args(argv)[0].dataset, {}))
-    return options_type(**vars(parser.parse_args(argv)))
+    options = options_type(**vars(parser.parse_args(argv)))
+    require(0 <= options.seed < 2**32, f"--seed must be from 0 to 4294967295, not {options.seed}")
+    return options
 
 
-def run(main: Callable[[], None], when_interrupted: str = "interrupted") -> int:
+def run(main: Callable[[], None]) -> int:
     """Run a script's work and return its exit status: 2 and one line for what the user can mend, 130 and one line for Ctrl-C."""
     try:
         main()
         sys.stdout.flush()
     except InputError as error:
         return _complain(str(error), 2)
-    except KeyboardInterrupt:
-        return _complain(when_interrupted, 130)
+    except KeyboardInterrupt as interrupt:
+        return _complain(str(interrupt) or "interrupted", 130)
     except BrokenPipeError:  # the reader of stdout, `head` for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -119,12 +127,12 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(total: int, unit: str, description: str = "", initial: int = 0) -> Iterator[Any]:
+def progress(total: int, unit: str, description: str) -> Iterator[Any]:
     """Show a progress bar on stderr for work over a second, with rate and time left; every ten seconds where that is a file."""
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10
-    with tqdm(total=total, unit=f" {unit}", desc=description, initial=initial, delay=1, mininterval=interval, file=sys.stderr) as bar:
+    with tqdm(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=sys.stderr) as bar:
         yield bar
 
 
@@ -134,6 +142,14 @@ def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
     for row in rows:
         cells = [cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
         print(indent + "  ".join(cells).rstrip())
+
+
+def warn_truncated(encoded: data.Encoded) -> None:
+    """Say on stderr, in one line, how much of too long texts was cut."""
+    if encoded.num_truncated:
+        longest = int(encoded.lengths.max())
+        who = f"{encoded.num_truncated} of {len(encoded)} texts longer than {longest} tokens"
+        print(f"warning: {who}: {encoded.num_cut_tokens} tokens were cut", file=sys.stderr)
 
 
 class OutputFolder:
@@ -148,7 +164,7 @@ class OutputFolder:
         Args:
           folder: where to write.
           script: "train", "attribute" or "prune".
-          files: patterns of the files and folders that the script writes, and `--overwrite` deletes.
+          files: the files and folders that the script writes (a pattern for shards), which `--overwrite` deletes.
           overwrite: start anew.
           resume: go on with the run that is here.
 
@@ -160,23 +176,33 @@ class OutputFolder:
         self.resume = resume
         self._start_time = time.perf_counter()
         require(not (overwrite and resume), "--overwrite and --resume: choose one")
-        require(self.path.is_dir() or not self.path.exists(), f"--output_dir {self.path} is a file, not a folder")
+        require(self.path.is_dir() or not os.path.lexists(self.path), f"--output_dir {self.path} is a file, not a folder")
+        require(not self.run_file.exists() or bool(read_run(self.path)), f"{self.run_file} is damaged: choose another --output_dir")
         self.previous = read_run(self.path)
-        other = self.previous.get("script") if self.previous else None
-        require(other in (None, script), f"--output_dir {self.path} holds results of {other}.py: choose another folder for {script}.py")
-        if resume:
-            require(bool(self.previous), f"--resume: there is no run of {script}.py in {self.path}; leave --resume out to start one")
-        elif not overwrite:
-            present = bool(self.previous) or any(True for pattern in files for _ in self.path.glob(pattern))
-            helps = "--resume goes on, --overwrite starts anew" if script == "train" else "--overwrite starts anew"
-            require(not present, f"--output_dir {self.path} already holds results of {script}.py: {helps}")
+        owner = self.previous.get("script")
+        if self.previous:
+            require(owner == script, f"--output_dir {self.path} holds results of {owner}.py: choose another folder for {script}.py")
+            goes_on = "--resume goes on, " if script == "train" else ""
+            require(
+                overwrite or resume,
+                f"--output_dir {self.path} already holds results of {script}.py: {goes_on}--overwrite starts anew",
+            )
+            return
+        require(not resume, f"--resume: there is no run of {script}.py in {self.path}; leave --resume out to start one")
+        foreign = sorted(file.name for file in self._present())
+        what = f"{', '.join(foreign)}, which no run of {script}.py wrote"
+        require(not foreign, f"--output_dir {self.path} holds {what}: choose another folder")
+
+    def _present(self) -> Iterator[Path]:
+        """Yield what there is of the files that the script writes."""
+        return (found for pattern in self.files for found in self.path.glob(pattern))
 
     def start(self, options: Any, facts: dict[str, Any], may_change: Sequence[str] = ()) -> None:
         """Make the folder, delete what an overwritten run left, write `run.json`.
 
         Args:
           options: the dataclass of all options.
-          facts: what else identifies the run: fingerprints, the device.
+          facts: what else identifies the run, such as fingerprints of model and data.
           may_change: options that a resumed run need not share with the first.
 
         Raises:
@@ -194,11 +220,14 @@ class OutputFolder:
                     raise InputError(f"--resume: {option_name} is {value!r}, but the run in {self.path} was started with {before!r}")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            for pattern in (*self.files, "run.json"):
-                for found in self.path.glob(pattern):
-                    shutil.rmtree(found) if found.is_dir() else found.unlink()
+            for found in [*self._present(), *self.path.glob("run.json")]:
+                if found.is_dir() and not found.is_symlink():
+                    shutil.rmtree(found)
+                else:
+                    found.unlink()
         packages = ("attattr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
         devices = jax.local_devices()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.record = {
             "script": self.script,
             "finished": False,
@@ -207,23 +236,22 @@ class OutputFolder:
             "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in packages},
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "started": self.previous.get("started", now) if self.resume else now,
         }
-        self._write()
+        if self.resume:
+            self.record["resumed"] = [*self.previous.get("resumed", []), now]
+        write_json(self.run_file, self.record)
 
     def finish(self, **results: Any) -> None:
-        """Write results and wall time into `run.json`."""
+        """Write results and the wall time of this process into `run.json`."""
         self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
-        self._write()
-
-    def _write(self) -> None:
         write_json(self.run_file, self.record)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the `run.json` of a folder, or {} where there is none that can be read."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((folder.expanduser() / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

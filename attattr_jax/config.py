@@ -45,6 +45,8 @@ class BertConfig:
                     raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
+        if self.dtype not in (None, "float32", "bfloat16", "float16", "float64"):
+            raise InputError(f"dtype {self.dtype!r} is not supported; use float32 or bfloat16")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(f"hidden_act {self.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
 
@@ -70,6 +72,8 @@ class BertConfig:
         ):
             if fields.get(name) not in (None, supported):
                 raise InputError(f"{name} is {fields[name]!r}; only {supported!r} is supported")
+        if fields.get("problem_type") == "multi_label_classification":
+            raise InputError("problem_type is multi_label_classification; one class is explained here, from a softmax over all")
         known = {field.name for field in dataclasses.fields(cls)} - {"num_labels", "dtype"}
         given = {name: value for name, value in fields.items() if name in known and value is not None}
         labels = fields.get("id2label")

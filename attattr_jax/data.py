@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,9 @@ from .pretrained import Classifier
 
 REVIEWS = "reviews"
 
-# GLUE tasks: configuration of the Hub's `nyu-mll/glue`, and evaluation splits where there is not just one.
+# GLUE tasks: the configurations of this Hub repository.
 _GLUE_REPOSITORY = "nyu-mll/glue"
 GLUE_TASKS = ("sst2", "rte", "mnli", "mrpc", "qnli", "cola")
-_MNLI_EVALUATION = ("validation_matched", "validation_mismatched")
 
 # File stems and Hub names that stand for a split, the first found counts.
 _SPLIT_NAMES = {
@@ -47,7 +45,7 @@ _PAIR_COLUMNS = (
     ("text", "text_pair"),
 )
 _TEXT_COLUMNS = ("sentence", "text", "review", "content", "comment")
-_LABEL_COLUMNS = ("label", "labels", "gold_label", "Quality", "sentiment", "class", "target")
+_LABEL_COLUMNS = ("label", "labels", "gold_label", "Quality", "sentiment")
 
 # Batches are padded to the next of these, and each length is compiled once.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -61,30 +59,41 @@ class Split:
     source: str  # the file, or the Hub id and split, as errors name it
     texts: list[str]
     text_pairs: list[str] | None
-    raw_labels: list[int] | list[str] | None  # class indices, or class names; None without a label column
+    raw_labels: list[int] | list[str] | None  # class indices, or class names; None without labels
     label_names: list[str] | None = None  # the names of class indices, where the data says them
-    first_row: int = 1  # the row number of the first example, as an editor counts
+    rows: Sequence[int] | None = None  # where each example stands: its line, as an editor counts, or its number from 1
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def row(self, index: int) -> str:
         """Return how to point a person to an example."""
-        return f"{self.source}, row {index + self.first_row}"
+        return f"{self.source}, row {index + 1 if self.rows is None else self.rows[index]}"
 
     def select(self, indices: Sequence[int]) -> Split:
-        """Return the split with only these examples; rows are then counted anew."""
+        """Return the split with only these examples."""
 
         def pick(values):
             return None if values is None else [values[index] for index in indices]
 
-        return dataclasses.replace(self, texts=pick(self.texts), text_pairs=pick(self.text_pairs), raw_labels=pick(self.raw_labels))
+        return dataclasses.replace(
+            self,
+            texts=pick(self.texts),
+            text_pairs=pick(self.text_pairs),
+            raw_labels=pick(self.raw_labels),
+            rows=pick(self.rows or range(1, len(self) + 1)),
+        )
+
+    def example_hashes(self) -> list[str]:
+        """Return 16 hexadecimal digits for each example's text or texts, whatever its label: to tell the same example elsewhere."""
+        pairs = self.text_pairs or [None] * len(self)
+        return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in zip(self.texts, pairs, strict=True)]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of texts and labels, in order."""
-        rows = zip(self.texts, self.text_pairs or self.texts, self.raw_labels or self.texts, strict=True)
+        labels = self.raw_labels or [None] * len(self)
         digest = hashlib.sha256()
-        for row in rows:
+        for row in zip(self.example_hashes(), labels, strict=True):
             digest.update(json.dumps(row).encode())
         return digest.hexdigest()
 
@@ -99,8 +108,14 @@ class Columns:
 
 
 def dataset_name(dataset: str) -> str:
-    """Return the short name of a data set: what `runs/<name>` and the choice of a metric go by."""
-    return re.sub(r"[^\w.-]", "-", Path(dataset).stem if _is_file(dataset) else Path(dataset).name) or "dataset"
+    """Return the short name of a data set, which `runs/<name>` goes by."""
+    path = Path(absolute_name(dataset))
+    return re.sub(r"[^\w.-]", "-", path.stem if path.suffix.lower() in _FORMATS else path.name) or "dataset"
+
+
+def task_name(dataset: str) -> str:
+    """Return the name as GLUE tasks are written here: a folder `CoLA` or `SST-2` is the task too."""
+    return re.sub(r"[^a-z0-9]", "", dataset_name(dataset).lower())
 
 
 def absolute_name(dataset: str) -> str:
@@ -109,9 +124,11 @@ def absolute_name(dataset: str) -> str:
     return str(path.resolve()) if dataset != REVIEWS and path.exists() else dataset
 
 
-def evaluation_splits(dataset: str) -> tuple[str, ...]:
-    """Return the names of the splits to evaluate on: one, and two for MNLI."""
-    return _MNLI_EVALUATION if dataset == "mnli" else ("validation",)
+def evaluation_splits(dataset: str) -> dict[str, str]:
+    """Return the splits to evaluate on, by the name that their metrics begin with: `eval`, and for MNLI `eval_mismatched` too."""
+    folder = Path(dataset).expanduser()
+    second = dataset == "mnli" or (folder.is_dir() and _find_in(folder, "validation_mismatched") is not None)
+    return {"eval": "validation"} | ({"eval_mismatched": "validation_mismatched"} if second else {})
 
 
 def load_split(dataset: str, split: str, columns: Columns | None = None, max_examples: int | None = None) -> Split:
@@ -130,13 +147,14 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
     if dataset == REVIEWS:
         dataset = str(Path(__file__).parent / "reviews")
     columns = columns or Columns()
-    if Path(dataset).expanduser().exists():
-        table, source, first_row = _load_file(_find_file(Path(dataset).expanduser(), split))
-    elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and Path(dataset).suffix not in _FORMATS):
-        table, source, first_row = _load_from_hub(dataset, split)
+    path = Path(dataset).expanduser()
+    if path.exists():
+        table, source, rows = _load_file(_find_file(path, split))
+    elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _FORMATS):
+        table, source, rows = _load_from_hub(dataset, split)
     else:
         raise InputError(f"{dataset}: no such file or folder")
-    return _check(table, split, source, first_row, columns, max_examples)
+    return _check(table, split, source, rows, columns, max_examples)
 
 
 def load_lines(file: str, max_examples: int | None = None) -> Split:
@@ -148,65 +166,91 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
     import datasets
 
     path = Path(file).expanduser()
-    if not path.is_file() or not path.stat().st_size:
-        raise InputError(f"{file}: {'is empty' if path.is_file() else 'no such file'}")
+    if not path.is_file():
+        raise InputError(f"{file}: no such file")
     try:
-        with _quiet_datasets():
-            table = datasets.load_dataset("text", data_files=str(path.resolve()), split="train")
-    except Exception as error:
-        raise InputError(f"{file} cannot be read: {_root_cause(error)}") from None
-    return _check(table, path.stem, str(path), 1, Columns(text="text"), max_examples)
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text: {error}") from None
+    if lines == [""]:
+        raise InputError(f"{file} is empty")
+    table = datasets.Dataset.from_dict({"text": [line.rstrip("\r") for line in lines]})
+    return _check(table, path.stem, str(path), range(1, len(lines) + 1), Columns(text="text"), max_examples)
 
 
-def _is_file(dataset: str) -> bool:
-    return Path(dataset).suffix in _FORMATS
+def _find_in(folder: Path, split: str) -> Path | None:
+    """Return the folder's file for a split."""
+    wanted = {f"{stem}{suffix}": None for stem in _SPLIT_NAMES.get(split, (split,)) for suffix in _FORMATS}
+    present = {file.name.lower(): file for file in folder.iterdir() if file.is_file()}
+    return next((present[name] for name in wanted if name in present), None)
 
 
 def _find_file(path: Path, split: str) -> Path:
-    if path.is_file():
-        if path.suffix not in _FORMATS:
-            raise InputError(f"{path}: use a {', '.join(_FORMATS)} file")
-        return path
-    candidates = [f"{stem}{suffix}" for stem in _SPLIT_NAMES.get(split, (split,)) for suffix in _FORMATS]
-    for name in candidates:
-        if (path / name).is_file():
-            return path / name
-    raise InputError(f"{path} has no {split} file: name one {', '.join(candidates[:3])} or the like")
+    if path.is_dir():
+        found = _find_in(path, split)
+        if found is None:
+            names = [f"{stem}.tsv" for stem in _SPLIT_NAMES.get(split, (split,))[:2]]
+            raise InputError(f"{path} has no {split} file: name one {' or '.join(names)} (or {', '.join(list(_FORMATS)[1:])})")
+        return found
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"{path} is not a folder or a {', '.join(_FORMATS)} file")
+    return path
 
 
 def _load_file(path: Path):
-    """Return (table, source, row number of the first example)."""
+    """Return (table, source, row number of each example)."""
     import datasets
 
     if not path.stat().st_size:
         raise InputError(f"{path} is empty")
-    kind, options = _FORMATS[path.suffix], {}
+    kind, options, rows = _FORMATS[path.suffix.lower()], {}, None
     if kind == "csv":
-        separator = "\t" if path.suffix == ".tsv" else ","
         # GLUE's .tsv has quotation marks that are just text.
-        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-        try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                header = next(csv.reader(file, delimiter=separator, quoting=quoting))
-        except (UnicodeDecodeError, StopIteration, csv.Error) as error:
-            raise InputError(f"{path} is not a UTF-8 text file with a header line: {error}") from None
+        is_tsv = path.suffix.lower() == ".tsv"
+        dialect = {"sep": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"sep": ",", "quoting": csv.QUOTE_MINIMAL}
+        header, rows = _scan_delimited(path, **dialect)
         # "NA" and "null" are sentences, not missing values. Every column is read as text: no row can change the type of a column.
         features = datasets.Features({name: datasets.Value("string") for name in header})
-        options = {"sep": separator, "quoting": quoting, "keep_default_na": False, "encoding": "utf-8-sig", "features": features}
+        options = {**dialect, "keep_default_na": False, "encoding": "utf-8-sig", "features": features, "names": header, "header": 0}
     try:
         with _quiet_datasets():
             table = datasets.load_dataset(kind, data_files=str(path.resolve()), split="train", **options)
     except Exception as error:  # pandas, pyarrow and datasets each raise their own
         reason = _root_cause(error)
         raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {reason}") from None
-    return table, str(path), 2 if kind == "csv" else 1
+    if rows is not None and len(rows) != len(table):
+        raise InputError(f"{path} cannot be read: {len(rows)} rows were counted, {len(table)} read; are quotation marks closed?")
+    return table, str(path), rows
+
+
+def _scan_delimited(path: Path, sep: str, quoting: int) -> tuple[list[str], list[int]]:
+    """Return the column names and the line of each example, having checked that every row has as many fields as the header."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=sep, quoting=quoting, strict=True)
+            header = [name or f"column {number}" for number, name in enumerate(next(reader, []), 1)]
+            start = reader.line_num + 1
+            for fields in reader:
+                if fields and len(fields) != len(header):
+                    what = f"{len(fields)} fields, the header has {len(header)}"
+                    raise InputError(
+                        f"{path}, row {start}: {what} ({', '.join(header)}), separated by {'tabs' if sep == chr(9) else 'commas'}"
+                    )
+                if fields:  # empty lines are skipped by the reader of the examples too
+                    rows.append(start)
+                start = reader.line_num + 1
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not UTF-8 text in rows and columns: {error}") from None
+    if len(set(header)) < len(header):
+        raise InputError(f"{path}: two columns have the same name ({', '.join(header)})")
+    return header, rows
 
 
 def _load_from_hub(dataset: str, split: str):
     import datasets
 
-    is_task = dataset in GLUE_TASKS
-    where = (_GLUE_REPOSITORY, dataset) if is_task else (dataset,)
+    where = (_GLUE_REPOSITORY, dataset) if dataset in GLUE_TASKS else (dataset,)
     offline = f"use {REVIEWS}, which is shipped, or a folder with train.tsv and dev.tsv"
     try:
         with _quiet_datasets():
@@ -217,7 +261,7 @@ def _load_from_hub(dataset: str, split: str):
     names = [name for name in (split, *_SPLIT_NAMES.get(split, ())) if name in tables]
     if not names:
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(tables)}")
-    return tables[names[0]], f"{dataset} ({names[0]})", 1
+    return tables[names[0]], f"{dataset} ({names[0]})", None
 
 
 class _quiet_datasets:
@@ -242,28 +286,23 @@ def _root_cause(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _check(table, split: str, source: str, first_row: int, columns: Columns, max_examples: int | None) -> Split:
+def _check(table, split: str, source: str, rows: Sequence[int] | None, columns: Columns, max_examples: int | None) -> Split:
     """Return the examples of a `datasets` table as a `Split`, or raise an InputError that names the row."""
     if not len(table):
         raise InputError(f"{source} has no examples")
     text, text_pair, label = _find_columns(table.column_names, source, columns)
-    features = table.features
+    label_names = getattr(table.features[label], "names", None) if label else None
     if max_examples is not None:
         table = table.select(range(min(max_examples, len(table))))
-
-    def texts_of(column):
-        values = list(table[column])
+    texts = list(table[text])
+    found = Split(split, source, texts, list(table[text_pair]) if text_pair else None, None, label_names, rows)
+    for column, values in ((text, texts), (text_pair, found.text_pairs or [])):
         for index, value in enumerate(values):
-            if not isinstance(value, str) or not value.strip():
-                what = "is empty" if value is None or value == "" or isinstance(value, str) else f"is {value!r}, not text"
-                raise InputError(f"{source}, row {index + first_row}: {column!r} {what}")
-        return values
-
-    labels, label_names = None, None
-    if label is not None:
-        labels = _parse_labels(list(table[label]), source, first_row)
-        label_names = getattr(features[label], "names", None)
-    return Split(split, source, texts_of(text), texts_of(text_pair) if text_pair else None, labels, label_names, first_row)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"{found.row(index)}: {column!r} is {value!r}, not text; name the text's column with --text_column")
+            if not value or not value.strip():
+                raise InputError(f"{found.row(index)}: {column!r} is empty; give a text or delete the row")
+    return dataclasses.replace(found, raw_labels=_parse_labels(list(table[label]), found) if label else None)
 
 
 def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[str, str | None, str | None]:
@@ -282,74 +321,77 @@ def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[
     return text, columns.text_pair, label
 
 
-def _parse_labels(values: list[Any], source: str, first_row: int) -> list[int] | list[str]:
-    """Return class indices if every label parses as an integer, else class names."""
+def _parse_labels(values: list[Any], split: Split) -> list[int] | list[str] | None:
+    """Return class indices if every label is an integer, else class names; None if all are −1, GLUE's mark of a hidden label."""
     parsed = [_as_class_index(value) for value in values]
-    for index, value in enumerate(values):
-        if value is None or value == "" or isinstance(value, float):
-            raise InputError(f"{source}, row {index + first_row}: the label is {value!r}; use a class index or a class name")
-        if (parsed[index] is None) != (parsed[0] is None):
-            first, this = (repr(values[0]), repr(value))
-            raise InputError(f"{source}, row {index + first_row}: label {this} beside {first}: use class indices or class names, not both")
-        if parsed[index] is not None and parsed[index] < 0:
-            raise InputError(f"{source}, row {index + first_row}: label {value} is negative; class indices start at 0")
-    return [str(value) for value in values] if parsed[0] is None else parsed
+    if all(value == -1 for value in parsed):
+        return None
+    for index, (value, number) in enumerate(zip(values, parsed, strict=True)):
+        if number is None and (not isinstance(value, str) or not value.strip()):
+            raise InputError(f"{split.row(index)}: the label is {value!r}; use a class index or a class name")
+        if (number is None) != (parsed[0] is None):
+            raise InputError(f"{split.row(index)}: label {value!r} beside {values[0]!r}: use class indices or class names, not both")
+        if number is not None and number < 0:
+            raise InputError(f"{split.row(index)}: label {value} is negative; class indices start at 0")
+    return [value.strip() for value in values] if parsed[0] is None else parsed
 
 
 def _as_class_index(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return int(value)
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
+    """Return an integer label, also one written as text, as a whole float or as a truth value."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value) else None
+    return int(value) if isinstance(value, (bool, int, float)) and value == value // 1 and abs(value) < 1e9 else None
 
 
 def label_names(train: Split, model_names: dict[int, str] | None = None) -> dict[int, str]:
     """Return the class names of a training split: index -> name.
 
-    Class names are numbered as the model numbers them, if it knows them all, else in sorted order. Class indices take their names from
-    the data set, the model, or are called LABEL_0, …
+    A model that knows all the names keeps its numbering. Otherwise class names are numbered in sorted order, and class indices take
+    their names from the data set, from a model with as many classes, or are called LABEL_0, …
 
     Raises:
       InputError: the split has no labels, or only one class.
     """
     if train.raw_labels is None:
-        raise InputError(f"{train.source} has no label column: name one with --label_column")
+        raise InputError(f"{train.source} has no labels: name their column with --label_column")
     found = sorted(set(train.raw_labels))
     if len(found) < 2:
         raise InputError(f"{train.source}: every label is {found[0]!r}; a classifier needs at least two classes")
-    if isinstance(found[0], str):
-        if model_names and set(found) <= set(model_names.values()):
-            return model_names
-        return dict(enumerate(found))
+    names = train.label_names if train.label_names else (found if isinstance(found[0], str) else None)
+    if names is not None:
+        return model_names if model_names and set(names) <= set(model_names.values()) else dict(enumerate(names))
     count = found[-1] + 1
     if count > len(train):
         index = train.raw_labels.index(found[-1])
         raise InputError(f"{train.row(index)}: class index {found[-1]} is larger than the number of examples")
-    if train.label_names:
-        return dict(enumerate(train.label_names))
     if model_names and len(model_names) == count:
         return model_names
     return {index: f"LABEL_{index}" for index in range(count)}
 
 
 def class_indices(split: Split, id2label: dict[int, str]) -> np.ndarray:
-    """Return the labels as class indices, int32 [examples].
+    """Return the labels as the model's class indices, int32 [examples].
+
+    Names are matched by name. So are class indices whose names the data set says, if the model has the same names (upper and lower
+    case alike); other class indices are taken as they are.
 
     Raises:
       InputError: the split has no labels, or one that the model does not know; names file and row.
     """
     if split.raw_labels is None:
-        raise InputError(f"{split.source} has no label column: name one with --label_column")
-    label2id = {name: index for index, name in id2label.items()}
+        raise InputError(f"{split.source} has no labels: name their column with --label_column")
+    by_name = {name: index for index, name in id2label.items()}
+    by_index = {index: index for index in id2label}
+    folded = {name.lower(): index for name, index in by_name.items()}
+    if split.label_names and {name.lower() for name in split.label_names} == set(folded):
+        by_index = {index: folded[name.lower()] for index, name in enumerate(split.label_names)}
     indices = []
     for index, label in enumerate(split.raw_labels):
-        known = label in label2id if isinstance(label, str) else label in id2label
-        if not known:
-            classes = ", ".join(label2id) if isinstance(label, str) else f"0 to {len(id2label) - 1}"
+        known = by_name if isinstance(label, str) else by_index
+        if label not in known:
+            classes = ", ".join(by_name) if isinstance(label, str) else f"0 to {len(id2label) - 1}"
             raise InputError(f"{split.row(index)}: label {label!r} is not one of the model's classes ({classes})")
-        indices.append(label2id[label] if isinstance(label, str) else label)
+        indices.append(known[label])
     return np.asarray(indices, np.int32)
 
 
@@ -372,6 +414,8 @@ class Encoded:
     special_tokens_mask: list[list[int]]
     offsets: list[list[tuple[int, int]]]  # characters of each token in its own segment
     labels: np.ndarray | None
+    num_truncated: int = 0  # examples that were too long
+    num_cut_tokens: int = 0  # what was cut off them
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -412,29 +456,26 @@ class Encoded:
 
 
 def encode(classifier: Classifier, split: Split, max_length: int, labels: np.ndarray | None = None) -> Encoded:
-    """Tokenize a split, truncating to `max_length` tokens, with one warning on stderr that counts what was cut.
+    """Tokenize a split, truncating to `max_length` tokens; the result counts what was cut.
 
     Raises:
-      InputError: the classifier has no tokenizer, or `max_length` leaves no room for text.
+      InputError: the classifier has no tokenizer, no second segment for pairs, or `max_length` leaves no room for text.
     """
-    tokenizer = classifier.require_tokenizer()
+    tokenizer, config = classifier.require_tokenizer(), classifier.config
+    if split.text_pairs is not None and config.type_vocab_size < 2:
+        raise InputError(f"{classifier.name} has one segment (type_vocab_size 1): it cannot read the pairs of {split.source}")
     room = tokenizer.num_special_tokens_to_add(pair=split.text_pairs is not None)
-    if not room < max_length <= classifier.config.max_position_embeddings:
+    if not room < max_length <= config.max_position_embeddings:
         raise InputError(
-            f"max_seq_length {max_length} must be more than {room} and at most the model's {classifier.config.max_position_embeddings}"
+            f"--max_seq_length must be more than {room} and at most {config.max_position_embeddings}, the model's, not {max_length}"
         )
     options = {"return_token_type_ids": True, "return_special_tokens_mask": True, "return_offsets_mapping": True}
     encoded = tokenizer(split.texts, split.text_pairs, truncation=False, verbose=False, **options)
     too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+    num_cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
     if too_long:
-        cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
-        print(
-            f"warning: {len(too_long)} of {len(split)} texts longer than {max_length} tokens; {cut} tokens were cut",
-            file=sys.stderr,
-        )
-        texts = [split.texts[index] for index in too_long]
-        pairs = None if split.text_pairs is None else [split.text_pairs[index] for index in too_long]
-        short = tokenizer(texts, pairs, truncation=True, max_length=max_length, **options)
+        longer = split.select(too_long)
+        short = tokenizer(longer.texts, longer.text_pairs, truncation=True, max_length=max_length, **options)
         for row, index in enumerate(too_long):
             for name in encoded:
                 encoded[name][index] = short[name][row]
@@ -444,6 +485,8 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
         encoded["special_tokens_mask"],
         encoded["offset_mapping"],
         labels,
+        len(too_long),
+        num_cut,
     )
 
 
@@ -453,22 +496,22 @@ def bucket_length(length: int, max_length: int) -> int:
 
 
 def inference_batches(
-    encoded: Encoded, config: BertConfig, batch_size: int | Callable[[int], int], multiple_of: int = 1
+    encoded: Encoded, config: BertConfig, batch_size: int | Callable[[int], int], num_devices: int = 1
 ) -> Iterator[Batch]:
     """Yield every example once, bucket by bucket, shortest first: each padded length is compiled for one number of rows.
 
     Args:
       encoded: the tokenized split.
       config: for the padding token and the longest length.
-      batch_size: rows at once, or a function that returns them for a padded length.
-      multiple_of: the number of rows is rounded up to a multiple of this, the number of devices.
+      batch_size: rows at once, or a function that returns the rows per device for a padded length.
+      num_devices: the number of rows is rounded up to a multiple of this.
     """
     limit = config.max_position_embeddings
     buckets = np.asarray([bucket_length(length, limit) for length in encoded.lengths])
     for bucket in np.unique(buckets):
         members = np.flatnonzero(buckets == bucket)
-        size = batch_size(int(bucket)) if callable(batch_size) else batch_size
-        rows = -(-min(size, len(members)) // multiple_of) * multiple_of
+        size = batch_size(int(bucket)) * num_devices if callable(batch_size) else batch_size
+        rows = -(-min(size, len(members)) // num_devices) * num_devices
         for start in range(0, len(members), rows):
             yield encoded.batch(members[start : start + rows], rows, config.pad_token_id, limit)
 

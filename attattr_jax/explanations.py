@@ -20,9 +20,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from . import sharding
-from .attribution import AttentionAttributions, attribute_attention, attribute_tokens, max_over_real
+from .attribution import (
+    AttentionAttributions,
+    attribute_attention,
+    attribute_tokens,
+    default_batch_size,
+    default_step_batch_size,
+    max_over_real,
+)
 from .bert import model_inputs
 from .data import Encoded, Split, inference_batches
 from .errors import InputError
@@ -32,6 +41,7 @@ from .pretrained import Classifier
 
 EXAMPLES_FILE = "examples.jsonl"
 SHARD_BYTES = 64 * 2**20
+SHARD_ROWS = 1024
 
 # Arrays per example by what `--save` asks for.
 SAVED_ARRAYS = {
@@ -62,11 +72,6 @@ class Explained:
     arrays: dict[str, np.ndarray]  # what is to be saved
 
 
-def default_batch_size(padded_length: int) -> int:
-    """Return how many examples of a padded length to attribute at once: 8 of 32 tokens, fewer if longer."""
-    return max(1, min(8, 256 // padded_length))
-
-
 def explain(
     classifier: Classifier,
     split: Split,
@@ -94,13 +99,20 @@ def explain(
     config = classifier.config
     params = sharding.replicate(classifier.params, mesh)
     layers = tuple(range(config.num_hidden_layers)) if options.layers is None else options.layers
-    path = {"n_steps": options.n_steps, "method": options.method, "objective": options.objective}
-    path["step_batch_size"] = options.step_batch_size
     wanted = SAVED_ARRAYS[save]
+    if options.target == "gold" and encoded.labels is None:
+        raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
 
     for batch in inference_batches(encoded, config, batch_size or default_batch_size, mesh.size):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
+        rows, length = inputs["input_ids"].shape
+        path = {
+            "n_steps": options.n_steps,
+            "method": options.method,
+            "objective": options.objective,
+            "step_batch_size": options.step_batch_size or default_step_batch_size(config, rows // mesh.size, length),
+        }
         result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, **path)
         tokens = attribute_tokens(params, inputs, config, result.target, **path)
         device_arrays = {
@@ -117,6 +129,8 @@ def explain(
         host = jax.device_get(device_arrays)
         for position in np.flatnonzero(batch.weights):
             index = int(batch.indices[position])
+            if not np.isfinite(host["score"][position]):
+                raise InputError(f"the model's output for {split.row(index)} is {host['score'][position]}: its weights are not usable")
             arrays = _unpad({name: values[position] for name, values in host.items()}, encoded.lengths[index])
             row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens)
             saved = {name: np.ascontiguousarray(arrays[name]) for name in wanted}
@@ -195,45 +209,57 @@ def strongest_pairs(matrix: np.ndarray, count: int, left_out: Sequence[int] | No
 
 
 class ExplanationWriter:
-    """Writes explanations into a folder: arrays in shards of about 64 MiB, then the rows that point to them."""
+    """Writes explanations into a folder as they come: arrays in shards of about 64 MiB, then the rows that point to them."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, Any]] = []
         self._arrays: dict[str, np.ndarray] = {}
+        self._num_bytes = 0
         self._num_shards = 0
+        self._written: list[tuple[int, int, int]] = []  # index of the example, start and length of its row in the file
 
     def add(self, explained: Explained) -> None:
         """Take one explanation; it is on disk after the shard is full, or after `close`."""
         row = dict(explained.row, arrays=None)
         if explained.arrays:
-            shard = f"shard-{self._num_shards:05d}.safetensors"
-            row["arrays"] = {"file": shard, "prefix": f"{row['index']}/", "names": sorted(explained.arrays)}
-            self._arrays |= {f"{row['index']}/{name}": values for name, values in explained.arrays.items()}
+            prefix = f"{row['index']}/"
+            row["arrays"] = {"file": self._shard_name(), "prefix": prefix, "names": sorted(explained.arrays)}
+            self._arrays |= {prefix + name: values for name, values in explained.arrays.items()}
         self._rows.append(row)
-        if sum(values.nbytes for values in self._arrays.values()) >= SHARD_BYTES:
+        self._num_bytes += sum(values.nbytes for values in explained.arrays.values())
+        if self._num_bytes >= SHARD_BYTES or len(self._rows) >= SHARD_ROWS:
             self.flush()
+
+    def _shard_name(self) -> str:
+        return f"shard-{self._num_shards:05d}.safetensors"
 
     def flush(self) -> None:
         """Write what has been taken so far."""
         if self._arrays:
-            import safetensors.numpy
-
-            file = self.folder / f"shard-{self._num_shards:05d}.safetensors"
-            write_file(file, safetensors.numpy.save(self._arrays))
+            write_file(self.folder / self._shard_name(), safetensors.numpy.save(self._arrays))
             self._num_shards += 1
-        with open(self.folder / EXAMPLES_FILE, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows)
-        self._rows, self._arrays = [], {}
+        with open(self.folder / EXAMPLES_FILE, "ab") as file:
+            for row in self._rows:
+                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+                self._written.append((row["index"], file.tell(), len(line)))
+                file.write(line)
+        self._rows, self._arrays, self._num_bytes = [], {}, 0
 
     def close(self) -> None:
         """Write the rest and put the rows in the order of the examples."""
         self.flush()
         file = self.folder / EXAMPLES_FILE
-        lines = file.read_text(encoding="utf-8").splitlines()
-        lines.sort(key=lambda line: json.loads(line)["index"])
-        write_file(file, "".join(line + "\n" for line in lines))
+        ordered = file.with_name(f".{file.name}.part")
+        try:
+            with open(file, "rb") as source, open(ordered, "wb") as destination:
+                for _, start, length in sorted(self._written):
+                    source.seek(start)
+                    destination.write(source.read(length))
+            os.replace(ordered, file)
+        finally:
+            ordered.unlink(missing_ok=True)
 
 
 class StoredExplanation:
@@ -255,8 +281,6 @@ class StoredExplanation:
         Raises:
           InputError: it was not saved, or its shard is missing or damaged.
         """
-        import safetensors
-
         where = self.row["arrays"]
         if where is None or name not in where["names"]:
             has = "no arrays" if where is None else f"only {', '.join(where['names'])}"

@@ -5,7 +5,10 @@ Shapes: B examples, T tokens (padded), L layers, N heads. A mask is [L, N], 1 ke
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,8 @@ def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.A
 
     Args:
       attributions: [B, L, N, T, T].
-      attention_mask: [B, T]; the maximum skips padding, which would otherwise give an all-negative head 0.
+      attention_mask: [B, T]; the maximum skips padding, which would otherwise give an all-negative head 0. Rows that are all padding
+        do not count.
 
     Returns:
       [L, N], in units of the model's output.
@@ -31,7 +35,10 @@ def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.A
     shape, mask_shape = np.shape(attributions), np.shape(attention_mask)
     if len(shape) != 5 or mask_shape != (shape[0], shape[-1]) or shape[-1] != shape[-2]:
         raise InputError(f"attributions must be [B, L, N, T, T] and attention_mask [B, T], not {list(shape)} and {list(mask_shape)}")
-    return jnp.mean(max_over_real(jnp.asarray(attributions), jnp.asarray(attention_mask) != 0), axis=0)
+    real = jnp.asarray(attention_mask) != 0
+    is_example = jnp.any(real, axis=1)
+    maxima = jnp.where(is_example[:, None, None], max_over_real(jnp.asarray(attributions), real), 0)
+    return jnp.sum(maxima, axis=0) / jnp.sum(is_example).astype(maxima.dtype)
 
 
 def random_importance(num_layers: int, num_heads: int, seed: int) -> np.ndarray:
@@ -114,3 +121,48 @@ def _checked_importance(importance) -> np.ndarray:
     if not np.isfinite(array).all():
         raise InputError("importance has values that are not finite")
     return array
+
+
+def importance_record(
+    measure: str, importance, model: str, target: str | None = None, example_hashes: Sequence[str] = (), layers: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Return the contents of `head_importance.json`.
+
+    Args:
+      measure: "attribution" or "random".
+      importance: [L, N], of `layers` if these are not all.
+      model: the classifier's fingerprint.
+      target: the class explained.
+      example_hashes: of the examples scored on, so that accuracy is not measured on them later.
+      layers: the layers that were asked for, None if all.
+    """
+    record = {
+        "measure": measure,
+        "num_examples": len(example_hashes),
+        "target": target,
+        "model": model,
+        "importance": np.asarray(importance).tolist(),
+        "examples": list(example_hashes),
+    }
+    return record if layers is None else record | {"layers": list(layers)}
+
+
+def read_importance(file: Path, shape: tuple[int, int], model: str) -> dict[str, Any]:
+    """Return the contents of a `head_importance.json` of this model.
+
+    Raises:
+      InputError: it is damaged, covers only some layers, or is another model's.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        importance, found_model = np.asarray(record["importance"], np.float64), record["model"]
+        record["measure"], record["examples"] = str(record["measure"]), [str(digest) for digest in record.get("examples", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is not a head_importance.json: {error!r}") from None
+    if record.get("layers") is not None:
+        raise InputError(f"{file} covers only layers {record['layers']}: run attribute.py without --layers")
+    if importance.shape != shape or not np.isfinite(importance).all():
+        raise InputError(f"{file}: importance must be finite and {list(shape)}, as this model's heads, not {list(importance.shape)}")
+    if found_model != model:
+        raise InputError(f"{file} was computed for another model: run attribute.py or prune.py on this one")
+    return record | {"importance": importance}

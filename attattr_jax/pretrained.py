@@ -11,13 +11,17 @@ import importlib.util
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
+import jax
 import numpy as np
+import safetensors
+import safetensors.numpy
 
+from .bert import init_params, param_shapes
 from .config import BertConfig
 from .errors import InputError
 from .files import write_file, write_json
@@ -78,8 +82,6 @@ def _table(config: BertConfig) -> list[tuple[str, str]]:
 
 def to_hf_tensors(params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
     """Return the parameters as `BertForSequenceClassification`'s state dict of NumPy arrays."""
-    import flax.traverse_util
-
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     tensors = {}
     for path, name in _table(config):
@@ -107,11 +109,6 @@ def from_hf_tensors(
     Raises:
       InputError: names every missing, unknown and ill-shaped tensor at once.
     """
-    import flax.traverse_util
-    import jax
-
-    from .bert import init_params, param_shapes
-
     given = {}
     for name, value in tensors.items():
         for old, new in _OLD_NAMES.items():
@@ -191,7 +188,7 @@ class Classifier:
             list(texts),
             None if text_pairs is None else list(text_pairs),
             truncation=True,
-            max_length=max_length or self.config.max_position_embeddings,
+            max_length=self.config.max_position_embeddings if max_length is None else max_length,
             padding=True,
             return_token_type_ids=True,
             return_attention_mask=True,
@@ -207,8 +204,10 @@ class Classifier:
         return self.tokenizer
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of the configuration and every parameter: the same model, the same fingerprint."""
-        digest = hashlib.sha256(repr(dataclasses.replace(self.config, dtype=None)).encode())
+        """Return a SHA-256 of all that the model's outputs depend on: the same model, the same fingerprint."""
+        # What the tensors do not say and the outputs depend on.
+        geometry = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+        digest = hashlib.sha256(json.dumps([getattr(self.config, name) for name in geometry]).encode())
         for name, value in sorted(to_hf_tensors(self.params, self.config).items()):
             digest.update(name.encode())
             digest.update(value.tobytes())
@@ -232,12 +231,15 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
     config, id2label = _read_config(folder, str(name))
     if num_labels is not None and num_labels != config.num_labels:
         config, id2label = dataclasses.replace(config, num_labels=num_labels), {}
-    if sorted(id2label) != list(range(config.num_labels)):
+    if sorted(id2label) != list(range(config.num_labels)) or len(set(id2label.values())) < config.num_labels:
         id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     config = dataclasses.replace(config, dtype=dtype)
 
     params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), None if num_labels is None else seed)
-    return Classifier(config, params, _load_tokenizer(folder), id2label, str(name), tuple(new_parts))
+    tokenizer = _load_tokenizer(folder)
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+        raise InputError(f"{name}: its tokenizer has {len(tokenizer)} tokens, its config.json a vocab_size of {config.vocab_size}")
+    return Classifier(config, params, tokenizer, id2label, str(name), tuple(new_parts))
 
 
 def beside(name: str, subfolder: str) -> Path:
@@ -307,7 +309,7 @@ def _download(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    offline = f"use a folder in Hugging Face format, or {MINILM}"
+    offline = f"use a folder that train.py wrote, or any in Hugging Face format, or {MINILM}"
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
@@ -319,8 +321,6 @@ def _download(name: str) -> Path:
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Read every tensor of `model.safetensors`, or of the shards that its index names."""
-    import safetensors
-
     index = folder / "model.safetensors.index.json"
     files = [folder / "model.safetensors"]
     if not files[0].is_file() and index.is_file():
@@ -360,8 +360,6 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
 
     `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits. The weights come last.
     """
-    import safetensors.numpy
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if classifier.tokenizer is not None:
@@ -369,9 +367,3 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
     write_json(folder / "config.json", classifier.config.to_hf(classifier.id2label))
     tensors = to_hf_tensors(classifier.params, classifier.config)
     write_file(folder / "model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-
-
-def note_new_parts(classifier: Classifier) -> None:
-    """Say on stderr which parts of the model are new."""
-    if classifier.new_parts:
-        print(f"new, to be trained: {', '.join(classifier.new_parts)}", file=sys.stderr)

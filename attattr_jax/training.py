@@ -38,10 +38,12 @@ class TrainingOptions:
     learning_rate: float = 2e-5
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
-    max_grad_norm: float = 1.0
     save_steps: int = 500
     logging_steps: int = 50
     seed: int = 0
+
+
+MAX_GRAD_NORM = 1.0
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -67,7 +69,7 @@ def make_optimizer(options: TrainingOptions, num_steps: int) -> tuple[optax.Grad
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
     optimizer = optax.chain(
-        optax.clip_by_global_norm(options.max_grad_norm),
+        optax.clip_by_global_norm(MAX_GRAD_NORM),
         optax.adamw(schedule, weight_decay=options.weight_decay, mask=is_decayed),
     )
     return optimizer, schedule
@@ -166,7 +168,8 @@ class Trainer:
           on_step: called with the steps done, the examples of the last one, and the mean loss where it has just been logged, else None.
 
         Returns:
-          the classifier of the best epoch, and a summary: the best epoch's metrics and step, steps, seconds and examples per second.
+          the classifier of the best epoch, and a summary: the best epoch's metrics and step, and of this process, which may have resumed
+          the run, seconds and examples per second.
 
         Raises:
           InputError: the loss is not finite any more.
@@ -183,19 +186,21 @@ class Trainer:
                 done, num_examples = step + 1, num_examples + count
                 epoch = done / self.steps_per_epoch
                 loss = None
-                if done % self.options.logging_steps == 0 or done == self.num_steps:
+                is_epoch_end, is_saved = done % self.steps_per_epoch == 0, done % self.options.save_steps == 0
+                is_logged = done % self.options.logging_steps == 0 or done == self.num_steps
+                if (is_logged or is_epoch_end or is_saved) and not math.isfinite(float(state.loss_sum)):
+                    raise InputError(f"the loss is {float(state.loss_sum)} by step {done}: start anew with a lower --learning_rate")
+                if is_logged:
                     since = (done - 1) % self.options.logging_steps + 1
                     loss = float(state.loss_sum) / since
-                    if not math.isfinite(loss):
-                        raise InputError(f"the loss is {loss} at step {done}: lower --learning_rate; earlier checkpoints are kept")
                     log.write(step=done, epoch=epoch, loss=loss, learning_rate=float(self.schedule(step)))
                     state = state.replace(loss_sum=jnp.zeros_like(state.loss_sum))
                 on_step(done, count, loss)
-                if done % self.steps_per_epoch == 0:
+                if is_epoch_end:
                     found = self.evaluate(state.params)
                     log.write(step=done, epoch=epoch, **found)
                     checkpointer.save_async(done, state, force=True, metrics=found)
-                elif done % self.options.save_steps == 0:
+                elif is_saved:
                     checkpointer.save_async(done, state, force=True)
             seconds = time.perf_counter() - start
             checkpointer.wait()
@@ -208,6 +213,7 @@ class Trainer:
         summary = {
             "best_step": best.step,
             "num_steps": self.num_steps,
+            "resumed_from_step": first_step or None,
             "train_seconds": seconds,
             "train_examples_per_second": num_examples / seconds if num_examples else None,
             **best.metrics,

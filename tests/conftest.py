@@ -129,4 +129,5 @@ def trained_folder(tiny_folder, reviews_folder, tmp_path_factory):
 
 def read_jsonl(file):
     """Return the objects of a .jsonl file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    with open(file, encoding="utf-8") as lines:  # not splitlines(), which also splits at U+2028
+        return [json.loads(line) for line in lines]

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +164,34 @@ def test_under_jit_and_vmap(golden_model, golden_batch, default):
     np.testing.assert_allclose(jax.jit(jax.vmap(one))(inputs), default.attributions, atol=1e-6)
 
 
+def test_gradients_pass_through(golden_model, golden_batch):
+    """Training against attributions is possible: both functions can be differentiated by the parameters."""
+
+    def total(params):
+        arguments = (params, golden_batch, golden_model.config, 1, 2)
+        attention, tokens = aa.attribute_attention(*arguments, layers=[1]), aa.attribute_tokens(*arguments)
+        return jnp.abs(attention.attributions).sum() + jnp.abs(tokens.attributions).sum()
+
+    gradient = jax.grad(total)(golden_model.params)
+    leaves = jax.tree.leaves(gradient)
+    assert all(np.isfinite(leaf).all() for leaf in leaves) and any(np.abs(leaf).max() > 0 for leaf in leaves)
+
+
+def test_golden_holds_as_compiled_for_users():
+    """These tests run with less optimization; here is one golden array with what users get."""
+    code = """
+import numpy as np, attattr_jax as aa
+model, expected = aa.load_classifier("tests/golden"), np.load("tests/golden/expected.npz")
+batch = {name: expected[name].astype(np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
+result = aa.attribute_attention(model.params, batch, model.config, n_steps=8)
+scale = np.abs(expected["attributions_gauss8_predicted"]).max(axis=(0, 2, 3, 4))
+error = np.abs(result.attributions - expected["attributions_gauss8_predicted"]).max(axis=(0, 2, 3, 4))
+assert (error <= 1e-5 * scale).all(), error / scale
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parent.parent)
+
+
 def test_float64_under_x64(golden_model, golden_batch, golden):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda array: np.asarray(array, np.float64), golden_model.params)
@@ -202,7 +235,7 @@ def test_sum_over_layers_is_normalised():
         ({"target": np.zeros(3, np.int32)}, r"int \[B\] = \[4\]"),
         ({"layers": [3]}, "layers must be some of 0 to 2"),
         ({"reduce": "mean"}, "'mean' is unknown"),
-        ({"step_batch_size": 0}, "step_batch_size must be at least 1"),
+        ({"step_batch_size": 0}, "step_batch_size must be an integer of at least 1"),
     ],
 )
 def test_bad_arguments_are_named(run, arguments, message):

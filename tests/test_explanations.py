@@ -91,6 +91,34 @@ def test_what_was_not_saved_is_said(tiny, split, tmp_path):
     assert aa.load_attributions(tmp_path / "summary")[3].array("token_pairs").shape == (4, 4)
 
 
+def test_any_character_in_a_text_survives(tiny, tmp_path):
+    text = "good\u2028film \u202e<b>\x85\U0001f600"
+    split = data.Split("texts", "--text", [text, "bad"], None, None)
+    writer = explanations.ExplanationWriter(tmp_path)
+    options = explanations.AttributionOptions(n_steps=2)
+    for one in explanations.explain(tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, "none"):
+        writer.add(one)
+    writer.close()
+    assert [one.text for one in aa.load_attributions(tmp_path)] == [text, "bad"]
+
+
+def test_a_model_that_gives_nan_is_refused(tiny, split):
+    import dataclasses
+
+    import jax
+
+    broken = dataclasses.replace(tiny, params=jax.tree.map(lambda array: np.full_like(array, np.nan), tiny.params))
+    encoded = data.encode(tiny, split, 32)
+    with pytest.raises(aa.InputError, match="output for .* is nan"):
+        list(explanations.explain(broken, split, encoded, sharding.data_mesh(), explanations.AttributionOptions(n_steps=2)))
+
+
+def test_gold_needs_labels(tiny, split):
+    encoded = data.encode(tiny, split, 32)
+    with pytest.raises(aa.InputError, match="has no labels"):
+        next(explanations.explain(tiny, split, encoded, sharding.data_mesh(), explanations.AttributionOptions(target="gold")))
+
+
 def test_data_set_summary(explained):
     summary = explanations.DatasetSummary(num_pairs=3)
     for one in explained:

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,30 @@ def test_importance_of_an_all_negative_head_is_negative():
     attributions = np.zeros((1, 1, 1, 3, 3), np.float32)
     attributions[..., :2, :2] = [[-3, -1], [-2, -4]]
     assert aa.head_importance(attributions, np.asarray([[1, 1, 0]])).tolist() == [[-1.0]]
+
+
+def test_rows_that_are_all_padding_do_not_count():
+    attributions = np.full((2, 1, 1, 2, 2), 3, np.float32)
+    assert aa.head_importance(attributions, np.asarray([[1, 1], [0, 0]])).tolist() == [[3.0]]
+
+
+def test_importance_of_some_layers_or_another_model_is_refused(tmp_path):
+    file = tmp_path / "head_importance.json"
+    for changed, message in (
+        ({"layers": [1, 0]}, r"covers only layers \[1, 0\]"),
+        ({"importance": [[1.0]]}, "as this model's heads"),
+        ({"importance": [[float("nan")] * 3] * 2}, "must be finite"),
+        ({"model": "other"}, "another model"),
+        ({"importance": "x"}, "is not a head_importance.json"),
+    ):
+        record = heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"]) | changed
+        file.write_text(json.dumps(record))
+        with pytest.raises(aa.InputError, match=message):
+            heads.read_importance(file, (2, 3), "model")
+    file.write_text(json.dumps(heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"])))
+    record = heads.read_importance(file, (2, 3), "model")
+    np.testing.assert_array_equal(record["importance"], IMPORTANCE)
+    assert record["num_examples"] == 2 and record["target"] == "gold"
 
 
 def test_top_heads_of_every_layer_are_kept():

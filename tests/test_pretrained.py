@@ -156,7 +156,7 @@ def test_unreachable_hub_names_the_offline_choices(tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(aa.InputError, match=r"google-bert/bert-base-uncased.*a folder in Hugging Face format, or minilm-l6"):
+    with pytest.raises(aa.InputError, match=r"google-bert/bert-base-uncased.* train.py wrote, or any in Hugging Face format, or minilm-l6"):
         aa.load_classifier("google-bert/bert-base-uncased")
 
 

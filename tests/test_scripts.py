@@ -12,6 +12,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
+from attattr_jax import data
 from attattr_jax.commands import attribute, prune, train
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -34,7 +35,8 @@ def test_train_writes_what_it_promises(trained_folder, tiny_folder, reviews_fold
     assert run["options"]["learning_rate"] == 5e-3 and run["dataset_path"] == str(reviews_folder)
     assert set(run["data_fingerprints"]) == {"train", "validation"} and run["packages"]["jax"]
     assert run["results"]["eval_accuracy"] == best
-    assert run["model_fingerprint"] == aa.load_classifier(tiny_folder).fingerprint()
+    assert run["initial_model_fingerprint"] == aa.load_classifier(tiny_folder).fingerprint()
+    assert run["model_fingerprint"] == aa.load_classifier(trained_folder).fingerprint() != run["initial_model_fingerprint"]
 
 
 def test_eval_only_gives_the_same_metrics(trained_folder, reviews_folder, capsys):
@@ -48,7 +50,7 @@ def test_eval_only_gives_the_same_metrics(trained_folder, reviews_folder, capsys
 def test_train_resumes_and_refuses_another_recipe(trained_folder, tiny_folder, reviews_folder, tmp_path, capsys):
     folder = tmp_path / "films"
     shutil.copytree(trained_folder, folder)
-    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").unlink()  # as if it had been killed after its last checkpoint
     command = (
         "--model {m} --dataset {d} --output_dir {o} --num-train-epochs 5 --train-batch-size 8 --learning-rate 5e-3 --logging-steps 3 "
         "--save-steps 4 --max-seq-length 16 --resume"
@@ -81,7 +83,8 @@ def test_attribute_texts(trained_folder, tmp_path, capsys):
     assert record["model"] == aa.load_classifier(trained_folder).fingerprint()
     expected = np.mean([one.array("head_importance") for one in stored], axis=0)
     np.testing.assert_allclose(record["importance"], expected, atol=1e-6)
-    assert not any(out for one in stored for pair in one.token_pairs for out in (one.special_tokens_mask[pair["from"]],))
+    ends = [one.special_tokens_mask[pair[end]] for one in stored for pair in one.token_pairs for end in ("from", "to")]
+    assert ends and not any(ends)
 
 
 def test_attribute_data_set(trained_folder, reviews_folder, tmp_path, capsys):
@@ -144,15 +147,33 @@ def test_prune_by_fraction_and_by_hand(trained_folder, tmp_path):
     assert json.loads((tmp_path / "hand" / "pruning.json").read_text())["pruned_heads"] == [[1, 2], [0]]
 
 
-def test_scored_and_evaluated_examples_are_disjoint(trained_folder, tmp_path):
+def test_scored_and_evaluated_examples_are_disjoint(trained_folder, reviews_folder, tmp_path):
     command = "--checkpoint {c} --scoring_split validation --num_scoring_examples 6 --n_steps 2 --output_dir {o}"
     assert prune.main(words(command, c=trained_folder, o=tmp_path / "out")) == 0
     record = json.loads((tmp_path / "out" / "pruning.json").read_text())
-    assert (record["num_scoring_examples"], record["num_eval_examples"]) == (6, 9)
+    lines = [line.split("\t")[0] for line in (reviews_folder / "dev.tsv").read_text().splitlines()[1:]]
+    assert record["num_scoring_examples"] == 6 and 0 < record["num_eval_examples"] <= 15 - 6
+    hashes = json.loads((tmp_path / "out" / "head_importance.json").read_text())["examples"]
+    every = data.Split("dev", "dev.tsv", lines, None, None).example_hashes()
+    assert record["num_eval_examples"] == sum(digest not in hashes for digest in every)
+
+    # The same holds for an importance file that was made from the examples to evaluate on.
+    command = "--checkpoint {c} --dataset {d} --max_examples 4 --n_steps 2 --save none --output_dir {o}"
+    assert attribute.main(words(command, c=trained_folder, d=reviews_folder, o=tmp_path / "explained")) == 0
+    file = tmp_path / "explained" / "head_importance.json"
+    assert prune.main(words("--checkpoint {c} --importance {i} --output_dir {o}", c=trained_folder, i=file, o=tmp_path / "given")) == 0
+    record = json.loads((tmp_path / "given" / "pruning.json").read_text())
+    assert record["num_scoring_examples"] == 4 and record["num_eval_examples"] == sum(text not in lines[:4] for text in lines)
 
 
 BAD_TRAIN = [
     ("--learning_rate -1", "--learning_rate must be above 0"),
+    ("--learning_rate nan", "--learning_rate must be above 0"),
+    ("--weight_decay inf", "--weight_decay must be from 0"),
+    ("--seed -1", "--seed must be from 0"),
+    ("--dataset {data}/train.tsv", "is one file for both training and evaluation"),
+    ("--output_dir {trained} --model {trained} --overwrite", "is the folder of --model"),
+    ("--output_dir {tiny} --model {trained} --overwrite", "which no run of train.py wrote: choose another folder"),
     ("--learning_rate abc", "--learning-rate: invalid float value: 'abc'"),
     ("--num_train_epochs 0", "--num_train_epochs must be at least 1"),
     ("--warmup_ratio 2", "--warmup_ratio must be from 0 to 1"),
@@ -160,7 +181,7 @@ BAD_TRAIN = [
     ("--dataset sst2", "use reviews, which is shipped"),
     ("--model google-bert/bert-base-uncased", "or minilm-l6"),
     ("--model {tmp}/missing", "missing: no such folder"),
-    ("--max_seq_length 2", "max_seq_length 2 must be more than 2"),
+    ("--max_seq_length 2", "--max_seq_length must be more than 2 and at most 32"),
     ("--text_column body", "no column 'body'"),
     ("--dtype float8", "--dtype: invalid choice: 'float8'"),
     ("--unknown 1", "unrecognized arguments: --unknown 1"),
@@ -179,6 +200,7 @@ BAD_ATTRIBUTE = [
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     ("--text a --target angry", "--target 'angry' is not predicted, gold, or one of the classes 0 (negative), 1 (positive)"),
     ("--text a --target gold", "texts given by hand have no gold class"),
+    ("--dataset {unlabelled} --target gold", "--target gold: "),
     ("--text a --layers 2", "--layers '2': give different layers from 0 to 1"),
     ("--text a --checkpoint {tmp}/missing", "missing: no such folder"),
     ("--text a --batch_size 0", "--batch_size must be at least 1"),
@@ -186,6 +208,7 @@ BAD_ATTRIBUTE = [
 ]
 BAD_PRUNE = [
     ("--keep_per_layer 5", "--keep_per_layer: heads to keep per layer must be 0 to 4"),
+    ("--prune_fraction nan", "--prune_fraction: the fraction"),
     ("--prune_fraction 1.5", "--prune_fraction: the fraction of heads to prune must be from 0 to 1"),
     ("--prune_heads 0:7", "--prune_heads: head 7 of layer 0 does not exist"),
     ("--prune_heads 4:0", "--prune_heads: layer 4 does not exist"),
@@ -195,7 +218,7 @@ BAD_PRUNE = [
     ("--importance {other}", "was computed for another model"),
     ("--importance {empty}", "is not a head_importance.json"),
     ("--num_scoring_examples 0", "--num_scoring_examples must be at least 1"),
-    ("--dataset {data} --scoring_split validation --num_scoring_examples 15", "none evaluated"),
+    ("--dataset {data} --scoring_split validation --num_scoring_examples 15", "every example of"),
     ("--checkpoint {tiny}", "name a data set with --dataset"),
 ]
 
@@ -209,10 +232,12 @@ def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trai
     inputs.mkdir()
     (inputs / "empty").touch()
     other = {"measure": "attribution", "num_examples": 1, "target": "gold", "model": "other", "importance": np.ones((2, 4)).tolist()}
+    (inputs / "unlabelled.tsv").write_text("sentence\ngood\n")
     (inputs / "other.json").write_text(json.dumps(other))
     given = words(
         arguments, tmp=tmp_path, data=reviews_folder, tiny=tiny_folder, trained=trained_folder,
         empty=inputs / "empty", other=inputs / "other.json",
+        unlabelled=inputs / "unlabelled.tsv",
     )  # fmt: skip
     output = tmp_path / "out"
     defaults = {"--output_dir": output}
@@ -241,6 +266,47 @@ def test_labels_of_the_evaluation_split_must_be_known(tiny_folder, tmp_path, cap
     last = capsys.readouterr().err.splitlines()[-1]
     assert "dev.tsv, row 3: label 'maybe' is not one of the model's classes (no, yes)" in last
     assert not (tmp_path / "out").exists()
+
+
+def test_long_text_is_cut_with_one_warning(trained_folder, tmp_path, capsys):
+    command = words("--checkpoint {c} --n_steps 1 --save none --output_dir {o} --text", c=trained_folder, o=tmp_path / "out")
+    assert attribute.main([*command, "film " * 5000]) == 0
+    noise = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line and "attributing" not in line]
+    assert noise == ["warning: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
+
+
+def test_labels_of_other_classes_do_not_stop_an_explanation(trained_folder, tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\ngood film\tangry\n")
+    command = "--checkpoint {c} --n_steps 1 --save none --dataset {d} --output_dir {o}"
+    assert attribute.main(words(command, c=trained_folder, d=tmp_path / "a.tsv", o=tmp_path / "out")) == 0
+    assert "warning: labels are left out: " in capsys.readouterr().err
+    assert read_jsonl(tmp_path / "out" / "examples.jsonl")[0]["label"] is None
+
+
+def test_prune_uses_the_columns_of_the_training(tiny_folder, tmp_path):
+    for name in ("train", "dev"):
+        rows = ["text\tlabel\tbody\tstars", *(f"x\t0\t{name} good film {at}\t{at % 2}" for at in range(6))]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(rows) + "\n")
+    command = "--model {m} --dataset {d} --text_column body --label_column stars --num_train_epochs 1 --output_dir {o}"
+    assert train.main(words(command, m=tiny_folder, d=tmp_path, o=tmp_path / "run")) == 0
+    assert prune.main(words("--checkpoint {o} --importance random", o=tmp_path / "run")) == 0
+    record = json.loads((tmp_path / "run" / "pruning" / "pruning.json").read_text())
+    assert record["accuracy_before"] == json.loads((tmp_path / "run" / "run.json").read_text())["results"]["eval_accuracy"]
+
+
+def test_sentence_pairs_and_three_classes(tiny_folder, tmp_path):
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        rows = ["premise\thypothesis\tlabel", *(f"good film {at}\tbad\t{('no', 'maybe', 'yes')[at % 3]}" for at in range(6))]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(rows) + "\n")
+    command = "--model {m} --dataset {d} --num_train_epochs 1 --output_dir {o}"
+    assert train.main(words(command, m=tiny_folder, d=tmp_path, o=tmp_path / "run")) == 0
+    results = json.loads((tmp_path / "run" / "run.json").read_text())["results"]
+    assert {"eval_accuracy", "eval_loss", "eval_mismatched_accuracy"} <= set(results)
+    assert aa.load_classifier(tmp_path / "run").id2label == {0: "maybe", 1: "no", 2: "yes"}
+    command = "--checkpoint {o} --dataset {d} --target maybe --n_steps 1 --save none"
+    assert attribute.main(words(command, o=tmp_path / "run", d=tmp_path)) == 0
+    row = read_jsonl(tmp_path / "run" / "attribution" / "examples.jsonl")[1]
+    assert set(row["probabilities"]) == {"maybe", "no", "yes"} and row["label"] == "maybe" and row["text_pair"] == "bad"
 
 
 def test_overwrite_starts_anew_and_leaves_other_files(trained_folder, tmp_path, capsys):
@@ -287,9 +353,8 @@ def test_scripts_at_the_root_explain_themselves(script):
     assert "--output_dir" in found.stdout and "--output-dir" in found.stdout
 
 
-def test_import_touches_no_device_and_is_quick():
-    code = "import time; start = time.perf_counter(); import attattr_jax, jax; print(time.perf_counter() - start); "
-    code += "from jax._src import xla_bridge; assert not xla_bridge._backends"
+def test_import_touches_no_device():
+    code = "import attattr_jax; from jax._src import xla_bridge; assert not xla_bridge._backends"
     environment = os.environ | {"JAX_PLATFORMS": "no_such_platform"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True)
 

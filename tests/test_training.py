@@ -132,7 +132,7 @@ def test_exploding_loss_is_said(tiny, splits, tmp_path):
     recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=8, logging_steps=1)
     broken = jax.tree.map(lambda array: np.full_like(array, np.nan), tiny.params)
     classifier = aa.Classifier(tiny.config, broken, tiny.tokenizer, tiny.id2label)
-    with pytest.raises(aa.InputError, match="the loss is nan at step 1: lower --learning_rate"):
+    with pytest.raises(aa.InputError, match="the loss is nan by step 1: start anew with a lower --learning_rate"):
         make_trainer(classifier, splits, tmp_path, recipe=recipe).run()
 
 

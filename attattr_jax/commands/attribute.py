@@ -15,11 +15,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from .. import cli, data, pretrained
-from ..cli import option, printable, require
-from ..files import write_json
+import numpy as np
 
-METHODS = Literal["riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre"]
+from .. import cli, data, heads, pretrained, sharding
+from ..attribution import METHODS, OBJECTIVES, check_objective, quadrature
+from ..cli import option, printable, require
+from ..errors import InputError
+from ..explanations import AttributionOptions, DatasetSummary, ExplanationWriter, explain
+from ..files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +37,9 @@ class Options(cli.CommonOptions):
     split: str = option("validation", "the split of --dataset")
     max_examples: int | None = option(None, "explain the first so many only")
     target: str = option("predicted", "the class to explain: predicted, gold, a class index or a class name")
-    objective: Literal["prob", "logit", "log_prob"] = option("prob", "the output to explain")
+    objective: Literal[*OBJECTIVES] = option("prob", "the output to explain")
     n_steps: int = option(20, "integration steps")
-    method: METHODS = option("gausslegendre", "integration rule; riemann_left is the published code's, riemann_right the paper's")
+    method: Literal[*METHODS] = option("gausslegendre", "integration rule; riemann_left is the published code's, riemann_right the paper's")
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)")
     save: Literal["none", "summary", "full"] = option("full", "arrays to save: none; summary, without the L x N x T x T ones; or full")
     num_pairs: int = option(10, "token pairs and heads to list per text")
@@ -54,8 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _attribute(options: Options) -> None:
     _check_ranges(options)
-    from ..attribution import quadrature
-
     quadrature(options.method, options.n_steps)  # complains before anything is loaded
     folder = cli.OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
@@ -65,14 +66,10 @@ def _attribute(options: Options) -> None:
     )
     split = _load_texts(options)
     classifier = pretrained.load_classifier(options.checkpoint)
-    target = _target(options, classifier)
-    layers = _layers(options, classifier)
-    labels = None if split.raw_labels is None else data.class_indices(split, classifier.id2label)
-    encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, labels)
-
-    from .. import sharding
-    from ..explanations import AttributionOptions, DatasetSummary, ExplanationWriter, explain
-    from ..pruning import importance_record
+    check_objective(options.objective, classifier.config)
+    target, layers = _target(options, classifier), _layers(options, classifier)
+    encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, _labels(options, split, classifier))
+    cli.warn_truncated(encoded)
 
     mesh = sharding.data_mesh()
     fingerprint = classifier.fingerprint()
@@ -91,10 +88,7 @@ def _attribute(options: Options) -> None:
                 printed[explained.row["index"]] = explained.row
             bar.update()
     writer.close()
-    importance = summary.importance
-    record = importance_record("attribution", summary.num_examples, options.target, fingerprint, importance)
-    if layers is not None:
-        record["layers"] = list(layers)
+    record = heads.importance_record("attribution", summary.importance, fingerprint, options.target, split.example_hashes(), layers)
     write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
         write_json(folder.path / "token_pairs.json", summary.token_pairs)
@@ -131,12 +125,23 @@ def _check_ranges(options: Options) -> None:
 def _load_texts(options: Options) -> data.Split:
     """Return what to explain as a split; texts of the command line have no labels."""
     if options.dataset is not None:
-        columns = data.Columns(options.text_column, options.text_pair_column, options.label_column)
-        return data.load_split(options.dataset, options.split, columns, options.max_examples)
+        return data.load_split(options.dataset, options.split, options.columns, options.max_examples)
     require(options.target != "gold", "--target gold: texts given by hand have no gold class; give a class name, or a --dataset")
     if options.text_file is not None:
         return data.load_lines(options.text_file, options.max_examples)
     return data.Split("texts", "--text", list(options.text), list(options.text_pair) or None, None)
+
+
+def _labels(options: Options, split: data.Split, classifier: pretrained.Classifier) -> np.ndarray | None:
+    """Return the class indices; labels that are not the model's are left out, unless they are what is to be explained."""
+    if options.target == "gold" or split.raw_labels is not None:
+        try:
+            return data.class_indices(split, classifier.id2label)
+        except InputError as error:
+            if options.target == "gold":
+                raise InputError(f"--target gold: {error}") from None
+            print(f"warning: labels are left out: {printable(str(error))}", file=sys.stderr)
+    return None
 
 
 def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
@@ -183,12 +188,12 @@ def print_explanation(row: dict[str, Any]) -> None:
         for pair in row["token_pairs"]
     ]
     if rows:
-        print("  strongest token pairs (sum over layers and heads, largest = 1):")
+        print("  strongest token pairs (sum over layers and heads; the largest of all pairs is 1):")
         cli.print_table(rows, "    ")
     deltas = "  ".join(f"{layer}: {delta:+.1e}" for layer, delta in zip(row["layers"], row["convergence_deltas"], strict=True))
-    heads = "  ".join(f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5])
-    if heads:
-        print(f"  most important heads (layer.head, largest attribution): {heads}")
+    strongest = "  ".join(f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5])
+    if strongest:
+        print(f"  most important heads (layer.head, largest attribution): {strongest}")
     print(f"  convergence deltas by layer: {deltas}")
     print()
 
@@ -198,10 +203,8 @@ def _shortened(text: str, limit: int = 300) -> str:
 
 
 def _print_summary(summary: Any, layers: Sequence[int] | None) -> None:
-    from ..heads import top_heads
-
     print(f"most important heads over {summary.num_examples} texts (layer.head, mean of the largest attribution):")
-    print("  " + "  ".join(f"{layer}.{head} {value:.4f}" for layer, head, value in top_heads(summary.importance, 10, layers)))
+    print("  " + "  ".join(f"{layer}.{head} {value:.4f}" for layer, head, value in heads.top_heads(summary.importance, 10, layers)))
     print("strongest token pairs of the data set (attribution summed over layers and heads):")
     rows = [
         [f"[{pair['example']}] {printable(pair['from_token'])} attends to {printable(pair['to_token'])}", f"{pair['attribution']:+.4f}"]
@@ -210,7 +213,3 @@ def _print_summary(summary: Any, layers: Sequence[int] | None) -> None:
     if rows:
         cli.print_table(rows)
     print()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

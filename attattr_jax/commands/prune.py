@@ -10,14 +10,15 @@ Heads are scored on examples that accuracy is not measured on. Writes pruning.js
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .. import cli, data, pretrained
+from .. import cli, data, evaluation, heads, pretrained, pruning, sharding
 from ..cli import option, require
+from ..errors import InputError
 from ..files import write_json
 
 
@@ -55,31 +56,32 @@ def _prune(options: Options) -> None:
     classifier = pretrained.load_classifier(options.checkpoint)
     fingerprint = classifier.fingerprint()
     make_mask = _rule(options, classifier)
-    importance, measure = _given_importance(options, classifier)
+    record = _given_importance(options, classifier, fingerprint)
 
-    dataset = options.dataset or cli.read_run(Path(options.checkpoint)).get("dataset_path")
-    require(bool(dataset), f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
-    columns = data.Columns(options.text_column, options.text_pair_column, options.label_column)
-    evaluated = data.load_split(dataset, options.eval_split, columns, options.max_eval_examples)
+    trained = _TrainedOn.read(options)
+    evaluated = data.load_split(trained.dataset, options.eval_split, trained.columns, options.max_eval_examples)
     scored = None
-    if measure == "attribution" and importance is None:
-        scored, evaluated = _disjoint(options, data.load_split(dataset, options.scoring_split, columns), evaluated)
-    scored_encoded = None if scored is None else _encode(classifier, scored)
-    evaluated_encoded = _encode(classifier, evaluated)
-
-    from .. import evaluation, heads, pruning, sharding
+    if record is None:
+        scoring = data.load_split(trained.dataset, options.scoring_split, trained.columns)
+        scored, evaluated = pruning.disjoint(scoring, evaluated, options.num_scoring_examples, options.seed)
+    else:
+        evaluated = pruning.without(evaluated, record["examples"])
+    scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
+    evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
 
     splits = {split.name: split.fingerprint() for split in (scored, evaluated) if split is not None}
-    folder.start(options, {"dataset_path": data.absolute_name(dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits})
+    facts = {"dataset_path": data.absolute_name(trained.dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits}
+    folder.start(options, facts)
     mesh = sharding.data_mesh()
     if scored_encoded is not None:
         with cli.progress(len(scored), "examples", "scoring heads") as bar:
             importance = pruning.attribution_importance(classifier, scored_encoded, mesh, options.n_steps, on_batch=bar.update)
-    num_scoring = 0 if scored is None else len(scored)
-    mask = make_mask(importance)
+        record = heads.importance_record("attribution", importance, fingerprint, "gold", scored.example_hashes())
+    num_scoring = len(record["examples"])
+    mask = make_mask(record["importance"])
 
     params = sharding.replicate(classifier.params, mesh)
-    task = data.dataset_name(dataset)
+    task = data.task_name(trained.dataset)
     found = {}
     with cli.progress(2 * len(evaluated), "examples", "evaluating") as bar:
         for name, head_mask in (("before", None), ("after", mask)):
@@ -87,13 +89,12 @@ def _prune(options: Options) -> None:
             scores = evaluation.metrics(logits, evaluated_encoded.labels, task)
             found |= {f"{key}_{name}": value for key, value in scores.items()}
 
-    if importance is not None:
-        record = pruning.importance_record(measure, num_scoring, "gold", fingerprint, importance)
-        write_json(folder.path / "head_importance.json", record)
+    if options.prune_heads is None:
+        write_json(folder.path / "head_importance.json", record | {"importance": np.asarray(record["importance"]).tolist()})
     write_json(
         folder.path / "pruning.json",
         {
-            "measure": measure,
+            "measure": record["measure"],
             "kept_heads": heads.listed_heads(mask, 1),
             "pruned_heads": heads.listed_heads(mask, 0),
             **found,
@@ -105,7 +106,7 @@ def _prune(options: Options) -> None:
     )
     folder.finish(results=found)
 
-    print(f"importance: {measure}" + (f", from {num_scoring} examples of {scored.source}" if scored else ""))
+    print(f"importance: {record['measure']}" + (f", from {num_scoring} examples of {scored.source}" if scored else ""))
     print("kept heads:")
     for layer, kept in enumerate(heads.listed_heads(mask, 1)):
         print(f"  layer {layer}: " + (", ".join(map(str, kept)) or "none"))
@@ -128,61 +129,69 @@ def _check_ranges(options: Options) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _TrainedOn:
+    """What the heads are scored and evaluated on: as `--dataset` says, or as the checkpoint was trained."""
+
+    dataset: str
+    columns: data.Columns
+    max_seq_length: int | None
+
+    @classmethod
+    def read(cls, options: Options) -> _TrainedOn:
+        run = cli.read_run(Path(options.checkpoint))
+        before = run.get("options", {})
+        if options.dataset is not None:
+            return cls(options.dataset, options.columns, before.get("max_seq_length"))
+        require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
+        names = ("text_column", "text_pair_column", "label_column")
+        columns = data.Columns(*(getattr(options, name) or before.get(name) for name in names))
+        return cls(run["dataset_path"], columns, before.get("max_seq_length"))
+
+
 def _rule(options: Options, classifier: pretrained.Classifier):
     """Return importance -> mask, having checked its numbers against the model."""
-    from .. import heads
-
-    shape = (classifier.config.num_hidden_layers, classifier.config.num_attention_heads)
+    shape = _shape(classifier)
     if options.prune_heads is not None:
         mask = _named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *shape))
         return lambda importance: mask
     if options.prune_fraction is not None:
         _named("--prune_fraction", lambda: heads.prune_lowest_heads(np.zeros(shape), options.prune_fraction))
         return lambda importance: heads.prune_lowest_heads(importance, options.prune_fraction)
-    per_layer = 3 if options.keep_per_layer is None else options.keep_per_layer
+    per_layer = min(3, shape[1]) if options.keep_per_layer is None else options.keep_per_layer
     _named("--keep_per_layer", lambda: heads.keep_top_heads(np.zeros(shape), per_layer))
     return lambda importance: heads.keep_top_heads(importance, per_layer)
 
 
+def _shape(classifier: pretrained.Classifier) -> tuple[int, int]:
+    return classifier.config.num_hidden_layers, classifier.config.num_attention_heads
+
+
 def _named(option_name: str, check):
     """Run a check and put the option's name before its complaint."""
-    from ..errors import InputError
-
     try:
         return check()
     except InputError as error:
         raise InputError(f"{option_name}: {error}") from None
 
 
-def _given_importance(options: Options, classifier: pretrained.Classifier) -> tuple[np.ndarray | None, str]:
-    """Return the importance [L, N] if it need not be computed, and its measure."""
-    from .. import heads, pruning
-
+def _given_importance(options: Options, classifier: pretrained.Classifier, fingerprint: str) -> dict[str, Any] | None:
+    """Return the contents of `head_importance.json` if nothing has to be computed for it, else None."""
     if options.prune_heads is not None:
-        return None, "by hand"
+        return heads.importance_record("by hand", np.zeros(_shape(classifier)), fingerprint)
     if options.importance == "attribution":
-        return None, "attribution"
+        return None
     if options.importance == "random":
-        config = classifier.config
-        return heads.random_importance(config.num_hidden_layers, config.num_attention_heads, options.seed), "random"
+        return heads.importance_record("random", heads.random_importance(*_shape(classifier), options.seed), fingerprint)
     file = Path(options.importance).expanduser()
     require(file.is_file(), f"--importance {options.importance!r} is not attribution, random, or an existing head_importance.json")
-    return pruning.read_importance(file, classifier)
+    return _named("--importance", lambda: heads.read_importance(file, _shape(classifier), fingerprint))
 
 
-def _encode(classifier: pretrained.Classifier, split: data.Split) -> data.Encoded:
+def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None) -> data.Encoded:
+    """Tokenize as in training, so that the accuracy before pruning is the one that training reported."""
+    limit = classifier.config.max_position_embeddings
     labels = data.class_indices(split, classifier.id2label)
-    return data.encode(classifier, split, classifier.config.max_position_embeddings, labels)
-
-
-def _disjoint(options: Options, scoring: data.Split, evaluated: data.Split) -> tuple[data.Split, data.Split]:
-    """Return the examples to score on and those to evaluate on, without a common one."""
-    from ..pruning import disjoint_examples
-
-    same = scoring.source == evaluated.source
-    drawn, rest = disjoint_examples(options.num_scoring_examples, len(scoring), len(evaluated), same, options.seed)
-    return scoring.select(drawn), evaluated.select(rest)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    encoded = data.encode(classifier, split, min(max_seq_length or limit, limit), labels)
+    cli.warn_truncated(encoded)
+    return encoded

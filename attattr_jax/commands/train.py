@@ -14,15 +14,28 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from .. import cli, data, pretrained
+from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
 
-# Few examples need more passes. Tuned on the validation split of `reviews` alone.
+# Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
 DATASET_DEFAULTS = {
     data.REVIEWS: {"num_train_epochs": 2, "train_batch_size": 16, "learning_rate": 5e-5, "logging_steps": 10},
 }
+
+
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "metrics.jsonl",
+    "checkpoints",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _train(options)
 
-    return cli.run(work, "interrupted: the same command with --resume goes on from the last checkpoint")
+    return cli.run(work)
 
 
 def _check_ranges(options: Options) -> None:
@@ -75,12 +88,8 @@ def _check_ranges(options: Options) -> None:
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
     require(0 < options.learning_rate < 1, f"--learning_rate must be above 0 and below 1, not {options.learning_rate}")
-    require(options.weight_decay >= 0, f"--weight_decay must not be negative, but is {options.weight_decay}")
+    require(0 <= options.weight_decay < 1, f"--weight_decay must be from 0 to below 1, not {options.weight_decay}")
     require(0 <= options.warmup_ratio <= 1, f"--warmup_ratio must be from 0 to 1, not {options.warmup_ratio}")
-
-
-def _columns(options: Options) -> data.Columns:
-    return data.Columns(options.text_column, options.text_pair_column, options.label_column)
 
 
 def _dtype(options: Options) -> str | None:
@@ -90,19 +99,17 @@ def _dtype(options: Options) -> str | None:
 def _evaluation_splits(options: Options) -> dict[str, data.Split]:
     """Return the evaluation splits by the names that their metrics get."""
     names = data.evaluation_splits(options.dataset)
-    splits = [data.load_split(options.dataset, name, _columns(options), options.max_eval_examples) for name in names]
-    metric_names = ["eval"] if len(names) == 1 else [f"eval_{name.removeprefix('validation_')}" for name in names]
-    return dict(zip(metric_names, splits, strict=True))
+    return {prefix: data.load_split(options.dataset, split, options.columns, options.max_eval_examples) for prefix, split in names.items()}
 
 
 def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
-    return data.encode(classifier, split, max_length, data.class_indices(split, classifier.id2label))
+    encoded = data.encode(classifier, split, max_length, data.class_indices(split, classifier.id2label))
+    cli.warn_truncated(encoded)
+    return encoded
 
 
 def _evaluate(options: Options) -> None:
-    from .. import evaluation, sharding
-
     classifier = pretrained.load_classifier(options.model, dtype=_dtype(options))
     splits = _evaluation_splits(options)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
@@ -112,7 +119,7 @@ def _evaluate(options: Options) -> None:
     with cli.progress(sum(map(len, splits.values())), "examples", "evaluating") as bar:
         for name, examples in encoded.items():
             logits = evaluation.predict(params, classifier.config, examples, mesh, on_batch=bar.update)
-            scores = evaluation.metrics(logits, examples.labels, data.dataset_name(options.dataset))
+            scores = evaluation.metrics(logits, examples.labels, data.task_name(options.dataset))
             found |= {f"{name}_{key}": value for key, value in scores.items()} | {f"{name}_examples": len(examples)}
     print(json.dumps({"model": options.model, "dataset": options.dataset, **found}))
 
@@ -120,57 +127,58 @@ def _evaluate(options: Options) -> None:
 def _train(options: Options) -> None:
     from ..training import Trainer, TrainingOptions
 
-    name = data.dataset_name(options.dataset)
     folder = cli.OutputFolder(
-        options.output_dir or f"runs/{name}",
-        "train",
-        ("config.json", "model.safetensors", "tokenizer*", "vocab.txt", "special_tokens_map.json", "metrics.jsonl", "checkpoints"),
-        options.overwrite,
-        options.resume,
+        options.output_dir or f"runs/{data.dataset_name(options.dataset)}", "train", FILES, options.overwrite, options.resume
     )
-    train = data.load_split(options.dataset, "train", _columns(options), options.max_train_examples)
+    same_folder = Path(options.model).expanduser().resolve() == folder.path.resolve()
+    require(not same_folder, f"--output_dir {folder.path} is the folder of --model, which would be lost: choose another")
+    train = data.load_split(options.dataset, "train", options.columns, options.max_train_examples)
     splits = _evaluation_splits(options)
+    require(
+        any(split.source != train.source for split in splits.values()),
+        f"--dataset {options.dataset} is one file for both training and evaluation: give a folder with train.tsv and dev.tsv",
+    )
     # A model that was fine-tuned for these classes keeps its numbering of them.
     id2label = data.label_names(train, pretrained.load_label_names(options.model))
     classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed)
     classifier = dataclasses.replace(classifier, id2label=id2label)
     encoded = _encode(classifier, train, options)
-    evaluations = {name: _encode(classifier, split, options) for name, split in splits.items()}
+    evaluations = {prefix: _encode(classifier, split, options) for prefix, split in splits.items()}
 
-    shared = {name for name in TrainingOptions.__dataclass_fields__ if hasattr(options, name)}
-    recipe = TrainingOptions(**{name: getattr(options, name) for name in shared})
+    recipe = TrainingOptions(**{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainingOptions)})
     facts = {
         "dataset_path": data.absolute_name(options.dataset),
-        "model_fingerprint": classifier.fingerprint(),
+        "initial_model_fingerprint": classifier.fingerprint(),
         "data_fingerprints": {split.name: split.fingerprint() for split in (train, *splits.values())},
     }
-    folder.start(options, facts, may_change=("save_steps",))
-    pretrained.note_new_parts(classifier)
-    defaults = DATASET_DEFAULTS.get(options.dataset)
-    if defaults:
-        print(f"defaults of {options.dataset}: " + ", ".join(f"--{key} {value}" for key, value in defaults.items()), file=sys.stderr)
+    # The fingerprints tell whether model and data are the same, however they are written.
+    folder.start(options, facts, may_change=("save_steps", "model", "dataset", "dataset_path"))
+    if classifier.new_parts:
+        print(f"new, to be trained: {', '.join(classifier.new_parts)}", file=sys.stderr)
+    if options.dataset in DATASET_DEFAULTS:
+        in_force = " ".join(f"--{name} {getattr(options, name)}" for name in DATASET_DEFAULTS[options.dataset])
+        print(f"recipe for {options.dataset}: {in_force}", file=sys.stderr)
 
-    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, task=name)
-    per_epoch = trainer.steps_per_epoch
-    with cli.progress(len(train) * options.num_train_epochs, "examples", "training") as bar:
+    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, task=data.task_name(options.dataset))
+    try:
+        with cli.progress(len(train) * options.num_train_epochs, "examples", "training") as bar:
 
-        def on_step(step: int, num_examples: int, loss: float | None) -> None:
-            if bar.n == 0 and step > 1:  # resumed: what had been done before does not count for the rate
-                bar.initial = bar.n = (step - 1) // per_epoch * len(train) + (step - 1) % per_epoch * options.train_batch_size
-            bar.update(num_examples)
-            if loss is not None:
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            def on_step(step: int, num_examples: int, loss: float | None) -> None:
+                if bar.n == 0 and step > 1:  # resumed: what had been done before does not count for the rate
+                    epochs, steps = divmod(step - 1, trainer.steps_per_epoch)
+                    bar.initial = bar.n = epochs * len(train) + steps * options.train_batch_size
+                bar.update(num_examples)
+                if loss is not None:
+                    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
-        best, summary = trainer.run(on_step)
+            best, summary = trainer.run(on_step)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: the same command with --resume goes on from the last checkpoint") from None
     pretrained.save_classifier(best, folder.path)
-    folder.finish(results=summary)
+    folder.finish(model_fingerprint=best.fingerprint(), results=summary)
 
-    shown = {key: f"{value:.4f}" for key, value in summary.items() if key.startswith("eval")}
-    print(f"best epoch, step {summary['best_step']} of {summary['num_steps']}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in summary.items() if name.startswith("eval"))
+    print(f"best epoch, step {summary['best_step']} of {summary['num_steps']}: {shown}")
     if summary["train_examples_per_second"]:
         print(f"{summary['train_seconds']:.0f} s, {summary['train_examples_per_second']:.1f} examples/s")
     print(f"classifier: {folder.path}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
