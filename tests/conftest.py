@@ -37,8 +37,8 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def optax_promotion():
-    """Standard promotion for what runs optax's Adam or Flax's LayerNorm in bfloat16: neither passes under the strict rules."""
+def standard_promotion():
+    """Standard promotion for a module that runs optax's Adam, which does not pass under the strict rules."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -95,9 +95,10 @@ def test_forward_under_jit_vmap_and_grad(golden_model, golden_batch, output):
     assert gradient.shape == output[1][0].shape and np.abs(gradient).max() > 0
 
 
-def test_bfloat16_stays_near(golden_model, golden_batch, output, optax_promotion):
+def test_bfloat16_stays_near(golden_model, golden_batch, output):
     config = dataclasses.replace(golden_model.config, dtype="bfloat16")
-    logits, probs = aa.forward(golden_model.params, golden_batch, config)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm does not pass under the strict rules in bfloat16
+        logits, probs = aa.forward(golden_model.params, golden_batch, config)
     assert logits.dtype == jnp.float32 and probs[0].dtype == jnp.bfloat16
     np.testing.assert_allclose(logits, output[0], atol=0.05 * np.abs(output[0]).max())
 

@@ -15,7 +15,7 @@ import attattr_jax as aa
 from attattr_jax import data
 from attattr_jax.commands import attribute, prune, train
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ from conftest import read_jsonl
 import attattr_jax as aa
 from attattr_jax import data, sharding, training
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 RECIPE = training.TrainingOptions(num_train_epochs=2, train_batch_size=8, learning_rate=1e-3, save_steps=3, logging_steps=2)
 
