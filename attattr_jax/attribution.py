@@ -33,6 +33,8 @@ Array = jax.Array
 METHODS = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 OBJECTIVES = ("prob", "logit", "log_prob")
 
+MAX_STEPS = 10_000
+
 # What the activations of one chunk of steps may take by default; larger chunks are not faster once the matrix products are this big.
 STEP_MEMORY_BYTES = 256 * 2**20
 
@@ -74,6 +76,8 @@ def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < least:
         raise InputError(f"n_steps must be an integer of at least {least} for {method}, not {n_steps!r}")
+    if n_steps > MAX_STEPS:
+        raise InputError(f"n_steps must be at most {MAX_STEPS}, not {n_steps}")
     steps = np.arange(n_steps)
     weights = np.full(n_steps, 1 / n_steps)
     if method == "riemann_left":

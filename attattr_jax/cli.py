@@ -19,7 +19,7 @@ from typing import Any
 
 from . import data
 from .errors import InputError
-from .files import write_json
+from .files import user_path, write_json
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
 
@@ -75,7 +75,8 @@ def parse(
 
     class Parser(HfArgumentParser):
         def error(self, message):
-            raise InputError(message)
+            hint = "; a value that begins with - is written --option=value" if "expected one argument" in message else ""
+            raise InputError(message + hint)
 
     parser = Parser(options_type, description=description, formatter_class=_Formatter, allow_abbrev=False)
     for action in parser._actions:  # HfArgumentParser knows no repeatable option: those of type list are
@@ -87,15 +88,21 @@ def parse(
         with contextlib.suppress(argparse.ArgumentError):
             parser.set_defaults(**dataset_defaults.get(first.parse_known_args(argv)[0].dataset, {}))
     options = options_type(**vars(parser.parse_args(argv)))
+    for field in dataclasses.fields(options):
+        require(getattr(options, field.name) != "", f"--{field.name} is empty: give a value or leave it out")
     require(0 <= options.seed < 2**32, f"--seed must be from 0 to 4294967295, not {options.seed}")
     return options
 
 
 def run(main: Callable[[], None]) -> int:
     """Run a script's work and return its exit status: 2 and one line for what the user can mend, 130 and one line for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows its escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: closed by the caller
+            sys.stdout.flush()
     except InputError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt as interrupt:
@@ -111,7 +118,8 @@ def run(main: Callable[[], None]) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+    line = printable(" ".join(message.split()))
+    print(f"error: {line if len(line) <= 1500 else line[:1500] + ' …'}", file=sys.stderr, flush=True)
     return status
 
 
@@ -144,11 +152,19 @@ def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
         print(indent + "  ".join(cells).rstrip())
 
 
-def warn_truncated(encoded: data.Encoded) -> None:
+def named(option_name: str, check: Callable[[], Any]) -> Any:
+    """Run a check and put the option's name before its complaint."""
+    try:
+        return check()
+    except InputError as error:
+        raise InputError(f"{option_name}: {error}") from None
+
+
+def warn_truncated(encoded: data.Encoded, source: str) -> None:
     """Say on stderr, in one line, how much of too long texts was cut."""
     if encoded.num_truncated:
         longest = int(encoded.lengths.max())
-        who = f"{encoded.num_truncated} of {len(encoded)} texts longer than {longest} tokens"
+        who = f"{source}: {encoded.num_truncated} of {len(encoded)} texts longer than {longest} tokens"
         print(f"warning: {who}: {encoded.num_cut_tokens} tokens were cut", file=sys.stderr)
 
 
@@ -171,7 +187,7 @@ class OutputFolder:
         Raises:
           InputError: the folder holds results, or there is nothing to resume; names the option that helps.
         """
-        self.path, self.script, self.files = Path(folder).expanduser(), script, tuple(files)
+        self.path, self.script, self.files = user_path(folder), script, tuple(files)
         self.run_file = self.path / "run.json"
         self.resume = resume
         self._start_time = time.perf_counter()
@@ -183,10 +199,8 @@ class OutputFolder:
         if self.previous:
             require(owner == script, f"--output_dir {self.path} holds results of {owner}.py: choose another folder for {script}.py")
             goes_on = "--resume goes on, " if script == "train" else ""
-            require(
-                overwrite or resume,
-                f"--output_dir {self.path} already holds results of {script}.py: {goes_on}--overwrite starts anew",
-            )
+            holds = "already holds results" if self.previous.get("finished") else "holds an unfinished run"
+            require(overwrite or resume, f"--output_dir {self.path} {holds} of {script}.py: {goes_on}--overwrite starts anew")
             return
         require(not resume, f"--resume: there is no run of {script}.py in {self.path}; leave --resume out to start one")
         foreign = sorted(file.name for file in self._present())
@@ -216,7 +230,10 @@ class OutputFolder:
             for name, value in {**given, **facts}.items():
                 before = self.previous.get("options", {}).get(name, self.previous.get(name))
                 if name not in free and before != value:
-                    option_name = f"--{name}" if name in given else name
+                    require(
+                        name in given, f"--resume: model or data have changed since the run in {self.path} began: --overwrite starts anew"
+                    )
+                    option_name = f"--{name}"
                     raise InputError(f"--resume: {option_name} is {value!r}, but the run in {self.path} was started with {before!r}")
         else:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -251,10 +268,10 @@ class OutputFolder:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the `run.json` of a folder, or {} where there is none that can be read."""
     try:
-        record = json.loads((folder.expanduser() / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((user_path(folder) / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and isinstance(record.get("options"), dict) else {}
 
 
 def _version(package: str) -> str | None:

@@ -45,6 +45,8 @@ class BertConfig:
                     raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
+        if self.pad_token_id >= self.vocab_size:
+            raise InputError(f"pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}")
         if self.dtype not in (None, "float32", "bfloat16", "float16", "float64"):
             raise InputError(f"dtype {self.dtype!r} is not supported; use float32 or bfloat16")
         if self.hidden_act not in ACTIVATIONS:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import glob
 import hashlib
 import json
+import logging
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ import numpy as np
 
 from .config import BertConfig
 from .errors import InputError
+from .files import user_path
 from .pretrained import Classifier
 
 REVIEWS = "reviews"
@@ -120,13 +125,13 @@ def task_name(dataset: str) -> str:
 
 def absolute_name(dataset: str) -> str:
     """Return the data set's name in a form that holds from any working directory."""
-    path = Path(dataset).expanduser()
+    path = user_path(dataset)
     return str(path.resolve()) if dataset != REVIEWS and path.exists() else dataset
 
 
 def evaluation_splits(dataset: str) -> dict[str, str]:
     """Return the splits to evaluate on, by the name that their metrics begin with: `eval`, and for MNLI `eval_mismatched` too."""
-    folder = Path(dataset).expanduser()
+    folder = user_path(dataset)
     second = dataset == "mnli" or (folder.is_dir() and _find_in(folder, "validation_mismatched") is not None)
     return {"eval": "validation"} | ({"eval_mismatched": "validation_mismatched"} if second else {})
 
@@ -147,7 +152,7 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
     if dataset == REVIEWS:
         dataset = str(Path(__file__).parent / "reviews")
     columns = columns or Columns()
-    path = Path(dataset).expanduser()
+    path = user_path(dataset)
     if path.exists():
         table, source, rows = _load_file(_find_file(path, split))
     elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _FORMATS):
@@ -165,9 +170,9 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
     """
     import datasets
 
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise InputError(f"{file}: no such file")
+    path = user_path(file)
+    if not path.exists() or path.is_dir():
+        raise InputError(f"{file}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
@@ -204,6 +209,8 @@ def _load_file(path: Path):
     if not path.stat().st_size:
         raise InputError(f"{path} is empty")
     kind, options, rows = _FORMATS[path.suffix.lower()], {}, None
+    if kind == "json":
+        rows = _scan_json_lines(path)
     if kind == "csv":
         # GLUE's .tsv has quotation marks that are just text.
         is_tsv = path.suffix.lower() == ".tsv"
@@ -213,8 +220,10 @@ def _load_file(path: Path):
         features = datasets.Features({name: datasets.Value("string") for name in header})
         options = {**dialect, "keep_default_na": False, "encoding": "utf-8-sig", "features": features, "names": header, "header": 0}
     try:
-        with _quiet_datasets():
-            table = datasets.load_dataset(kind, data_files=str(path.resolve()), split="train", **options)
+        # A cache of its own, read into memory: the shared one tells changed files by their time alone.
+        with _quiet_datasets(), tempfile.TemporaryDirectory() as cache:
+            files = glob.escape(str(path.resolve()))
+            table = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=cache, keep_in_memory=True, **options)
     except Exception as error:  # pandas, pyarrow and datasets each raise their own
         reason = _root_cause(error)
         raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {reason}") from None
@@ -223,9 +232,29 @@ def _load_file(path: Path):
     return table, str(path), rows
 
 
+def _scan_json_lines(path: Path) -> list[int]:
+    """Return the line of each example, having checked that each is an object."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    rows.append(number)
+                    if not isinstance(json.loads(line), dict):
+                        raise InputError(f"{path}, row {number}: not a JSON object with named fields")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}, row {number}: not JSON: {error}") from None
+    return rows
+
+
 def _scan_delimited(path: Path, sep: str, quoting: int) -> tuple[list[str], list[int]]:
     """Return the column names and the line of each example, having checked that every row has as many fields as the header."""
     rows = []
+    limit = csv.field_size_limit(sys.maxsize)  # long texts are cut later, with a warning
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=sep, quoting=quoting, strict=True)
@@ -242,6 +271,8 @@ def _scan_delimited(path: Path, sep: str, quoting: int) -> tuple[list[str], list
                 start = reader.line_num + 1
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not UTF-8 text in rows and columns: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
     if len(set(header)) < len(header):
         raise InputError(f"{path}: two columns have the same name ({', '.join(header)})")
     return header, rows
@@ -265,17 +296,20 @@ def _load_from_hub(dataset: str, split: str):
 
 
 class _quiet_datasets:
-    """Keep the progress bars of `datasets` off the terminal: ours say what is going on."""
+    """Keep the progress bars and complaints of `datasets` off the terminal: ours say what is going on."""
 
     def __enter__(self):
         import datasets
 
         self._was_on = datasets.utils.are_progress_bars_disabled() is False
+        self._verbosity = datasets.logging.get_verbosity()
         datasets.disable_progress_bars()
+        datasets.logging.set_verbosity(logging.CRITICAL)
 
     def __exit__(self, *_):
         import datasets
 
+        datasets.logging.set_verbosity(self._verbosity)
         if self._was_on:
             datasets.enable_progress_bars()
 
@@ -309,6 +343,9 @@ def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[
     for option, name in (("text", columns.text), ("text_pair", columns.text_pair), ("label", columns.label)):
         if name is not None and name not in names:
             raise InputError(f"{source} has no column {name!r} (--{option}_column); it has {', '.join(names)}")
+    given = [name for name in (columns.text, columns.text_pair, columns.label) if name is not None]
+    if len(set(given)) < len(given):
+        raise InputError(f"--text_column, --text_pair_column and --label_column must differ, not be {', '.join(given)}")
     label = columns.label or next((name for name in _LABEL_COLUMNS if name in names), None)
     if columns.text is not None:
         return columns.text, columns.text_pair, label
@@ -329,6 +366,8 @@ def _parse_labels(values: list[Any], split: Split) -> list[int] | list[str] | No
     for index, (value, number) in enumerate(zip(values, parsed, strict=True)):
         if number is None and (not isinstance(value, str) or not value.strip()):
             raise InputError(f"{split.row(index)}: the label is {value!r}; use a class index or a class name")
+        if isinstance(value, str) and number is None and re.fullmatch(r"\s*[+-]?[0-9]*\.[0-9]+\s*", value):
+            raise InputError(f"{split.row(index)}: label {value!r} is a number but no class index; regression is not supported")
         if (number is None) != (parsed[0] is None):
             raise InputError(f"{split.row(index)}: label {value!r} beside {values[0]!r}: use class indices or class names, not both")
         if number is not None and number < 0:
@@ -339,7 +378,7 @@ def _parse_labels(values: list[Any], split: Split) -> list[int] | list[str] | No
 def _as_class_index(value: Any) -> int | None:
     """Return an integer label, also one written as text, as a whole float or as a truth value."""
     if isinstance(value, str):
-        return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value) else None
+        return int(float(value)) if re.fullmatch(r"\s*[+-]?[0-9]{1,9}(\.0*)?\s*", value) else None
     return int(value) if isinstance(value, (bool, int, float)) and value == value // 1 and abs(value) < 1e9 else None
 
 
@@ -390,7 +429,7 @@ def class_indices(split: Split, id2label: dict[int, str]) -> np.ndarray:
         known = by_name if isinstance(label, str) else by_index
         if label not in known:
             classes = ", ".join(by_name) if isinstance(label, str) else f"0 to {len(id2label) - 1}"
-            raise InputError(f"{split.row(index)}: label {label!r} is not one of the model's classes ({classes})")
+            raise InputError(f"{split.row(index)}: label {label!r:.80} is not one of the model's classes ({classes})")
         indices.append(known[label])
     return np.asarray(indices, np.int32)
 
@@ -472,6 +511,9 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
     options = {"return_token_type_ids": True, "return_special_tokens_mask": True, "return_offsets_mapping": True}
     encoded = tokenizer(split.texts, split.text_pairs, truncation=False, verbose=False, **options)
     too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+    empty = next((index for index, special in enumerate(encoded["special_tokens_mask"]) if all(special)), None)
+    if empty is not None:
+        raise InputError(f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text")
     num_cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
     if too_long:
         longer = split.select(too_long)

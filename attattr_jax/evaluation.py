@@ -12,6 +12,7 @@ from . import sharding
 from .bert import Array, HeadMask, checked_head_mask, model_inputs, predict_logits
 from .config import BertConfig
 from .data import Encoded, inference_batches
+from .errors import InputError
 
 # The metric that GLUE reports for a task beside accuracy.
 TASK_METRICS = {"mrpc": "f1", "cola": "matthews"}
@@ -36,6 +37,9 @@ def predict(
       head_mask: [L, N] as for `attattr_jax.forward`.
       batch_size: rows at once.
       on_batch: called with the number of examples done, after each batch.
+
+    Raises:
+      InputError: a logit is not finite.
     """
     static_mask, traced_mask = checked_head_mask(head_mask, config)
     logits = np.zeros((len(encoded), config.num_labels), np.float32)
@@ -54,6 +58,8 @@ def predict(
             collect()
     while pending:
         collect()
+    if not np.isfinite(logits).all():
+        raise InputError("the model's outputs are not finite: its weights, or its config.json, are not usable")
     return logits
 
 

@@ -35,7 +35,7 @@ from .attribution import (
 from .bert import model_inputs
 from .data import Encoded, Split, inference_batches
 from .errors import InputError
-from .files import write_file
+from .files import user_path, write_file
 from .heads import top_heads
 from .pretrained import Classifier
 
@@ -312,7 +312,7 @@ class StoredExplanations(Sequence):
     """The examples of a folder written by `attribute.py`, in order. Rows are read when an example is asked for."""
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder)
         self._file = self.folder / EXAMPLES_FILE
         if not self._file.is_file():
             raise InputError(f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py")

@@ -1,4 +1,4 @@
-"""Writing files that are never seen half written."""
+"""Paths as users write them, and files that are never seen half written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+
+def user_path(name: str | os.PathLike) -> Path:
+    """Return a path with `~` expanded; one of an unknown user stays as it is, and will not be found."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def write_file(file: Path, content: bytes | str) -> None:

@@ -157,12 +157,14 @@ def read_importance(file: Path, shape: tuple[int, int], model: str) -> dict[str,
         record = json.loads(file.read_text(encoding="utf-8"))
         importance, found_model = np.asarray(record["importance"], np.float64), record["model"]
         record["measure"], record["examples"] = str(record["measure"]), [str(digest) for digest in record.get("examples", [])]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{file} is not a head_importance.json: {error!r}") from None
     if record.get("layers") is not None:
         raise InputError(f"{file} covers only layers {record['layers']}: run attribute.py without --layers")
-    if importance.shape != shape or not np.isfinite(importance).all():
-        raise InputError(f"{file}: importance must be finite and {list(shape)}, as this model's heads, not {list(importance.shape)}")
+    if importance.shape != shape:
+        raise InputError(f"{file}: importance must be {list(shape)}, as this model's heads, not {list(importance.shape)}")
+    if not np.isfinite(importance).all():
+        raise InputError(f"{file}: importance must be finite")
     if found_model != model:
         raise InputError(f"{file} was computed for another model: run attribute.py or prune.py on this one")
     return record | {"importance": importance}

@@ -24,7 +24,7 @@ import safetensors.numpy
 from .bert import init_params, param_shapes
 from .config import BertConfig
 from .errors import InputError
-from .files import write_file, write_json
+from .files import user_path, write_file, write_json
 
 # Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
 _EMBEDDINGS = [
@@ -140,6 +140,8 @@ def from_hf_tensors(
             problems.append(f"{name} is {list(value.shape)}, the configuration says {list(shapes[path].shape)}")
         elif not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
             problems.append(f"{name} is of type {value.dtype}")
+        elif not np.isfinite(value.astype(np.float32)).all():
+            problems.append(f"{name} has values that are not finite")
         else:
             wide = value.dtype if value.dtype == np.float64 and jax.config.jax_enable_x64 else np.float32
             flat[path] = np.ascontiguousarray(value, dtype=wide)
@@ -231,7 +233,7 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
     config, id2label = _read_config(folder, str(name))
     if num_labels is not None and num_labels != config.num_labels:
         config, id2label = dataclasses.replace(config, num_labels=num_labels), {}
-    if sorted(id2label) != list(range(config.num_labels)) or len(set(id2label.values())) < config.num_labels:
+    if not id2label:
         id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     config = dataclasses.replace(config, dtype=dtype)
 
@@ -244,7 +246,7 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
 
 def beside(name: str, subfolder: str) -> Path:
     """Return where results about a checkpoint go: into its folder, or, if that is not ours to write to, into `runs/<name>`."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     return folder / subfolder if folder.is_dir() else Path("runs") / folder.name / subfolder
 
 
@@ -267,7 +269,13 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
         config = BertConfig.from_hf(fields)
-        return config, {int(index): str(label) for index, label in (fields.get("id2label") or {}).items()}
+        id2label = {int(index): label for index, label in (fields.get("id2label") or {}).items()}
+        are_names = all(isinstance(label, str) and label.strip() for label in id2label.values())
+        if id2label and (
+            sorted(id2label) != list(range(config.num_labels)) or len(set(id2label.values())) < len(id2label) or not are_names
+        ):
+            raise InputError(f"id2label must name the classes 0 to {config.num_labels - 1}, each differently, not {id2label}")
+        return config, id2label
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
@@ -278,9 +286,11 @@ def _find(name: str) -> Path:
     """Return the local folder of a model name."""
     if name == MINILM:
         return _find_minilm()
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder
+    if name.startswith("runs/"):
+        raise InputError(f"{name}: no such folder; run train.py first, or name another checkpoint")
     if folder.exists():
         raise InputError(f"{name} is a file: name the folder that holds config.json and model.safetensors")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
@@ -328,7 +338,7 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{index} is damaged: {error!r}") from None
-        if any(Path(name).name != name for name in names):
+        if any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise InputError(f"{index} names files outside its folder")
         files = [folder / name for name in sorted(names)]
     tensors = {}
@@ -350,7 +360,9 @@ def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("a word")  # an empty vocabulary shows only here
+        return tokenizer
     except Exception as error:  # the tokenizer library has no common exception of its own
         raise InputError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
 

@@ -68,5 +68,5 @@ def without(evaluated: Split, hashes: Sequence[str]) -> Split:
     known = set(hashes)
     left = [index for index, digest in enumerate(evaluated.example_hashes()) if digest not in known]
     if not left:
-        raise InputError(f"every example of {evaluated.source} was scored on: lower --num_scoring_examples or use another --eval_split")
+        raise InputError(f"every example of {evaluated.source} was scored on: score on fewer, or evaluate on more or others (--eval_split)")
     return evaluated.select(left)

@@ -138,7 +138,7 @@ class Trainer:
 
     def batches(self, first_step: int) -> Iterator[tuple[int, int, Any]]:
         """Yield (step, number of examples, arrays on the mesh) from `first_step` on."""
-        rows = -(-self.options.train_batch_size // self.mesh.size) * self.mesh.size
+        rows = -(-min(self.options.train_batch_size, len(self.train)) // self.mesh.size) * self.mesh.size
         config = self.classifier.config
         for epoch in range(first_step // self.steps_per_epoch, self.options.num_train_epochs):
             order = shuffled_batches(self.train.lengths, self.options.train_batch_size, self.options.seed, epoch)
@@ -174,10 +174,23 @@ class Trainer:
         Raises:
           InputError: the loss is not finite any more.
         """
+        try:
+            return self._run(on_step)
+        except ValueError as error:
+            if "No space left" in str(error):  # Orbax wraps what the file system says
+                raise InputError(f"{self.folder / 'checkpoints'}: no space left; make some, then --resume") from None
+            raise
+
+    def _run(self, on_step: Callable[[int, int, float | None], None]) -> tuple[Classifier, dict[str, Any]]:
         with self._checkpointer() as checkpointer:
             state = self.initial_state()
             if checkpointer.latest is not None:
-                state = checkpointer.load(checkpointer.latest, _abstract(state))
+                try:
+                    state = checkpointer.load(checkpointer.latest, _abstract(state))
+                except Exception as error:  # Orbax has no common exception for damage
+                    where = f"{self.folder / 'checkpoints'} / {checkpointer.latest.step}"
+                    reason = str(error).splitlines()[0]
+                    raise InputError(f"checkpoint {where} is damaged ({reason:.200}): delete it to go on from the one before") from None
             first_step = int(state.step)
             log = MetricsLog(self.folder / "metrics.jsonl", first_step)
             start, num_examples = time.perf_counter(), 0
@@ -249,7 +262,7 @@ class MetricsLog:
     def __init__(self, file: Path, first_step: int):
         """Keep the lines up to `first_step`, where the run goes on; later ones will be written again."""
         self.file = file
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         kept = []
         for line in lines:
             try:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import datasets
 import numpy as np
@@ -42,6 +43,29 @@ def test_spreadsheet_habits(tmp_path):
     assert split.select([2]).row(0).endswith("row 6")
     file = write(tmp_path, "a.jsonl", '{"sentence": "a", "label": 1.0}\n{"sentence": "b", "label": 0.0}\n')
     assert data.load_split(file, "train").raw_labels == [1, 0]
+
+
+def test_json_lines_are_named_by_their_row(tmp_path):
+    for content, message in (
+        ('\n{"sentence": "a"}\n{broken\n', "row 3: not JSON"),
+        ('{"sentence": "a"}\n[1]\n', "row 2: not a JSON object"),
+    ):
+        with pytest.raises(aa.InputError, match=message):
+            data.load_split(write(tmp_path, "a.jsonl", content), "train")
+    (tmp_path / "b.jsonl").write_bytes(b'{"sentence": "\xe9"}\n')
+    with pytest.raises(aa.InputError, match=r"b.jsonl is not UTF-8"):
+        data.load_split(str(tmp_path / "b.jsonl"), "train")
+
+
+def test_files_are_read_as_they_are_now(tmp_path):
+    folder = tmp_path / "od[1]d"
+    folder.mkdir()
+    file = folder / "a.tsv"
+    for text in ("good", "evil" + "l" * 200_000):
+        file.write_text(f"sentence\tlabel\n{text}\t1.0\n")
+        os.utime(file, (1, 1))
+        split = data.load_split(str(file), "train")
+        assert split.texts == [text] and split.raw_labels == [1]
 
 
 def test_hidden_labels_are_none(tmp_path):
@@ -152,6 +176,7 @@ def test_names_of_data_sets(tmp_path, monkeypatch):
         ("sentence\tlabel\n\n\ngood\tx\n\nbad\t1\n", r"films.tsv, row 6: label '1' beside 'x'"),
         ("sentence\tlabel\ngood\t1\nbad\tnegative\n", r"films.tsv, row 3: label 'negative' beside '1'"),
         ("sentence\tlabel\ngood\t1\nbad\t\n", r"films.tsv, row 3: the label is ''"),
+        ("sentence\tlabel\ngood\t0.7\nbad\t0.3\n", r"films.tsv, row 2: label '0.7' is a number but no class index"),
         ("sentence\tlabel\ngood\t1\nbad\t-1\n", r"films.tsv, row 3: label -1 is negative"),
     ],
 )

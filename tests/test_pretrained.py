@@ -194,6 +194,12 @@ def test_a_pickle_is_not_read(copy):
         (lambda folder: edit_config(folder, hidden_size="32"), "hidden_size must be an integer"),
         (lambda folder: edit_config(folder, hidden_act="swish2"), "hidden_act 'swish2' is not supported"),
         (lambda folder: edit_config(folder, id2label=["a"]), "not a valid config.json"),
+        (lambda folder: edit_config(folder, id2label={"0": "a", "1": "a"}), "must name the classes 0 to 1, each differently"),
+        (lambda folder: edit_config(folder, pad_token_id=97), "pad_token_id 97 is not below vocab_size 97"),
+        (
+            lambda folder: rewrite(folder, lambda tensors: tensors | {"classifier.bias": np.full(2, np.nan, np.float32)}),
+            "classifier.bias has values that are not finite",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "not a valid safetensors file"),
         (

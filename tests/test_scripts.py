@@ -50,7 +50,10 @@ def test_eval_only_gives_the_same_metrics(trained_folder, reviews_folder, capsys
 def test_train_resumes_and_refuses_another_recipe(trained_folder, tiny_folder, reviews_folder, tmp_path, capsys):
     folder = tmp_path / "films"
     shutil.copytree(trained_folder, folder)
-    (folder / "model.safetensors").unlink()  # as if it had been killed after its last checkpoint
+    # As if it had been killed after its last checkpoint.
+    (folder / "model.safetensors").unlink()
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"finished": False}))
     command = (
         "--model {m} --dataset {d} --output_dir {o} --num-train-epochs 5 --train-batch-size 8 --learning-rate 5e-3 --logging-steps 3 "
         "--save-steps 4 --max-seq-length 16 --resume"
@@ -60,6 +63,10 @@ def test_train_resumes_and_refuses_another_recipe(trained_folder, tiny_folder, r
     assert again.fingerprint() == before.fingerprint()
     assert read_jsonl(folder / "metrics.jsonl") == read_jsonl(trained_folder / "metrics.jsonl")
     capsys.readouterr()
+    finished = (folder / "run.json").read_text()
+    assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 0
+    assert "is finished" in capsys.readouterr().out and (folder / "run.json").read_text() == finished
+    (folder / "run.json").write_text(json.dumps(run | {"finished": False}))
     command = command.replace("5e-3", "1e-3")
     assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 2
     assert "--learning_rate is 0.001, but the run in" in capsys.readouterr().err.splitlines()[-1]
@@ -174,6 +181,10 @@ BAD_TRAIN = [
     ("--dataset {data}/train.tsv", "is one file for both training and evaluation"),
     ("--output_dir {trained} --model {trained} --overwrite", "is the folder of --model"),
     ("--output_dir {tiny} --model {trained} --overwrite", "which no run of train.py wrote: choose another folder"),
+    ("--learning_rate -1e-5", "a value that begins with - is written --option=value"),
+    ("--text_column=", "--text_column is empty"),
+    ("--dataset ~nosuchuser/x", "no such file or folder"),
+    ("--text_column label --label_column label", "must differ"),
     ("--learning_rate abc", "--learning-rate: invalid float value: 'abc'"),
     ("--num_train_epochs 0", "--num_train_epochs must be at least 1"),
     ("--warmup_ratio 2", "--warmup_ratio must be from 0 to 1"),
@@ -196,7 +207,11 @@ BAD_ATTRIBUTE = [
     ("--text_file {tmp}/missing", "no such file"),
     ("--text_file {empty}", "is empty"),
     ("--dataset {data} --split test", "has no test file"),
-    ("--text a --n_steps 0", "n_steps must be an integer of at least 1"),
+    ("--text a --n_steps 100000000", "--n_steps: n_steps must be at most 10000"),
+    ("--text a --checkpoint runs/missing", "run train.py first"),
+    ("--text \u200b", "no token is left of"),
+    ("--text a\udcffb", "--text number 1 is not UTF-8"),
+    ("--text a --n_steps 0", "--n_steps: n_steps must be an integer of at least 1"),
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     ("--text a --target angry", "--target 'angry' is not predicted, gold, or one of the classes 0 (negative), 1 (positive)"),
     ("--text a --target gold", "texts given by hand have no gold class"),
@@ -272,7 +287,7 @@ def test_long_text_is_cut_with_one_warning(trained_folder, tmp_path, capsys):
     command = words("--checkpoint {c} --n_steps 1 --save none --output_dir {o} --text", c=trained_folder, o=tmp_path / "out")
     assert attribute.main([*command, "film " * 5000]) == 0
     noise = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line and "attributing" not in line]
-    assert noise == ["warning: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
+    assert noise == ["warning: --text: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
 
 
 def test_labels_of_other_classes_do_not_stop_an_explanation(trained_folder, tmp_path, capsys):

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _attribute(options: Options) -> None:
     _check_ranges(options)
-    quadrature(options.method, options.n_steps)  # complains before anything is loaded
+    cli.named("--n_steps", lambda: quadrature(options.method, options.n_steps))
     folder = cli.OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
         "attribute",
@@ -69,7 +69,7 @@ def _attribute(options: Options) -> None:
     check_objective(options.objective, classifier.config)
     target, layers = _target(options, classifier), _layers(options, classifier)
     encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, _labels(options, split, classifier))
-    cli.warn_truncated(encoded)
+    cli.warn_truncated(encoded, split.source)
 
     mesh = sharding.data_mesh()
     fingerprint = classifier.fingerprint()
@@ -120,6 +120,7 @@ def _check_ranges(options: Options) -> None:
     for name in ("text", "text_pair"):
         for number, text in enumerate(getattr(options, name), 1):
             require(bool(text.strip()), f"--{name} number {number} is empty")
+            require(text.isprintable() or not any("\ud800" <= char <= "\udfff" for char in text), f"--{name} number {number} is not UTF-8")
 
 
 def _load_texts(options: Options) -> data.Split:
@@ -129,7 +130,8 @@ def _load_texts(options: Options) -> data.Split:
     require(options.target != "gold", "--target gold: texts given by hand have no gold class; give a class name, or a --dataset")
     if options.text_file is not None:
         return data.load_lines(options.text_file, options.max_examples)
-    return data.Split("texts", "--text", list(options.text), list(options.text_pair) or None, None)
+    split = data.Split("texts", "--text", list(options.text), list(options.text_pair) or None, None)
+    return split.select(range(min(len(split), options.max_examples or len(split))))
 
 
 def _labels(options: Options, split: data.Split, classifier: pretrained.Classifier) -> np.ndarray | None:
@@ -148,7 +150,7 @@ def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
     if options.target in ("predicted", "gold"):
         return options.target
     names = classifier.id2label
-    found = [index for index, name in names.items() if options.target in (name, str(index))]
+    found = [index for index in names if options.target == str(index)] or [index for index in names if options.target == names[index]]
     classes = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))
     require(bool(found), f"--target {options.target!r} is not predicted, gold, or one of the classes {classes}")
     return found[0]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from .. import cli, data, evaluation, heads, pretrained, pruning, sharding
+from ..attribution import quadrature
 from ..cli import option, require
-from ..errors import InputError
-from ..files import write_json
+from ..files import user_path, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _prune(options: Options) -> None:
 def _check_ranges(options: Options) -> None:
     rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads") if getattr(options, name) is not None]
     require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
-    require(options.n_steps >= 1, f"--n_steps must be at least 1, not {options.n_steps}")
+    cli.named("--n_steps", lambda: quadrature("gausslegendre", options.n_steps))
     require(options.num_scoring_examples >= 1, f"--num_scoring_examples must be at least 1, not {options.num_scoring_examples}")
     require(
         options.max_eval_examples is None or options.max_eval_examples >= 1,
@@ -153,26 +153,18 @@ def _rule(options: Options, classifier: pretrained.Classifier):
     """Return importance -> mask, having checked its numbers against the model."""
     shape = _shape(classifier)
     if options.prune_heads is not None:
-        mask = _named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *shape))
+        mask = cli.named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *shape))
         return lambda importance: mask
     if options.prune_fraction is not None:
-        _named("--prune_fraction", lambda: heads.prune_lowest_heads(np.zeros(shape), options.prune_fraction))
+        cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(np.zeros(shape), options.prune_fraction))
         return lambda importance: heads.prune_lowest_heads(importance, options.prune_fraction)
     per_layer = min(3, shape[1]) if options.keep_per_layer is None else options.keep_per_layer
-    _named("--keep_per_layer", lambda: heads.keep_top_heads(np.zeros(shape), per_layer))
+    cli.named("--keep_per_layer", lambda: heads.keep_top_heads(np.zeros(shape), per_layer))
     return lambda importance: heads.keep_top_heads(importance, per_layer)
 
 
 def _shape(classifier: pretrained.Classifier) -> tuple[int, int]:
     return classifier.config.num_hidden_layers, classifier.config.num_attention_heads
-
-
-def _named(option_name: str, check):
-    """Run a check and put the option's name before its complaint."""
-    try:
-        return check()
-    except InputError as error:
-        raise InputError(f"{option_name}: {error}") from None
 
 
 def _given_importance(options: Options, classifier: pretrained.Classifier, fingerprint: str) -> dict[str, Any] | None:
@@ -183,9 +175,9 @@ def _given_importance(options: Options, classifier: pretrained.Classifier, finge
         return None
     if options.importance == "random":
         return heads.importance_record("random", heads.random_importance(*_shape(classifier), options.seed), fingerprint)
-    file = Path(options.importance).expanduser()
+    file = user_path(options.importance)
     require(file.is_file(), f"--importance {options.importance!r} is not attribution, random, or an existing head_importance.json")
-    return _named("--importance", lambda: heads.read_importance(file, _shape(classifier), fingerprint))
+    return cli.named("--importance", lambda: heads.read_importance(file, _shape(classifier), fingerprint))
 
 
 def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None) -> data.Encoded:
@@ -193,5 +185,5 @@ def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length
     limit = classifier.config.max_position_embeddings
     labels = data.class_indices(split, classifier.id2label)
     encoded = data.encode(classifier, split, min(max_seq_length or limit, limit), labels)
-    cli.warn_truncated(encoded)
+    cli.warn_truncated(encoded, split.source)
     return encoded

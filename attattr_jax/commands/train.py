@@ -14,11 +14,11 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
+from ..files import user_path
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
 DATASET_DEFAULTS = {
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_ranges(options: Options) -> None:
+    require(options.num_train_epochs <= 10_000, f"--num_train_epochs must be at most 10000, not {options.num_train_epochs}")
     for name in ("num_train_epochs", "train_batch_size", "save_steps", "logging_steps"):
         value = getattr(options, name)
         require(value >= 1, f"--{name} must be at least 1, not {value}")
@@ -105,7 +106,7 @@ def _evaluation_splits(options: Options) -> dict[str, data.Split]:
 def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
     encoded = data.encode(classifier, split, max_length, data.class_indices(split, classifier.id2label))
-    cli.warn_truncated(encoded)
+    cli.warn_truncated(encoded, split.source)
     return encoded
 
 
@@ -130,16 +131,23 @@ def _train(options: Options) -> None:
     folder = cli.OutputFolder(
         options.output_dir or f"runs/{data.dataset_name(options.dataset)}", "train", FILES, options.overwrite, options.resume
     )
-    same_folder = Path(options.model).expanduser().resolve() == folder.path.resolve()
+    same_folder = user_path(options.model).resolve() == folder.path.resolve()
     require(not same_folder, f"--output_dir {folder.path} is the folder of --model, which would be lost: choose another")
+    if options.resume and folder.previous.get("finished"):
+        print(f"the run in {folder.path} is finished; --overwrite starts anew")
+        return
+    model_names = pretrained.load_label_names(options.model)
     train = data.load_split(options.dataset, "train", options.columns, options.max_train_examples)
     splits = _evaluation_splits(options)
+    for split in splits.values():
+        alike = (split.text_pairs is None) == (train.text_pairs is None)
+        require(alike, f"only one of {train.source} and {split.source} has sentence pairs: name the same columns in both")
     require(
         any(split.source != train.source for split in splits.values()),
         f"--dataset {options.dataset} is one file for both training and evaluation: give a folder with train.tsv and dev.tsv",
     )
     # A model that was fine-tuned for these classes keeps its numbering of them.
-    id2label = data.label_names(train, pretrained.load_label_names(options.model))
+    id2label = data.label_names(train, model_names)
     classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed)
     classifier = dataclasses.replace(classifier, id2label=id2label)
     encoded = _encode(classifier, train, options)
@@ -165,6 +173,7 @@ def _train(options: Options) -> None:
 
             def on_step(step: int, num_examples: int, loss: float | None) -> None:
                 if bar.n == 0 and step > 1:  # resumed: what had been done before does not count for the rate
+                    bar.write(f"resumed after step {step - 1} of {trainer.num_steps}", file=sys.stderr)
                     epochs, steps = divmod(step - 1, trainer.steps_per_epoch)
                     bar.initial = bar.n = epochs * len(train) + steps * options.train_batch_size
                 bar.update(num_examples)
