@@ -150,7 +150,8 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
       InputError: not found, not reachable, empty, unreadable, no such column, an empty text or a bad label; names file and row.
     """
     if dataset == REVIEWS:
-        dataset = str(Path(__file__).parent / "reviews")
+        shipped = load_split(str(Path(__file__).parent / "reviews"), split, columns, max_examples)
+        return dataclasses.replace(shipped, source=f"{REVIEWS}/{Path(shipped.source).name}")
     columns = columns or Columns()
     path = user_path(dataset)
     if path.exists():
