@@ -1,6 +1,7 @@
 """Fine-tune on SST-2, explain 200 dev sentences, prune against random heads, and write all figures into one file.
 
-    python benchmarks/sst2.py --data path/to/sst2 --runs runs/sst2-minilm --output benchmarks/results/sst2_minilm.json
+    python benchmarks/sst2.py --data path/to/sst2 --runs runs/sst2-minilm --output benchmarks/results/sst2_minilm.json \\
+        --reviews_checkpoint runs/demo
 
 --data is a folder with GLUE's train.tsv and dev.tsv. A folder of --runs that is already there is used, not made again: training takes
 about 40 minutes on two CPU cores. With --reviews_checkpoint, the accuracy on the same dev set of a model that has never seen SST-2.
@@ -54,7 +55,8 @@ def main() -> None:
     training, attribution = read(folder / "run.json"), read(folder / "attribution" / "run.json")
     recipe = ("model", "seed", "num_train_epochs", "train_batch_size", "learning_rate", "weight_decay", "warmup_ratio", "max_seq_length")
     result = {
-        "command": f"python benchmarks/sst2.py --data path/to/sst2 --runs {folder.name} --output {given.output.name}",
+        "command": f"python benchmarks/sst2.py --data path/to/sst2 --runs runs/{folder.name} --output benchmarks/results/{given.output.name}"
+        + (" --reviews_checkpoint runs/demo" if given.reviews_checkpoint else ""),
         "device": training["device"],
         "packages": training["packages"],
         "training": {name: training["options"][name] for name in recipe} | training["results"],
