@@ -54,9 +54,10 @@ def main() -> None:
 
     training, attribution = read(folder / "run.json"), read(folder / "attribution" / "run.json")
     recipe = ("model", "seed", "num_train_epochs", "train_batch_size", "learning_rate", "weight_decay", "warmup_ratio", "max_seq_length")
+    command = f"python benchmarks/sst2.py --data path/to/sst2 --runs runs/{folder.name} --output benchmarks/results/{given.output.name}"
+    command += " --reviews_checkpoint runs/demo" if given.reviews_checkpoint else ""
     result = {
-        "command": f"python benchmarks/sst2.py --data path/to/sst2 --runs runs/{folder.name} --output benchmarks/results/{given.output.name}"
-        + (" --reviews_checkpoint runs/demo" if given.reviews_checkpoint else ""),
+        "command": command,
         "device": training["device"],
         "packages": training["packages"],
         "training": {name: training["options"][name] for name in recipe} | training["results"],
