@@ -193,8 +193,8 @@ class OutputFolder:
         self._start_time = time.perf_counter()
         require(not (overwrite and resume), "--overwrite and --resume: choose one")
         require(self.path.is_dir() or not os.path.lexists(self.path), f"--output_dir {self.path} is a file, not a folder")
-        require(not self.run_file.exists() or bool(read_run(self.path)), f"{self.run_file} is damaged: choose another --output_dir")
         self.previous = read_run(self.path)
+        require(bool(self.previous) or not self.run_file.exists(), f"{self.run_file} is damaged: choose another --output_dir")
         owner = self.previous.get("script")
         if self.previous:
             require(owner == script, f"--output_dir {self.path} holds results of {owner}.py: choose another folder for {script}.py")

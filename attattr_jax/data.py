@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .config import BertConfig
-from .errors import InputError
+from .errors import InputError, root_cause
 from .files import user_path
 from .pretrained import Classifier
 
@@ -226,7 +226,7 @@ def _load_file(path: Path):
             files = glob.escape(str(path.resolve()))
             table = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=cache, keep_in_memory=True, **options)
     except Exception as error:  # pandas, pyarrow and datasets each raise their own
-        reason = _root_cause(error)
+        reason = root_cause(error)
         raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {reason}") from None
     if rows is not None and len(rows) != len(table):
         raise InputError(f"{path} cannot be read: {len(rows)} rows were counted, {len(table)} read; are quotation marks closed?")
@@ -288,7 +288,7 @@ def _load_from_hub(dataset: str, split: str):
         with _quiet_datasets():
             tables = datasets.load_dataset(*where)
     except Exception as error:  # whatever the network layer raises: the remedy is the same
-        reason = f"{type(error).__name__}: {_root_cause(error)}"
+        reason = f"{type(error).__name__}: {root_cause(error)}"
         raise InputError(f"{dataset} is no file or folder here and cannot be had from the Hub ({reason}): {offline}") from None
     names = [name for name in (split, *_SPLIT_NAMES.get(split, ())) if name in tables]
     if not names:
@@ -313,12 +313,6 @@ class _quiet_datasets:
         datasets.logging.set_verbosity(self._verbosity)
         if self._was_on:
             datasets.enable_progress_bars()
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check(table, split: str, source: str, rows: Sequence[int] | None, columns: Columns, max_examples: int | None) -> Split:

@@ -1,4 +1,4 @@
-"""The one exception for bad input, whatever its source."""
+"""The one exception for bad input, whatever its source, and how to put another library's into one line."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,10 @@ class InputError(ValueError):
     The message is one line: it names the argument, option, or file and row, and says what would be right. The scripts print it after
     `error: ` and exit with status 2; anything else that escapes is a bug.
     """
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the first line of what a library's exception was raised from, or the exception's name where it says nothing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

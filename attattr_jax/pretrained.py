@@ -23,7 +23,7 @@ import safetensors.numpy
 
 from .bert import init_params, param_shapes
 from .config import BertConfig
-from .errors import InputError
+from .errors import InputError, root_cause
 from .files import user_path, write_file, write_json
 
 # Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
@@ -364,7 +364,7 @@ def _load_tokenizer(folder: Path) -> Any:
         tokenizer("a word")  # an empty vocabulary shows only here
         return tokenizer
     except Exception as error:  # the tokenizer library has no common exception of its own
-        raise InputError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise InputError(f"the tokenizer in {folder} cannot be loaded: {root_cause(error)}") from None
 
 
 def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:

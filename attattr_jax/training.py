@@ -24,8 +24,9 @@ import optax
 from . import sharding
 from .bert import Array, BertClassifier, model_inputs
 from .data import Encoded, shuffled_batches
-from .errors import InputError
+from .errors import InputError, root_cause
 from .evaluation import TASK_METRICS, metrics, predict
+from .files import write_file
 from .pretrained import Classifier
 
 
@@ -188,9 +189,9 @@ class Trainer:
                 try:
                     state = checkpointer.load(checkpointer.latest, _abstract(state))
                 except Exception as error:  # Orbax has no common exception for damage
-                    where = f"{self.folder / 'checkpoints'} / {checkpointer.latest.step}"
-                    reason = str(error).splitlines()[0]
-                    raise InputError(f"checkpoint {where} is damaged ({reason:.200}): delete it to go on from the one before") from None
+                    where = self.folder / "checkpoints" / str(checkpointer.latest.step)
+                    reason = f"{root_cause(error):.200}"
+                    raise InputError(f"checkpoint {where} is damaged ({reason}): delete it to go on from the one before") from None
             first_step = int(state.step)
             log = MetricsLog(self.folder / "metrics.jsonl", first_step)
             start, num_examples = time.perf_counter(), 0
@@ -271,7 +272,7 @@ class MetricsLog:
             except (ValueError, KeyError, TypeError):
                 break  # a line cut short by a crash, and whatever follows it
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(kept), encoding="utf-8")
+        write_file(file, "".join(kept))
 
     def write(self, **fields: float) -> None:
         """Append one line."""
