@@ -12,7 +12,6 @@ from .attribution import (
     TokenAttributions,
     attribute_attention,
     attribute_tokens,
-    quadrature,
     sum_over_layers,
 )
 from .bert import forward, init_params
@@ -20,6 +19,7 @@ from .config import BertConfig
 from .errors import InputError
 from .explanations import load_attributions
 from .heads import head_importance, keep_top_heads, prune_lowest_heads
+from .integration import quadrature
 from .pretrained import Classifier, load_classifier, save_classifier
 
 __all__ = [

@@ -16,7 +16,7 @@ Q query rows (T, or 1 where only the [CLS] row is needed).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,8 +33,36 @@ Batch = Mapping[str, Any]
 # 1 keeps a head, 0 masks it: a traced array [L, N], or nested tuples, which become a constant of the compiled program.
 HeadMask = Any
 
+
+@jax.custom_jvp
+def _gelu(x: Array) -> Array:
+    """Exact GELU. Its derivative keeps one array for the backward pass, where automatic differentiation of the library's keeps three:
+    these arrays are most of the memory of an attribution."""
+    return nn.gelu(x, approximate=False)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    (x,), (direction,) = primals, tangents
+    density = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
+    return _gelu(x), direction * (0.5 * jax.lax.erfc(-x * np.asarray(0.5**0.5, x.dtype)) + x * density)
+
+
+@jax.custom_jvp
+def _softmax(scores: Array) -> Array:
+    """Softmax over the last axis whose derivative keeps nothing but the result."""
+    return nn.softmax(scores, axis=-1)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    (scores,), (direction,) = primals, tangents
+    probs = _softmax(scores)
+    return probs, probs * (direction - jnp.sum(probs * direction, axis=-1, keepdims=True))
+
+
 _ACTIVATIONS = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu": _gelu,
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
     "relu": nn.relu,
@@ -96,7 +124,7 @@ class BertLayer(nn.Module):
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         # A finite fill: a row without any real key, as padded examples have, stays free of NaN.
         scores = jnp.where(key_mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-        return nn.softmax(scores, axis=-1).astype(query.dtype)
+        return _softmax(scores).astype(query.dtype)
 
     def mix(self, hidden: Array, probs: Array, head_mask: Array | None = None, train: bool = False) -> Array:
         """Return the projected context [B, Q, D] of `probs` [B, N, Q, T], without its bias: linear in `probs`."""
@@ -189,15 +217,58 @@ class BertClassifier(nn.Module):
         hidden, used, inputs = self.encode(hidden, batch["attention_mask"] != 0, attention_probs, head_mask, cls_only=cls_only, train=train)
         return self.classify(hidden, train), used, inputs
 
-    def mix_layer(self, layer: int, hidden: Array, probs: Array, head_mask: Array | None = None) -> Array:
-        """Return what attention `probs` adds to the residual stream of `layer`: linear in `probs`, without the bias."""
-        return self.layers[layer].mix(hidden, probs, None if head_mask is None else head_mask[layer])
-
-    def classify_from_mixed(self, layer: int, hidden: Array, mixed: Array, key_mask: Array, head_mask=None) -> Array:
-        """Return the logits [B, C] given the input [B, T, D] of `layer` and what its attention adds [B, Q, D]."""
-        hidden = self.layers[layer].finish(hidden, mixed)
-        hidden, _, _ = self.encode(hidden, key_mask, head_mask=head_mask, first_layer=layer + 1, cls_only=True)
+    def classify_hidden(self, hidden: Array, key_mask: Array, attention_probs=None, head_mask=None, first_layer: int = 0) -> Array:
+        """Return the logits [B, C] given the input [B, T, D] of `first_layer`; otherwise as `encode`."""
+        hidden, _, _ = self.encode(hidden, key_mask, attention_probs, head_mask, first_layer, cls_only=True)
         return self.classify(hidden)
+
+    def classify_words(self, words: Array, token_type_ids: Array, key_mask: Array, head_mask=None) -> Array:
+        """Return the logits [B, C] given word embeddings [B, T, D]."""
+        return self.classify_hidden(self.embed(words, token_type_ids), key_mask, head_mask=head_mask)
+
+    def classify_branches(
+        self, layers: Sequence[int], hidden: Sequence[Array], mixed: Sequence[Array], key_mask: Sequence[Array], head_mask=None
+    ) -> Array:
+        """Return the logits [len(layers), B, C] of models in which one layer's attention adds something else: a branch for each layer.
+
+        All branches go up through the model as one batch, which grows by B examples at each of `layers`: a matrix of weights is used
+        once, however many branches there are.
+
+        Args:
+          layers: ascending.
+          hidden: the input [B, T, D] of each of them.
+          mixed: what its attention adds, [B, Q, D], as from `mix`.
+          key_mask: bool [B, T], of each layer's examples.
+          head_mask: [L, N].
+        """
+        entering = dict(zip(layers, zip(hidden, mixed, key_mask, strict=True), strict=True))
+        stream, keys = None, None
+        for index in range(layers[0], self.config.num_hidden_layers):
+            layer = self.layers[index]
+            num_queries = 1 if index == self.config.num_hidden_layers - 1 else None
+            residual, added = [], []
+            if stream is not None:
+                probs = layer.probs(stream, keys, num_queries)
+                added.append(layer.mix(stream, probs, None if head_mask is None else head_mask[index]))
+                residual.append(stream[:, :num_queries])
+            if index in entering:
+                inputs, attention, mask = entering[index]
+                added.append(attention)
+                residual.append(inputs[:, :num_queries])
+                keys = mask if keys is None else jnp.concatenate([keys, mask])
+            stream = layer.finish(jnp.concatenate(residual), jnp.concatenate(added))
+        return self.classify(stream).reshape(len(layers), -1, self.config.num_labels)
+
+
+def mix(layer_params: Params, config: BertConfig, hidden: Array, probs: Array, head_mask: Array | None) -> Array:
+    """Return what attention `probs` [B, N, Q, T] adds to the residual stream of a layer, [B, Q, D]: linear in `probs`, without the bias.
+
+    Args:
+      layer_params: of this layer.
+      hidden: its input [B, T, D].
+      head_mask: [N].
+    """
+    return BertLayer(config).apply({"params": layer_params}, hidden, probs, head_mask, method="mix")
 
 
 def init_params(config: BertConfig, key: Array) -> Params:

@@ -23,15 +23,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from . import sharding
-from .attribution import (
-    AttentionAttributions,
-    attribute_attention,
-    attribute_tokens,
-    default_batch_size,
-    default_step_batch_size,
-    max_over_real,
-)
+from . import engine, sharding
+from .attribution import AttentionAttributions, attribute_attention, attribute_tokens
 from .bert import model_inputs
 from .data import Encoded, Split, inference_batches
 from .errors import InputError
@@ -103,15 +96,14 @@ def explain(
     if options.target == "gold" and encoded.labels is None:
         raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
 
-    for batch in inference_batches(encoded, config, batch_size or default_batch_size, mesh.size):
+    for batch in inference_batches(encoded, config, batch_size or functools.partial(engine.default_batch_size, config), mesh.size):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
-        rows, length = inputs["input_ids"].shape
         path = {
             "n_steps": options.n_steps,
             "method": options.method,
             "objective": options.objective,
-            "step_batch_size": options.step_batch_size or default_step_batch_size(config, rows // mesh.size, length),
+            "step_batch_size": options.step_batch_size,
         }
         result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, **path)
         tokens = attribute_tokens(params, inputs, config, result.target, **path)
@@ -142,7 +134,7 @@ def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
     """Return what a row needs, so that [B, L, N, T, T] can stay on the device."""
     return {
         "probabilities": jax.nn.softmax(result.logits, axis=-1),
-        "head_importance": max_over_real(result.attributions, attention_mask != 0),
+        "head_importance": engine.max_over_real(result.attributions, attention_mask != 0),
         "token_pairs": jnp.sum(result.attributions, axis=(1, 2)),
         "magnitude": jnp.sum(jnp.abs(result.attributions), axis=(2, 3, 4)),
     }

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .attribution import max_over_real
+from .engine import max_over_real
 from .errors import InputError
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from . import sharding
-from .attribution import attribute_attention, default_batch_size, default_step_batch_size
+from . import engine, sharding
+from .attribution import attribute_attention
 from .bert import model_inputs
 from .data import Encoded, Split, inference_batches
 from .errors import InputError
@@ -37,11 +38,9 @@ def attribution_importance(
     config = classifier.config
     params = sharding.replicate(classifier.params, mesh)
     total = np.zeros((config.num_hidden_layers, config.num_attention_heads))
-    for batch in inference_batches(encoded, config, default_batch_size, mesh.size):
+    for batch in inference_batches(encoded, config, functools.partial(engine.default_batch_size, config), mesh.size):
         inputs, labels = sharding.shard_rows((model_inputs(batch.inputs), batch.labels), mesh)
-        rows, length = inputs["input_ids"].shape
-        steps = default_step_batch_size(config, rows // mesh.size, length)
-        result = attribute_attention(params, inputs, config, labels, n_steps, method, reduce="head_max", step_batch_size=steps)
+        result = attribute_attention(params, inputs, config, labels, n_steps, method, reduce="head_max")
         is_example = batch.weights > 0
         total += np.asarray(result.attributions, np.float64)[is_example].sum(axis=0)
         on_batch(int(is_example.sum()))

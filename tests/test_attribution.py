@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import attribution, bert, sharding
+from attattr_jax import bert, integration, sharding
 
 GOLDEN_RUNS = [
     ("left20_predicted", "riemann_left", 20, "prob"),
@@ -49,7 +49,7 @@ def default(run):
     return run(n_steps=8)
 
 
-@pytest.mark.parametrize("method", attribution.METHODS)
+@pytest.mark.parametrize("method", integration.METHODS)
 def test_quadrature_weights_sum_to_one_inside_the_interval(method):
     nodes, weights = aa.quadrature(method, 7)
     assert nodes.shape == weights.shape == (7,)

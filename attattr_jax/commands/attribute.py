@@ -18,11 +18,13 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import cli, data, heads, pretrained, sharding
-from ..attribution import METHODS, OBJECTIVES, check_objective, quadrature
+from ..attribution import check_objective
 from ..cli import option, printable, require
+from ..engine import OBJECTIVES
 from ..errors import InputError
 from ..explanations import AttributionOptions, DatasetSummary, ExplanationWriter, explain
 from ..files import write_json
+from ..integration import METHODS, quadrature
 
 
 @dataclasses.dataclass(frozen=True)

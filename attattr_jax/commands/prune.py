@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from .. import cli, data, evaluation, heads, pretrained, pruning, sharding
-from ..attribution import quadrature
 from ..cli import option, require
 from ..files import user_path, write_json
+from ..integration import quadrature
 
 
 @dataclasses.dataclass(frozen=True)

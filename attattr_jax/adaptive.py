@@ -1,0 +1,251 @@
+"""Integration with as many nodes as each example and layer needs: a level above the pure functions, since it looks at values.
+
+The levels are those of `integration.nested_rules`, 9, 11, 23 and 47 nodes. All examples and layers are integrated at the first; those that
+do not meet the tolerance go on to the next, which adds nodes and repeats none: the sums for the weights of all levels are kept from the
+start. Met is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| / Σ|attributions|.
+
+Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, S levels, E examples that are refined at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import engine
+from .bert import Array, mask_array
+from .integration import nested_rules
+
+FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes give the change of the 9
+
+
+def levels_within(max_steps: int) -> tuple[int, ...]:
+    """Return the numbers of nodes of the levels that `max_steps` allows, the first of which only gives the first change."""
+    return tuple(size for size in nested_rules().sizes if size <= max_steps)
+
+
+def refine(
+    keys: Sequence[Hashable],
+    num_rows: int,
+    sizes: Sequence[int],
+    integrate: Callable[[dict[Hashable, np.ndarray], int, int], None],
+    assess: Callable[[Hashable, int, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Go from level to level until every (row, key) is good enough, or the levels end.
+
+    Args:
+      keys: what is integrated for each of `num_rows` rows: layers.
+      sizes: nodes of each level.
+      integrate: (pending rows of each key, first node, last node + 1): add these nodes.
+      assess: (key, level, pending) -> bool [rows], good enough.
+
+    Returns:
+      n_steps int32 and converged bool, [rows, keys].
+    """
+    n_steps = np.full((num_rows, len(keys)), sizes[FIRST_LEVEL], np.int32)
+    pending = {key: np.ones(num_rows, bool) for key in keys}
+    done = 0
+    for level in range(FIRST_LEVEL, len(sizes)):
+        waiting = {key: rows for key, rows in pending.items() if rows.any()}
+        if not waiting:
+            break
+        integrate(waiting, done, sizes[level])
+        done = sizes[level]
+        for at, (key, rows) in enumerate(pending.items()):
+            if rows.any():
+                n_steps[rows, at] = sizes[level]
+                pending[key] = rows & ~np.asarray(assess(key, level, rows))
+    return n_steps, ~np.stack(list(pending.values()), axis=1)
+
+
+def attribute_adaptively(
+    params, batch, target, static_mask, traced_mask, config, objective, layers, groups, tolerance: float, sizes: Sequence[int], reduce
+) -> tuple[engine.Result, np.ndarray, np.ndarray, Array]:
+    """Attribute to the attention of `layers` (ascending), each with the nodes it needs.
+
+    Returns:
+      the result, n_steps and converged [B, L], the last relative change [B, L].
+    """
+    rule = _levels(sizes)
+    num_rows = np.shape(batch["input_ids"])[0]
+    last = config.num_hidden_layers - 1
+    static = {"config": config, "objective": objective, "static_mask": static_mask}
+    clean, baseline = _start(params, batch, target, traced_mask, layers=layers, **static)
+    at = {layer: index for index, layer in enumerate(layers)}
+    sums = {layer: jnp.zeros((len(sizes), *clean.mixed[at[layer]].shape), clean.mixed[0].dtype) for layer in layers}
+    head_mask = mask_array(static_mask, traced_mask)
+    found = {layer: (jnp.zeros(clean.probs[at[layer]].shape, clean.mixed[0].dtype), jnp.zeros_like(clean.score)) for layer in layers}
+
+    def integrate(waiting, start, stop):
+        for group, steps_at_once in groups:
+            of_group = {layer: waiting.get(layer, np.zeros(num_rows, bool)) for layer in group}
+            most = max((rows.sum() for layer, rows in of_group.items() if layer != last), default=0)
+            everything = start == 0 or 1 < num_rows < 2 * most
+            parts = [(group, None)] if everything else _slots(of_group, last, max(1, num_rows // 8))
+            for part, picked in parts:
+                which = [at[layer] for layer in part]
+                rows = [clean.hidden[i] for i in which], [clean.mixed[i] for i in which], clean.real, clean.target
+                before = [sums[layer] for layer in part]
+                new = _integrate(
+                    params, *rows, before, picked, traced_mask, rule, start, stop, layers=part, steps_at_once=steps_at_once, **static
+                )
+                sums.update(zip(part, new, strict=True))
+
+    def assess(layer, level, rows):
+        i = at[layer]
+        arrays = clean.hidden[i], clean.probs[i], sums[layer], clean.score, baseline[:, i], clean.real
+        arrays += engine.row_of(head_mask, layer), tuple(found[layer]), rows
+        *found[layer], good = _assess(params[f"layers_{layer}"], *arrays, level, tolerance, config=config)
+        return good
+
+    n_steps, converged = refine(layers, num_rows, sizes, integrate, assess)
+    attributions = [found[layer][0] for layer in layers]
+    result = _assemble(clean, attributions, baseline, reduce=reduce)
+    return result, n_steps, converged, jnp.stack([found[layer][1] for layer in layers], axis=1)
+
+
+def _levels(sizes: Sequence[int]) -> engine.Rule:
+    """Return the nodes and weights of the levels with these sizes."""
+    rules = nested_rules()
+    dtype = jnp.result_type(float)
+    return rules.nodes[: sizes[-1]].astype(dtype), rules.weights[: len(sizes), : sizes[-1]].astype(dtype)
+
+
+def _slots(waiting: dict[int, np.ndarray], last: int, num_slots: int):
+    """Yield (layers, (rows int [layers, E], used bool [layers, E])) until every waiting row of every layer had a slot.
+
+    The model's last layer, of which only one row is computed, goes by itself: it is the one that most often needs more nodes.
+    """
+    num_rows = len(next(iter(waiting.values())))
+    for part, slots in (
+        (tuple(key for key in waiting if key != last), num_slots),
+        (tuple(key for key in waiting if key == last), num_rows),
+    ):
+        listed = [np.flatnonzero(waiting[layer]) for layer in part]
+        for begin in range(0, max(map(len, listed), default=0), slots):
+            rows, used = np.zeros((len(part), slots), np.int32), np.zeros((len(part), slots), bool)
+            for number, each in enumerate(listed):
+                chosen = each[begin : begin + slots]
+                rows[number, : len(chosen)], used[number, : len(chosen)] = chosen, True
+            yield part, (rows, used)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "layers"))
+def _start(params, batch, target, traced_mask, config, objective, static_mask, layers):
+    head_mask = mask_array(static_mask, traced_mask)
+    clean = engine.clean_pass(params, batch, target, head_mask, config, objective, layers)
+    return clean, engine.baseline_scores(params, config, layers, clean, head_mask, objective)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "layers", "steps_at_once"), donate_argnames=("sums",))
+def _integrate(
+    params, hidden, mixed, real, target, sums, picked, traced_mask, rule, start, stop, config, objective, static_mask, layers, steps_at_once
+) -> list[Array]:
+    """Add the nodes from `start` to `stop` to the sums [S, B, Q, D] of each layer, of all rows, or of the rows picked for each layer."""
+    head_mask = mask_array(static_mask, traced_mask)
+    real, targets = [real] * len(layers), [target] * len(layers)
+    if picked is not None:
+        hidden, mixed, real, targets = (
+            [values[rows] for values, rows in zip(each, picked[0], strict=True)] for each in (hidden, mixed, real, targets)
+        )
+    added = engine.context_gradients(
+        params, config, layers, hidden, mixed, real, head_mask, targets, objective, rule, steps_at_once, start, stop
+    )
+    if picked is None:
+        return jax.tree.map(jnp.add, sums, added)
+    return [
+        total.at[:, rows].add(jnp.where(used[None, :, None, None], new, 0))
+        for total, new, rows, used in zip(sums, added, *picked, strict=True)
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("found",))
+def _assess(layer_params, hidden, probs, sums, score, baseline, real, head_mask, found, pending, level, tolerance, config):
+    """Return the attributions [B, N, T, T] and relative changes [B], new where a row was pending, and which rows are good enough."""
+    attributions, before = (engine.attribution_of(layer_params, config, hidden, probs, head_mask, sums[at]) for at in (level, level - 1))
+    magnitude = jnp.sum(jnp.abs(attributions), axis=(1, 2, 3))
+    delta = jnp.sum(attributions, axis=(1, 2, 3)) - (score - baseline)
+    change = jnp.sum(jnp.abs(attributions - before), axis=(1, 2, 3))
+    good = _good(magnitude, delta, change, score, baseline, real, tolerance)
+    change = change / jnp.where(magnitude == 0, 1, magnitude)
+    kept, kept_change = found
+    return jnp.where(pending[:, None, None, None], attributions, kept), jnp.where(pending, change, kept_change), good
+
+
+def _good(magnitude, delta, change, score, baseline, real, tolerance) -> Array:
+    """Return bool [B]: both within the tolerance. Rows without a real token, which fill up a batch, are good."""
+    # Below this, F itself is not known better: the difference of two outputs is rounded.
+    rounding = 4 * jnp.finfo(magnitude.dtype).eps * jnp.maximum(jnp.abs(score), jnp.abs(baseline))
+    good = (jnp.abs(delta) <= jnp.maximum(tolerance * magnitude, rounding)) & (change <= tolerance * magnitude)
+    return good | ~jnp.any(real, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("reduce",))
+def _assemble(clean, attributions, baseline, reduce) -> engine.Result:
+    return engine.assemble(clean, attributions, baseline, reduce)
+
+
+def attribute_tokens_adaptively(
+    params, batch, special, target, traced_mask, config, objective, static_mask, baseline_token_id, steps_at_once, tolerance, sizes
+) -> tuple[engine.TokenResult, np.ndarray, np.ndarray]:
+    """Attribute to tokens, each example with the nodes it needs; returns the result, n_steps and converged [B]."""
+    rule = _levels(sizes)
+    num_rows = np.shape(batch["input_ids"])[0]
+    static = {"config": config, "objective": objective, "static_mask": static_mask}
+    path, score, baseline = _start_tokens(params, batch, special, target, traced_mask, baseline_token_id=baseline_token_id, **static)
+    sums = jnp.zeros((len(sizes), *path.words.shape), path.words.dtype)
+    result = None
+
+    def integrate(waiting, start, stop):
+        nonlocal sums
+        rows = np.flatnonzero(waiting["tokens"])
+        everything = start == 0 or num_rows < 2 * len(rows)
+        size = max(1, num_rows // 8)
+        for begin in [0] if everything else range(0, len(rows), size):
+            chosen = rows[begin : begin + size]
+            picked = None if everything else (np.resize(chosen, size), np.arange(size) < len(chosen))
+            segments = batch["token_type_ids"]
+            sums = _integrate_tokens(
+                params, segments, path, sums, picked, traced_mask, rule, start, stop, steps_at_once=steps_at_once, **static
+            )
+
+    def assess(_, level, rows):
+        nonlocal result
+        result, good = _assess_tokens(path, sums, score, baseline, result, rows, level, tolerance)
+        return good
+
+    n_steps, converged = refine(("tokens",), num_rows, sizes, integrate, assess)
+    return result, n_steps[:, 0], converged[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "baseline_token_id"))
+def _start_tokens(params, batch, special, target, traced_mask, config, objective, static_mask, baseline_token_id):
+    head_mask = mask_array(static_mask, traced_mask)
+    path = engine.token_path(params, batch, special, target, head_mask, config, baseline_token_id)
+    return path, *engine.token_scores(params, batch["token_type_ids"], head_mask, config, objective, path)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "steps_at_once"), donate_argnames=("sums",))
+def _integrate_tokens(params, segments, path, sums, picked, traced_mask, rule, start, stop, config, objective, static_mask, steps_at_once):
+    """Add the nodes from `start` to `stop` to the sums [S, B, T, D] of all rows, or of the rows picked."""
+    head_mask = mask_array(static_mask, traced_mask)
+    if picked is not None:
+        rows, used = picked
+        path, segments = jax.tree.map(lambda values: values[rows], path), jnp.asarray(segments)[rows]
+    new = engine.token_gradients(params, segments, head_mask, config, objective, path, rule, steps_at_once, start, stop)
+    return sums + new if picked is None else sums.at[:, rows].add(jnp.where(used[None, :, None, None], new, 0))
+
+
+@jax.jit
+def _assess_tokens(path, sums, score, baseline, before, pending, level, tolerance):
+    """Return the result, new where a row was pending, and which rows are good enough."""
+    result = engine.token_result(path, sums[level], score, baseline)
+    change = jnp.sum(jnp.abs(result.attributions - engine.token_result(path, sums[level - 1], score, baseline).attributions), axis=1)
+    good = _good(jnp.sum(jnp.abs(result.attributions), axis=1), result.convergence_delta, change, score, baseline, path.real, tolerance)
+    if before is not None:
+        result = jax.tree.map(lambda new, old: jnp.where(pending.reshape(-1, *[1] * (new.ndim - 1)), new, old), result, before)
+    return result, good
