@@ -1,8 +1,9 @@
 """Integration with as many nodes as each example and layer needs: a level above the pure functions, since it looks at values.
 
-The levels are those of `integration.nested_rules`, 9, 11, 23 and 47 nodes. All examples and layers are integrated at the first; those that
-do not meet the tolerance go on to the next, which adds nodes and repeats none: the sums for the weights of all levels are kept from the
-start. Met is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| / Σ|attributions|.
+The levels are those of `integration.nested_rules`, 7, 11, 15, 31 and 63 nodes. All examples and layers are integrated at the first; those
+that do not meet the tolerance go on to the next, which adds nodes and repeats none: the sums for the weights of all levels are kept from
+the start. Met is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| /
+Σ|attributions|.
 
 Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, S levels, E examples that are refined at once.
 """
@@ -20,7 +21,8 @@ from . import engine
 from .bert import Array, mask_array
 from .integration import nested_rules
 
-FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes give the change of the 9
+REFINED_STEPS = 4  # the least that a level adds
+FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes only give the change of the 7
 
 
 def levels_within(max_steps: int) -> tuple[int, ...]:
@@ -83,16 +85,17 @@ def attribute_adaptively(
     def integrate(waiting, start, stop):
         for group, steps_at_once in groups:
             of_group = {layer: waiting.get(layer, np.zeros(num_rows, bool)) for layer in group}
+            num_slots = max(1, num_rows // 8)
             most = max((rows.sum() for layer, rows in of_group.items() if layer != last), default=0)
             everything = start == 0 or 1 < num_rows < 2 * most
-            parts = [(group, None)] if everything else _slots(of_group, last, max(1, num_rows // 8))
+            parts = [(group, None)] if everything else _slots(of_group, last, num_slots)
             for part, picked in parts:
                 which = [at[layer] for layer in part]
                 rows = [clean.hidden[i] for i in which], [clean.mixed[i] for i in which], clean.real, clean.target
                 before = [sums[layer] for layer in part]
-                new = _integrate(
-                    params, *rows, before, picked, traced_mask, rule, start, stop, layers=part, steps_at_once=steps_at_once, **static
-                )
+                # Fewer rows, more steps: as much at once.
+                steps = steps_at_once if picked is None else min(REFINED_STEPS, steps_at_once * max(1, num_rows // picked[0].shape[1]))
+                new = _integrate(params, *rows, before, picked, traced_mask, rule, start, stop, layers=part, steps_at_once=steps, **static)
                 sums.update(zip(part, new, strict=True))
 
     def assess(layer, level, rows):

@@ -59,7 +59,7 @@ def check_adaptive(tolerance: float, max_steps: int) -> tuple[int, ...]:
         raise InputError(f"tolerance must be a number between 0 and 1, not {tolerance!r}")
     sizes = adaptive.levels_within(max_steps)
     if isinstance(max_steps, bool) or len(sizes) <= adaptive.FIRST_LEVEL:
-        raise InputError(f"max_steps must be at least 9, the nodes of the first level, not {max_steps!r}")
+        raise InputError(f"max_steps must be at least 7, the nodes of the first level, not {max_steps!r}")
     return sizes
 
 
@@ -85,7 +85,7 @@ def attribute_attention(
     step_batch_size: int | None = None,
     path: str = "layer",
     tolerance: float = 1e-3,
-    max_steps: int = 47,
+    max_steps: int = 63,
 ) -> AttentionAttributions:
     """Attribute the model's output to the attention of every token pair in every head (paper, equations 2 and 3).
 
@@ -112,7 +112,7 @@ def attribute_attention(
         `baseline_score` and `convergence_delta` are [B, 1].
       tolerance: with "auto": the largest |convergence delta| / Σ|attributions|, and the largest change from one level of nodes to the
         next, Σ|change| / Σ|attributions|, of a layer of an example.
-      max_steps: with "auto": no level of more nodes is tried; the levels are 9, 11, 23 and 47.
+      max_steps: with "auto": no level of more nodes is tried; the levels are 7, 11, 15, 31 and 63.
 
     Returns:
       `AttentionAttributions`.
@@ -171,7 +171,7 @@ def attribute_tokens(
     baseline_token_id: int | None = None,
     step_batch_size: int | None = None,
     tolerance: float = 1e-3,
-    max_steps: int = 47,
+    max_steps: int = 63,
 ) -> TokenAttributions:
     """Attribute the model's output to each token by integrated gradients (Sundararajan et al., ICML 2017) on the word embeddings.
 

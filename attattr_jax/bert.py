@@ -34,39 +34,14 @@ Batch = Mapping[str, Any]
 HeadMask = Any
 
 
-@jax.custom_jvp
-def _gelu(x: Array) -> Array:
-    """Exact GELU. Its derivative keeps one array for the backward pass, where automatic differentiation of the library's keeps three:
-    these arrays are most of the memory of an attribution."""
-    return nn.gelu(x, approximate=False)
-
-
-@_gelu.defjvp
-def _gelu_jvp(primals, tangents):
-    (x,), (direction,) = primals, tangents
-    density = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
-    return _gelu(x), direction * (0.5 * jax.lax.erfc(-x * np.asarray(0.5**0.5, x.dtype)) + x * density)
-
-
-@jax.custom_jvp
-def _softmax(scores: Array) -> Array:
-    """Softmax over the last axis whose derivative keeps nothing but the result."""
-    return nn.softmax(scores, axis=-1)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals, tangents):
-    (scores,), (direction,) = primals, tangents
-    probs = _softmax(scores)
-    return probs, probs * (direction - jnp.sum(probs * direction, axis=-1, keepdims=True))
-
-
+# Recomputed in the backward pass: what would be kept otherwise is most of the memory of an attribution.
 _ACTIVATIONS = {
-    "gelu": _gelu,
-    "gelu_new": functools.partial(nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+    "gelu": jax.checkpoint(functools.partial(nn.gelu, approximate=False)),
+    "gelu_new": jax.checkpoint(functools.partial(nn.gelu, approximate=True)),
+    "gelu_pytorch_tanh": jax.checkpoint(functools.partial(nn.gelu, approximate=True)),
     "relu": nn.relu,
 }
+_softmax = jax.checkpoint(nn.softmax)
 
 
 def _dense(features: int, config: BertConfig, use_bias: bool = True) -> nn.Dense:

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,12 @@ from typing import Any
 from . import data
 from .errors import InputError
 from .files import user_path, write_json
+from .integration import quadrature
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
+
+
+CACHE_BYTES = 2 * 2**30
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -100,6 +105,7 @@ def run(main: Callable[[], None]) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows its escape
             stream.reconfigure(errors="backslashreplace")
     try:
+        _use_compilation_cache()
         main()
         if sys.stdout is not None:  # None: closed by the caller
             sys.stdout.flush()
@@ -115,6 +121,19 @@ def run(main: Callable[[], None]) -> int:
             raise
         return _complain(f"{error.filename or 'output'}: {error.strerror}", 2)
     return 0
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless the environment says where, or JAX_ENABLE_COMPILATION_CACHE=false."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if not os.path.isabs(home):  # no home folder, no cache
+            return
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "attattr-jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
 def _complain(message: str, status: int) -> int:
@@ -140,8 +159,37 @@ def progress(total: int, unit: str, description: str) -> Iterator[Any]:
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10
-    with tqdm(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=sys.stderr) as bar:
+    with tqdm(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=sys.stderr) as bar, _compiling_shown(bar):
         yield bar
+
+
+@contextlib.contextmanager
+def _compiling_shown(bar: Any) -> Iterator[None]:
+    """Show in a progress bar when XLA compiles for over a second."""
+    import jax
+
+    timers: list[threading.Timer] = []
+
+    def show(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # lowered: compilation comes next
+            timers.append(threading.Timer(1.0, bar.set_description, [f"{bar.desc.removesuffix(': ')} (compiling)"]))
+            timers[-1].daemon = True
+            timers[-1].start()
+        elif event == "/jax/core/compile/backend_compile_duration":
+            stop()
+
+    def stop() -> None:
+        while timers:
+            timers.pop().cancel()
+        bar.set_description(description, refresh=False)
+
+    description = bar.desc.removesuffix(": ")
+    jax.monitoring.register_event_duration_secs_listener(show)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(show)
+        stop()
 
 
 def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
@@ -158,6 +206,15 @@ def named(option_name: str, check: Callable[[], Any]) -> Any:
         return check()
     except InputError as error:
         raise InputError(f"{option_name}: {error}") from None
+
+
+def checked_n_steps(n_steps: str, method: str) -> int | str:
+    """Return the value of `--n_steps`: "auto", or a number that the rule allows."""
+    if n_steps == "auto":
+        return n_steps
+    require(n_steps.isascii() and n_steps.removeprefix("-").isdigit(), f"--n_steps must be an integer or auto, not {n_steps!r}")
+    named("--n_steps", lambda: quadrature(method, int(n_steps[:9])))
+    return int(n_steps)
 
 
 def warn_truncated(encoded: data.Encoded, source: str) -> None:

@@ -138,7 +138,7 @@ def context_gradients(
         gradients = jax.vmap(lambda alpha: gradient([alpha * added for added in mixed]))(alphas)  # [M, B, Q, D] of each layer
         return [jnp.einsum("sm,mbqd->sbqd", weights, each, precision="highest") for each in gradients]
 
-    return sum_over_nodes(chunk, rule, steps_at_once, mixed[0].dtype, start, stop)
+    return sum_over_nodes(chunk, rule, steps_at_once, mixed, start, stop)
 
 
 def attribution_of(layer_params: Params, config: BertConfig, hidden: Array, probs: Array, head_mask: Any, gradient: Array) -> Array:
@@ -171,7 +171,7 @@ def joint_attributions(params, config, layers, clean: Clean, head_mask, objectiv
         gradients = jax.vmap(lambda alpha: gradient([alpha * values for values in probs]))(alphas)
         return [jnp.einsum("sm,mbnqt->sbnqt", weights, each, precision="highest") for each in gradients]
 
-    gradients = sum_over_nodes(chunk, rule, steps_at_once, probs[0].dtype)
+    gradients = sum_over_nodes(chunk, rule, steps_at_once, probs)
     attributions = [values * each[0] for values, each in zip(probs, gradients, strict=True)]
     return attributions, output([jnp.zeros_like(values) for values in probs])
 
@@ -214,7 +214,7 @@ def token_gradients(params, token_type_ids, head_mask, config, objective, path: 
         gradients = jax.vmap(lambda alpha: jax.grad(output)(path.baseline + alpha * (path.words - path.baseline)))(alphas)
         return jnp.einsum("sm,mbtd->sbtd", weights, gradients, precision="highest")
 
-    return sum_over_nodes(chunk, rule, steps_at_once, path.words.dtype, start, stop)
+    return sum_over_nodes(chunk, rule, steps_at_once, path.words, start, stop)
 
 
 def token_scores(params, token_type_ids, head_mask, config, objective, path: TokenPath) -> tuple[Array, Array]:
@@ -229,8 +229,12 @@ def _first_and_last(real: Array) -> Array:
     return real & ((count == 1) | (count == count[:, -1:]))
 
 
-def sum_over_nodes(chunk: Callable, rule: Rule, steps_at_once: int, dtype, start: int | Array = 0, stop: int | Array | None = None):
-    """Return Σ chunk(nodes [m], weights [S, m]) over the nodes from `start` to `stop`, `steps_at_once` of them in memory at a time."""
+def sum_over_nodes(chunk: Callable, rule: Rule, steps_at_once: int, summand: Any, start: int | Array = 0, stop: int | Array | None = None):
+    """Return Σ chunk(nodes [m], weights [S, m]) over the nodes from `start` to `stop`, `steps_at_once` of them in memory at a time.
+
+    `summand` is a tree of arrays [...]; the sum has arrays [S, ...] of the same types.
+    """
+    dtype = jax.tree.leaves(summand)[0].dtype
     nodes, weights = (jnp.asarray(values, dtype) for values in rule)
     stop = nodes.shape[0] if stop is None else stop
     steps_at_once = min(steps_at_once, nodes.shape[0])
@@ -244,8 +248,7 @@ def sum_over_nodes(chunk: Callable, rule: Rule, steps_at_once: int, dtype, start
         used = jnp.where(here[None, :], jax.lax.dynamic_slice_in_dim(weights, first, steps_at_once, axis=1), 0)
         return jax.tree.map(jnp.add, total, chunk(alphas, used))
 
-    shapes = jax.eval_shape(chunk, nodes[:steps_at_once], weights[:, :steps_at_once])
-    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+    zeros = jax.tree.map(lambda like: jnp.zeros((weights.shape[0], *like.shape), like.dtype), summand)
     num_chunks = -(-(stop - start) // steps_at_once)
     return jax.lax.fori_loop(0, num_chunks, add, zeros)
 
@@ -275,7 +278,7 @@ def memory_budget() -> int:
 def bytes_per_step(config: BertConfig, layers: Sequence[int], batch_size: int, num_tokens: int) -> int:
     """Estimate what the backward pass of one node of all `layers` keeps, together."""
     last = config.num_hidden_layers - 1
-    per_token = 13 * config.hidden_size + config.intermediate_size + 3 * config.num_attention_heads * num_tokens
+    per_token = 9 * config.hidden_size + config.intermediate_size + 3 * config.num_attention_heads * num_tokens
     itemsize = 2 if config.dtype in ("bfloat16", "float16") else 4
     layers_above = sum(last - layer for layer in layers) + 1
     return itemsize * batch_size * num_tokens * layers_above * per_token

@@ -49,11 +49,14 @@ class AttributionOptions:
     """How to attribute, as the arguments of `attribute_attention`."""
 
     target: str | int = "predicted"  # "predicted", "gold" or a class index
-    n_steps: int = 20
+    n_steps: int | str = 20
     method: str = "gausslegendre"
     objective: str = "prob"
     layers: tuple[int, ...] | None = None
     step_batch_size: int | None = None
+    path: str = "layer"
+    tolerance: float = 1e-3
+    max_steps: int = 63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +102,9 @@ def explain(
     for batch in inference_batches(encoded, config, batch_size or functools.partial(engine.default_batch_size, config), mesh.size):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
-        path = {
-            "n_steps": options.n_steps,
-            "method": options.method,
-            "objective": options.objective,
-            "step_batch_size": options.step_batch_size,
-        }
-        result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, **path)
-        tokens = attribute_tokens(params, inputs, config, result.target, **path)
+        how = {name: getattr(options, name) for name in ("n_steps", "method", "objective", "step_batch_size", "tolerance", "max_steps")}
+        result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, path=options.path, **how)
+        tokens = attribute_tokens(params, inputs, config, result.target, **how)
         device_arrays = {
             **_summarize(result, inputs["attention_mask"]),
             "token_attributions": tokens.attributions,
@@ -115,7 +113,11 @@ def explain(
             "score": result.score,
             "baseline_score": result.baseline_score,
             "convergence_delta": result.convergence_delta,
+            "n_steps": result.n_steps,
+            "token_n_steps": tokens.n_steps,
         }
+        if options.n_steps == "auto":
+            device_arrays |= {"converged": result.converged, "token_converged": tokens.converged}
         if "attributions" in wanted:
             device_arrays |= {"attributions": result.attributions, "attention_probs": result.attention_probs}
         host = jax.device_get(device_arrays)
@@ -124,7 +126,7 @@ def explain(
             if not np.isfinite(host["score"][position]):
                 raise InputError(f"the model's output for {split.row(index)} is {host['score'][position]}: its weights are not usable")
             arrays = _unpad({name: values[position] for name, values in host.items()}, encoded.lengths[index])
-            row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens)
+            row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) | {"path": options.path}
             saved = {name: np.ascontiguousarray(arrays[name]) for name in wanted}
             yield Explained(row, arrays["head_importance"], saved)
 
@@ -172,8 +174,12 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
         "baseline_scores": arrays["baseline_score"].tolist(),
         "convergence_deltas": arrays["convergence_delta"].tolist(),
         "absolute_attribution_sums": arrays["magnitude"].tolist(),
+        "n_steps": arrays["n_steps"].tolist(),
+        "converged": arrays["converged"].tolist() if "converged" in arrays else None,
         "token_attributions": arrays["token_attributions"].tolist(),
         "token_convergence_delta": float(arrays["token_delta"]),
+        "token_n_steps": int(arrays["token_n_steps"]),
+        "token_converged": bool(arrays["token_converged"]) if "token_converged" in arrays else None,
         "token_pairs_scale": largest,
         "token_pairs": [{"from": i, "to": j, "attribution": value} for i, j, value in pairs],
         "heads": [
@@ -352,7 +358,11 @@ class DatasetSummary:
     def __init__(self, num_pairs: int = 20):
         self.num_pairs, self.num_examples = num_pairs, 0
         self.worst_delta = 0.0  # the largest |convergence delta| / Σ |attributions| of any layer of any example
+        # (text, layer) that did not reach the tolerance: the first hundred, and how many there are.
+        self.not_converged: list[dict[str, int]] = []
+        self.num_not_converged = 0
         self._importance_sum: np.ndarray | float = 0.0
+        self._n_steps_sum: np.ndarray | float = 0.0
         self._pairs: list[tuple] = []
 
     def add(self, explained: Explained) -> None:
@@ -360,7 +370,14 @@ class DatasetSummary:
         row = explained.row
         self.num_examples += 1
         self._importance_sum = self._importance_sum + explained.head_importance.astype(np.float64)
-        for delta, magnitude in zip(row["convergence_deltas"], row["absolute_attribution_sums"], strict=True):
+        self._n_steps_sum = self._n_steps_sum + np.asarray(row["n_steps"], np.float64)
+        for layer, converged in zip(row["layers"], row["converged"] or (), strict=False):
+            if not converged:
+                self.num_not_converged += 1
+                self.not_converged = [*self.not_converged, {"example": row["index"], "layer": layer}][:100]
+        magnitudes = row["absolute_attribution_sums"]
+        magnitudes = magnitudes if row["path"] == "layer" else [sum(magnitudes)]
+        for delta, magnitude in zip(row["convergence_deltas"], magnitudes, strict=True):
             if magnitude:
                 self.worst_delta = max(self.worst_delta, abs(delta) / magnitude)
         for pair in row["token_pairs"]:
@@ -375,6 +392,11 @@ class DatasetSummary:
     def importance(self) -> np.ndarray:
         """[L, N], float64."""
         return self._importance_sum / self.num_examples
+
+    @property
+    def mean_n_steps(self) -> list[float]:
+        """Integration steps of each layer, the mean over examples."""
+        return (self._n_steps_sum / self.num_examples).tolist()
 
     @property
     def token_pairs(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def attribution_importance(
     classifier: Classifier,
     encoded: Encoded,
     mesh: jax.sharding.Mesh,
-    n_steps: int = 20,
+    n_steps: int | str = 20,
     method: str = "gausslegendre",
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:

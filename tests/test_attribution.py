@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import bert, integration, sharding
+from attattr_jax import bert, sharding
 
 GOLDEN_RUNS = [
     ("left20_predicted", "riemann_left", 20, "prob"),
@@ -47,23 +47,6 @@ def run(golden_model, golden_batch):
 @pytest.fixture(scope="module")
 def default(run):
     return run(n_steps=8)
-
-
-@pytest.mark.parametrize("method", integration.METHODS)
-def test_quadrature_weights_sum_to_one_inside_the_interval(method):
-    nodes, weights = aa.quadrature(method, 7)
-    assert nodes.shape == weights.shape == (7,)
-    assert abs(weights.sum() - 1) < 1e-12 and nodes.min() >= 0 and nodes.max() <= 1
-
-
-def test_quadrature_literals():
-    np.testing.assert_allclose(aa.quadrature("riemann_left", 4), [[0, 0.25, 0.5, 0.75], [0.25] * 4])
-    np.testing.assert_allclose(aa.quadrature("riemann_right", 4)[0], [0.25, 0.5, 0.75, 1])
-    np.testing.assert_allclose(aa.quadrature("riemann_middle", 2)[0], [0.25, 0.75])
-    np.testing.assert_allclose(aa.quadrature("riemann_trapezoid", 3), [[0, 0.5, 1], [0.25, 0.5, 0.25]])
-    np.testing.assert_allclose(aa.quadrature("gausslegendre", 2)[0], [0.5 - 12**-0.5, 0.5 + 12**-0.5])
-    nodes, weights = aa.quadrature("gausslegendre", 5)
-    assert abs(weights @ nodes**9 - 1 / 10) < 1e-12, "exact up to degree 2M - 1"
 
 
 @pytest.mark.parametrize(("name", "method", "n_steps", "objective"), GOLDEN_RUNS)

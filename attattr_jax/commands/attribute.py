@@ -18,13 +18,13 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import cli, data, heads, pretrained, sharding
-from ..attribution import check_objective
+from ..attribution import check_adaptive, check_objective
 from ..cli import option, printable, require
-from ..engine import OBJECTIVES
+from ..engine import OBJECTIVES, PATHS
 from ..errors import InputError
 from ..explanations import AttributionOptions, DatasetSummary, ExplanationWriter, explain
 from ..files import write_json
-from ..integration import METHODS, quadrature
+from ..integration import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,11 @@ class Options(cli.CommonOptions):
     max_examples: int | None = option(None, "explain the first so many only")
     target: str = option("predicted", "the class to explain: predicted, gold, a class index or a class name")
     objective: Literal[*OBJECTIVES] = option("prob", "the output to explain")
-    n_steps: int = option(20, "integration steps")
+    n_steps: str = option("20", "integration steps; auto: for each layer of each text as many as --tolerance needs")
     method: Literal[*METHODS] = option("gausslegendre", "integration rule; riemann_left is the published code's, riemann_right the paper's")
+    tolerance: float = option(1e-3, "with auto: bound on |convergence delta| and on the change between levels, relative to a layer's sum")
+    max_steps: int = option(63, "with auto: give up at so many steps; the levels are 7, 11, 15, 31 and 63")
+    path: Literal[*PATHS] = option("layer", "scale the attention of one layer at a time (the paper), or of all layers at once")
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)")
     save: Literal["none", "summary", "full"] = option("full", "arrays to save: none; summary, without the L x N x T x T ones; or full")
     num_pairs: int = option(10, "token pairs and heads to list per text")
@@ -59,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _attribute(options: Options) -> None:
     _check_ranges(options)
-    cli.named("--n_steps", lambda: quadrature(options.method, options.n_steps))
     folder = cli.OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
         "attribute",
@@ -76,7 +78,17 @@ def _attribute(options: Options) -> None:
     mesh = sharding.data_mesh()
     fingerprint = classifier.fingerprint()
     folder.start(options, {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}})
-    how = AttributionOptions(target, options.n_steps, options.method, options.objective, layers, options.step_batch_size)
+    how = AttributionOptions(
+        target,
+        cli.checked_n_steps(options.n_steps, options.method),
+        options.method,
+        options.objective,
+        layers,
+        options.step_batch_size,
+        options.path,
+        options.tolerance,
+        options.max_steps,
+    )
     writer, summary = ExplanationWriter(folder.path), DatasetSummary()
     printed = {}
     with cli.progress(len(split), "texts", "attributing") as bar:
@@ -94,7 +106,10 @@ def _attribute(options: Options) -> None:
     write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
         write_json(folder.path / "token_pairs.json", summary.token_pairs)
-    folder.finish(results={"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta})
+    results = {"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta}
+    if options.n_steps == "auto":
+        results |= {"mean_n_steps": summary.mean_n_steps, "not_converged": summary.not_converged}
+    folder.finish(results=results)
 
     for _, row in sorted(printed.items()):
         print_explanation(row)
@@ -102,11 +117,16 @@ def _attribute(options: Options) -> None:
         print(f"… and {len(split) - len(printed)} more in {folder.path / 'examples.jsonl'}\n")
     if options.dataset is not None:
         _print_summary(summary, layers)
+    if options.n_steps == "auto":
+        _print_steps(summary, layers, options)
     print(f"largest |convergence delta| / sum of |attributions| of a layer: {summary.worst_delta:.2g}")
     print(f"{len(split)} explanations: {folder.path}")
 
 
 def _check_ranges(options: Options) -> None:
+    cli.checked_n_steps(options.n_steps, options.method)
+    check_adaptive(options.tolerance, options.max_steps)
+    require(options.n_steps != "auto" or options.path == "layer", "--n_steps auto goes with --path layer: give a number of steps")
     for name in ("max_examples", "batch_size", "step_batch_size"):
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
@@ -194,12 +214,23 @@ def print_explanation(row: dict[str, Any]) -> None:
     if rows:
         print("  strongest token pairs (sum over layers and heads; the largest of all pairs is 1):")
         cli.print_table(rows, "    ")
-    deltas = "  ".join(f"{layer}: {delta:+.1e}" for layer, delta in zip(row["layers"], row["convergence_deltas"], strict=True))
+    names = row["layers"] if row["path"] == "layer" else ["all together"]
+    deltas = "  ".join(f"{name}: {delta:+.1e}" for name, delta in zip(names, row["convergence_deltas"], strict=True))
     strongest = "  ".join(f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5])
     if strongest:
         print(f"  most important heads (layer.head, largest attribution): {strongest}")
     print(f"  convergence deltas by layer: {deltas}")
     print()
+
+
+def _print_steps(summary: DatasetSummary, layers: Sequence[int] | None, options: Options) -> None:
+    means = summary.mean_n_steps
+    numbers = range(len(means)) if layers is None else layers
+    print("integration steps by layer (mean): " + "  ".join(f"{layer}: {mean:.1f}" for layer, mean in zip(numbers, means, strict=True)))
+    if summary.not_converged:
+        listed = ", ".join(f"[{missed['example']}] layer {missed['layer']}" for missed in summary.not_converged[:10])
+        more = f" and {summary.num_not_converged - 10} more" if summary.num_not_converged > 10 else ""
+        print(f"not within --tolerance {options.tolerance:g} with --max_steps {options.max_steps}: {listed}{more}")
 
 
 def _shortened(text: str, limit: int = 300) -> str:

@@ -19,7 +19,6 @@ import numpy as np
 from .. import cli, data, evaluation, heads, pretrained, pruning, sharding
 from ..cli import option, require
 from ..files import user_path, write_json
-from ..integration import quadrature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Options(cli.CommonOptions):
     num_scoring_examples: int = option(200, "how many of its examples, drawn with --seed")
     eval_split: str = option("validation", "the split that accuracy is measured on; scored examples are left out")
     max_eval_examples: int | None = option(None, "the first so many only")
-    n_steps: int = option(20, "integration steps of the attribution (Gauss-Legendre)")
+    n_steps: str = option("20", "integration steps of the attribution (Gauss-Legendre), or auto: as many as a tolerance of 1e-3 needs")
     keep_per_layer: int | None = option(None, "keep so many heads of every layer (default: 3)")
     prune_fraction: float | None = option(None, "instead: prune this fraction of all heads, the least important of all layers")
     prune_heads: str | None = option(None, "instead: prune the heads listed as layer:heads, as in 0:1,2;3:4")
@@ -75,7 +74,8 @@ def _prune(options: Options) -> None:
     mesh = sharding.data_mesh()
     if scored_encoded is not None:
         with cli.progress(len(scored), "examples", "scoring heads") as bar:
-            importance = pruning.attribution_importance(classifier, scored_encoded, mesh, options.n_steps, on_batch=bar.update)
+            n_steps = cli.checked_n_steps(options.n_steps, "gausslegendre")
+            importance = pruning.attribution_importance(classifier, scored_encoded, mesh, n_steps, on_batch=bar.update)
         record = heads.importance_record("attribution", importance, fingerprint, "gold", scored.example_hashes())
     num_scoring = len(record["examples"])
     mask = make_mask(record["importance"])
@@ -121,7 +121,7 @@ def _prune(options: Options) -> None:
 def _check_ranges(options: Options) -> None:
     rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads") if getattr(options, name) is not None]
     require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
-    cli.named("--n_steps", lambda: quadrature("gausslegendre", options.n_steps))
+    cli.checked_n_steps(options.n_steps, "gausslegendre")
     require(options.num_scoring_examples >= 1, f"--num_scoring_examples must be at least 1, not {options.num_scoring_examples}")
     require(
         options.max_eval_examples is None or options.max_eval_examples >= 1,
