@@ -2,8 +2,8 @@
 
 The levels are those of `integration.nested_rules`, 7, 11, 15, 31 and 63 nodes. All examples and layers are integrated at the first; those
 that do not meet the tolerance go on to the next, which adds nodes and repeats none: the sums for the weights of all levels are kept from
-the start. Met is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| /
-Σ|attributions|.
+the start. The tolerance is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| /
+Σ|attributions|. Both are estimates of the error, not bounds; for smooth integrands the change is a large overestimate.
 
 Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, S levels, E examples that are refined at once.
 """
@@ -169,7 +169,9 @@ def _integrate(
 @functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("found",))
 def _assess(layer_params, hidden, probs, sums, score, baseline, real, head_mask, found, pending, level, tolerance, config):
     """Return the attributions [B, N, T, T] and relative changes [B], new where a row was pending, and which rows are good enough."""
-    attributions, before = (engine.attribution_of(layer_params, config, hidden, probs, head_mask, sums[at]) for at in (level, level - 1))
+    attributions, before = (
+        engine.attribution_of(layer_params, config, hidden, probs, real, head_mask, sums[at]) for at in (level, level - 1)
+    )
     magnitude = jnp.sum(jnp.abs(attributions), axis=(1, 2, 3))
     delta = jnp.sum(attributions, axis=(1, 2, 3)) - (score - baseline)
     change = jnp.sum(jnp.abs(attributions - before), axis=(1, 2, 3))

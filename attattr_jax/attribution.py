@@ -57,10 +57,24 @@ def check_adaptive(tolerance: float, max_steps: int) -> tuple[int, ...]:
     """Return the numbers of nodes of the levels to try, or raise an InputError."""
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.floating)) or not 0 < tolerance < 1:
         raise InputError(f"tolerance must be a number between 0 and 1, not {tolerance!r}")
-    sizes = adaptive.levels_within(max_steps)
-    if isinstance(max_steps, bool) or len(sizes) <= adaptive.FIRST_LEVEL:
-        raise InputError(f"max_steps must be at least 7, the nodes of the first level, not {max_steps!r}")
+    is_integer = isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool)
+    sizes = adaptive.levels_within(max_steps) if is_integer else ()
+    if len(sizes) <= adaptive.FIRST_LEVEL:
+        raise InputError(f"max_steps must be an integer of at least 7, the nodes of the first level, not {max_steps!r}")
     return sizes
+
+
+def _is_adaptive(n_steps: int | str, config: BertConfig, arrays) -> bool:
+    """Return whether n_steps is "auto", or raise an InputError if that is not possible here."""
+    if not isinstance(n_steps, str):
+        return False
+    if n_steps != "auto":
+        raise InputError(f"n_steps must be an integer or 'auto', not {n_steps!r}")
+    if config.dtype in ("bfloat16", "float16"):
+        raise InputError(f"n_steps 'auto' needs float32: the rounding of {config.dtype} is larger than what is to be detected")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+        raise InputError("n_steps 'auto' looks at values and cannot be traced: call it outside jit, vmap and grad")
+    return True
 
 
 def check_objective(objective: str, config: BertConfig) -> None:
@@ -111,7 +125,7 @@ def attribute_attention(
         once; cheaper (one backward pass serves every layer), but another quantity: complete over all layers together, so that
         `baseline_score` and `convergence_delta` are [B, 1].
       tolerance: with "auto": the largest |convergence delta| / Σ|attributions|, and the largest change from one level of nodes to the
-        next, Σ|change| / Σ|attributions|, of a layer of an example.
+        next, Σ|change| / Σ|attributions|, of a layer of an example: estimates of its relative error.
       max_steps: with "auto": no level of more nodes is tried; the levels are 7, 11, 15, 31 and 63.
 
     Returns:
@@ -137,7 +151,7 @@ def attribute_attention(
     static = {"config": config, "objective": objective, "groups": groups, "static_mask": static_mask, "reduce": reduce}
 
     relative_change = converged = None
-    if n_steps == "auto":
+    if _is_adaptive(n_steps, config, (params, batch, target, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         if path != "layer":
             raise InputError("n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'")
@@ -206,7 +220,7 @@ def attribute_tokens(
         "baseline_token_id": config.pad_token_id if baseline_token_id is None else baseline_token_id,
         "steps_at_once": steps_at_once,
     }
-    if n_steps == "auto":
+    if _is_adaptive(n_steps, config, (arrays, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         result, n_steps, converged = adaptive.attribute_tokens_adaptively(*arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static)
         return TokenAttributions(*result, n_steps, converged)

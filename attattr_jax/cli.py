@@ -212,8 +212,9 @@ def checked_n_steps(n_steps: str, method: str) -> int | str:
     """Return the value of `--n_steps`: "auto", or a number that the rule allows."""
     if n_steps == "auto":
         return n_steps
-    require(n_steps.isascii() and n_steps.removeprefix("-").isdigit(), f"--n_steps must be an integer or auto, not {n_steps!r}")
-    named("--n_steps", lambda: quadrature(method, int(n_steps[:9])))
+    digits = n_steps.removeprefix("-")
+    require(digits.isascii() and digits.isdigit() and len(digits) < 20, f"--n_steps must be an integer or auto, not {n_steps!r}")
+    named("--n_steps", lambda: quadrature(method, int(n_steps)))
     return int(n_steps)
 
 

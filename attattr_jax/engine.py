@@ -141,13 +141,16 @@ def context_gradients(
     return sum_over_nodes(chunk, rule, steps_at_once, mixed, start, stop)
 
 
-def attribution_of(layer_params: Params, config: BertConfig, hidden: Array, probs: Array, head_mask: Any, gradient: Array) -> Array:
+def attribution_of(
+    layer_params: Params, config: BertConfig, hidden: Array, probs: Array, real: Array, head_mask: Any, gradient: Array
+) -> Array:
     """Return A ∘ ∂/∂A, [B, N, T, T], of one layer, given the path integral on the side of the context, [B, Q, D]."""
 
     def linear(explicit: Array) -> Array:
         return jnp.vdot(gradient, mix(layer_params, config, hidden, explicit[:, :, : gradient.shape[1]], head_mask))
 
-    probs = probs.astype(gradient.dtype)
+    # An example that is all padding, as fills up a batch, attends evenly: to nothing.
+    probs = jnp.where(jnp.any(real, axis=1)[:, None, None, None], probs.astype(gradient.dtype), 0)
     return probs * jax.grad(linear)(jnp.zeros_like(probs))
 
 
@@ -259,10 +262,11 @@ def row_of(head_mask: Any, layer: int) -> Any:
 
 
 def max_over_real(values: Array, real: Array) -> Array:
-    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens; `real` bool [B, T]."""
+    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens, 0 without one; `real` bool [B, T]."""
     pairs = real[:, :, None] & real[:, None, :]
     pairs = jnp.expand_dims(pairs, tuple(range(1, values.ndim - 2)))
-    return jnp.max(jnp.where(pairs, values, -jnp.inf), axis=(-2, -1))
+    maxima = jnp.max(jnp.where(pairs, values, -jnp.inf), axis=(-2, -1))
+    return jnp.where(jnp.any(pairs, axis=(-2, -1)), maxima, 0)
 
 
 # --- memory -------------------------------------------------------------------------------------------------------------------------
@@ -362,7 +366,7 @@ def attribute_fixed(params, batch, target, rule, traced_mask, config, objective,
         summed = context_gradients(params, config, group, hidden, mixed, real, head_mask, targets, objective, rule, steps_at_once)
         for layer, inputs, used, gradient in zip(group, hidden, probs, summed, strict=True):
             row = row_of(head_mask, layer)
-            by_layer[layer] = attribution_of(params[f"layers_{layer}"], config, inputs, used, row, gradient[0])
+            by_layer[layer] = attribution_of(params[f"layers_{layer}"], config, inputs, used, clean.real, row, gradient[0])
     baseline_score = baseline_scores(params, config, layers, clean, head_mask, objective)
     return assemble(clean, [by_layer[layer] for layer in layers], baseline_score, reduce)
 

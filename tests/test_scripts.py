@@ -106,6 +106,27 @@ def test_attribute_data_set(trained_folder, reviews_folder, tmp_path, capsys):
     assert sizes == sorted(sizes, reverse=True) and len(pairs) == 20
 
 
+def test_attribute_with_as_many_steps_as_needed(trained_folder, reviews_folder, tmp_path, capsys):
+    command = "--checkpoint {c} --dataset {d} --max_examples 5 --layers 1,0 --save none --n_steps auto --max_steps 7 --output_dir {o}"
+    assert attribute.main(words(command + " --tolerance 1e-9", c=trained_folder, d=reviews_folder, o=tmp_path / "out")) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "integration steps by layer (mean): 1: 7.0  0: 7.0" in printed
+        and "not within --tolerance 1e-09 with --max_steps 7: [0] layer" in printed
+    )
+    stored = aa.load_attributions(tmp_path / "out")
+    assert all(example.n_steps == [7, 7] and not any(example.converged) for example in stored)
+    assert stored.run["results"]["mean_n_steps"] == [7, 7] and len(stored.run["results"]["not_converged"]) == 10
+
+
+def test_attribute_along_the_joint_path(trained_folder, tmp_path, capsys):
+    command = words("--checkpoint {c} --n_steps 8 --path joint --save none --output_dir {o} --text", c=trained_folder, o=tmp_path / "out")
+    assert attribute.main([*command, "a good film"]) == 0
+    assert "convergence deltas by layer: all together:" in capsys.readouterr().out
+    (stored,) = aa.load_attributions(tmp_path / "out")
+    assert stored.path == "joint" and len(stored.baseline_scores) == len(stored.convergence_deltas) == 1
+
+
 def test_attribute_pairs_and_files(trained_folder, tmp_path):
     command = words("--checkpoint {c} --n_steps 2 --save none --output_dir {o}", c=trained_folder, o=tmp_path / "pairs")
     assert attribute.main([*command, "--text", "good film", "--text_pair", "bad plot"]) == 0
@@ -212,6 +233,10 @@ BAD_ATTRIBUTE = [
     ("--text \u200b", "no token is left of"),
     ("--text a\udcffb", "--text number 1 is not UTF-8"),
     ("--text a --n_steps 0", "--n_steps: n_steps must be an integer of at least 1"),
+    ("--text a --n_steps many", "--n_steps must be an integer or auto, not 'many'"),
+    ("--text a --n_steps auto --tolerance 0", "tolerance must be a number between 0 and 1"),
+    ("--text a --n_steps auto --max_steps 6", "max_steps must be at least 7"),
+    ("--text a --n_steps auto --path joint", "--n_steps auto goes with --path layer"),
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     ("--text a --target angry", "--target 'angry' is not predicted, gold, or one of the classes 0 (negative), 1 (positive)"),
     ("--text a --target gold", "texts given by hand have no gold class"),

@@ -47,6 +47,9 @@ class Options(cli.CommonOptions):
     path: Literal[*PATHS] = option("layer", "scale the attention of one layer at a time (the paper), or of all layers at once")
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)")
     save: Literal["none", "summary", "full"] = option("full", "arrays to save: none; summary, without the L x N x T x T ones; or full")
+    dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "what to compute in; bfloat16 is for accelerators: faster, errors of percents"
+    )
     num_pairs: int = option(10, "token pairs and heads to list per text")
     skip_special_tokens: bool = option(False, "leave pairs with [CLS] or [SEP] out of the lists")
     num_printed: int = option(5, "texts to print; all are written")
@@ -61,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _attribute(options: Options) -> None:
+    options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, options.method))
     _check_ranges(options)
     folder = cli.OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
@@ -69,7 +73,8 @@ def _attribute(options: Options) -> None:
         options.overwrite,
     )
     split = _load_texts(options)
-    classifier = pretrained.load_classifier(options.checkpoint)
+    dtype = None if options.dtype == "float32" else options.dtype
+    classifier = pretrained.load_classifier(options.checkpoint, dtype=dtype)
     check_objective(options.objective, classifier.config)
     target, layers = _target(options, classifier), _layers(options, classifier)
     encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, _labels(options, split, classifier))
@@ -80,7 +85,7 @@ def _attribute(options: Options) -> None:
     folder.start(options, {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}})
     how = AttributionOptions(
         target,
-        cli.checked_n_steps(options.n_steps, options.method),
+        options.n_steps,
         options.method,
         options.objective,
         layers,
@@ -124,8 +129,8 @@ def _attribute(options: Options) -> None:
 
 
 def _check_ranges(options: Options) -> None:
-    cli.checked_n_steps(options.n_steps, options.method)
-    check_adaptive(options.tolerance, options.max_steps)
+    cli.named("--tolerance, --max_steps", lambda: check_adaptive(options.tolerance, options.max_steps))
+    require(options.n_steps != "auto" or options.dtype == "float32", "--n_steps auto needs --dtype float32: give a number of steps")
     require(options.n_steps != "auto" or options.path == "layer", "--n_steps auto goes with --path layer: give a number of steps")
     for name in ("max_examples", "batch_size", "step_batch_size"):
         value = getattr(options, name)

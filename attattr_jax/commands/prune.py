@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prune(options: Options) -> None:
+    options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, "gausslegendre"))
     _check_ranges(options)
     folder = cli.OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "pruning"),
@@ -74,8 +75,7 @@ def _prune(options: Options) -> None:
     mesh = sharding.data_mesh()
     if scored_encoded is not None:
         with cli.progress(len(scored), "examples", "scoring heads") as bar:
-            n_steps = cli.checked_n_steps(options.n_steps, "gausslegendre")
-            importance = pruning.attribution_importance(classifier, scored_encoded, mesh, n_steps, on_batch=bar.update)
+            importance = pruning.attribution_importance(classifier, scored_encoded, mesh, options.n_steps, on_batch=bar.update)
         record = heads.importance_record("attribution", importance, fingerprint, "gold", scored.example_hashes())
     num_scoring = len(record["examples"])
     mask = make_mask(record["importance"])
@@ -121,7 +121,6 @@ def _prune(options: Options) -> None:
 def _check_ranges(options: Options) -> None:
     rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads") if getattr(options, name) is not None]
     require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
-    cli.checked_n_steps(options.n_steps, "gausslegendre")
     require(options.num_scoring_examples >= 1, f"--num_scoring_examples must be at least 1, not {options.num_scoring_examples}")
     require(
         options.max_eval_examples is None or options.max_eval_examples >= 1,
