@@ -127,11 +127,17 @@ def _use_compilation_cache() -> None:
     """Keep compiled programs between runs, unless the environment says where, or JAX_ENABLE_COMPILATION_CACHE=false."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        if not os.path.isabs(home):  # no home folder, no cache
-            return
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "attattr-jax"))
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "attattr-jax")
+    if not os.path.isabs(folder):  # no home folder
+        return
+    try:  # where nothing can be written, JAX would warn at every program
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 

@@ -393,6 +393,15 @@ def test_scripts_at_the_root_explain_themselves(script):
     assert "--output_dir" in found.stdout and "--output-dir" in found.stdout
 
 
+def test_compiled_programs_are_kept_where_a_folder_can_be_made(tmp_path):
+    code = "import jax; from attattr_jax import cli; cli.run(lambda: print(jax.config.jax_compilation_cache_dir))"
+    (tmp_path / "file").touch()
+    for cache, expected in ((tmp_path / "cache", str(tmp_path / "cache" / "attattr-jax")), (tmp_path / "file", "None")):
+        environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+
+
 def test_import_touches_no_device():
     code = "import attattr_jax; from jax._src import xla_bridge; assert not xla_bridge._backends"
     environment = os.environ | {"JAX_PLATFORMS": "no_such_platform"}
