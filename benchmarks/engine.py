@@ -573,7 +573,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     axes.set_xlim(2.5, 110)
     axes.minorticks_off()
     axes.grid(True, alpha=0.25)
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.0, 0.2))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, format="svg", metadata={"Date": None})
     pyplot.close(figure)

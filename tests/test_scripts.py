@@ -235,7 +235,7 @@ BAD_ATTRIBUTE = [
     ("--text a --n_steps 0", "--n_steps: n_steps must be an integer of at least 1"),
     ("--text a --n_steps many", "--n_steps must be an integer or auto, not 'many'"),
     ("--text a --n_steps auto --tolerance 0", "tolerance must be a number between 0 and 1"),
-    ("--text a --n_steps auto --max_steps 6", "max_steps must be at least 7"),
+    ("--text a --n_steps auto --max_steps 6", "max_steps must be an integer of at least 7"),
     ("--text a --n_steps auto --path joint", "--n_steps auto goes with --path layer"),
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     ("--text a --target angry", "--target 'angry' is not predicted, gold, or one of the classes 0 (negative), 1 (positive)"),
