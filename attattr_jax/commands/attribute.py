@@ -54,7 +54,9 @@ class Options(cli.CommonOptions):
     skip_special_tokens: bool = option(False, "leave pairs with [CLS] or [SEP] out of the lists")
     num_printed: int = option(5, "texts to print; all are written")
     batch_size: int | None = option(None, "texts at once (default: by their length)")
-    step_batch_size: int | None = option(None, "integration steps at once; bounds memory (default: as many as fit into 256 MiB)")
+    step_batch_size: int | None = option(
+        None, "integration steps at once; bounds memory (default: what fits into 128 MiB, or a quarter of an accelerator)"
+    )
     output_dir: str | None = option(None, "where to write (default: <checkpoint>/attribution)")
 
 
