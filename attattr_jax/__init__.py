@@ -21,6 +21,7 @@ from .explanations import load_attributions
 from .heads import head_importance, keep_top_heads, prune_lowest_heads
 from .integration import quadrature
 from .pretrained import Classifier, load_classifier, save_classifier
+from .pruning import remove_heads
 
 __all__ = [
     "AttentionAttributions",
@@ -38,6 +39,7 @@ __all__ = [
     "load_classifier",
     "prune_lowest_heads",
     "quadrature",
+    "remove_heads",
     "save_classifier",
     "sum_over_layers",
 ]

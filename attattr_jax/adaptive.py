@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import engine
-from .bert import Array, mask_array
+from .bert import Array, mask_row
 from .integration import nested_rules
 
 REFINED_STEPS = 4  # the least that a level adds
@@ -65,7 +65,7 @@ def refine(
 
 
 def attribute_adaptively(
-    params, batch, target, static_mask, traced_mask, config, objective, layers, groups, tolerance: float, sizes: Sequence[int], reduce
+    params, batch, target, head_mask, config, objective, layers, groups, tolerance: float, sizes: Sequence[int], reduce
 ) -> tuple[engine.Result, np.ndarray, np.ndarray, Array]:
     """Attribute to the attention of `layers` (ascending), each with the nodes it needs.
 
@@ -75,11 +75,10 @@ def attribute_adaptively(
     rule = _levels(sizes)
     num_rows = np.shape(batch["input_ids"])[0]
     last = config.num_hidden_layers - 1
-    static = {"config": config, "objective": objective, "static_mask": static_mask}
-    clean, baseline = _start(params, batch, target, traced_mask, layers=layers, **static)
+    static = {"config": config, "objective": objective}
+    clean, baseline = _start(params, batch, target, head_mask, layers=layers, **static)
     at = {layer: index for index, layer in enumerate(layers)}
     sums = {layer: jnp.zeros((len(sizes), *clean.mixed[at[layer]].shape), clean.mixed[0].dtype) for layer in layers}
-    head_mask = mask_array(static_mask, traced_mask)
     found = {layer: (jnp.zeros(clean.probs[at[layer]].shape, clean.mixed[0].dtype), jnp.zeros_like(clean.score)) for layer in layers}
 
     def integrate(waiting, start, stop):
@@ -95,19 +94,19 @@ def attribute_adaptively(
                 before = [sums[layer] for layer in part]
                 # Fewer rows, more steps: as much at once.
                 steps = steps_at_once if picked is None else min(REFINED_STEPS, steps_at_once * max(1, num_rows // picked[0].shape[1]))
-                new = _integrate(params, *rows, before, picked, traced_mask, rule, start, stop, layers=part, steps_at_once=steps, **static)
+                new = _integrate(params, *rows, before, picked, head_mask, rule, start, stop, layers=part, steps_at_once=steps, **static)
                 sums.update(zip(part, new, strict=True))
 
     def assess(layer, level, rows):
         i = at[layer]
         arrays = clean.hidden[i], clean.probs[i], sums[layer], clean.score, baseline[:, i], clean.real
-        arrays += engine.row_of(head_mask, layer), tuple(found[layer]), rows
+        arrays += mask_row(head_mask, config, layer), tuple(found[layer]), rows
         *found[layer], good = _assess(params[f"layers_{layer}"], *arrays, level, tolerance, config=config)
         return good
 
     n_steps, converged = refine(layers, num_rows, sizes, integrate, assess)
     attributions = [found[layer][0] for layer in layers]
-    result = _assemble(clean, attributions, baseline, reduce=reduce)
+    result = _assemble(clean, attributions, baseline, config=config, layers=layers, reduce=reduce)
     return result, n_steps, converged, jnp.stack([found[layer][1] for layer in layers], axis=1)
 
 
@@ -137,19 +136,17 @@ def _slots(waiting: dict[int, np.ndarray], last: int, num_slots: int):
             yield part, (rows, used)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "layers"))
-def _start(params, batch, target, traced_mask, config, objective, static_mask, layers):
-    head_mask = mask_array(static_mask, traced_mask)
+@functools.partial(jax.jit, static_argnames=("config", "objective", "layers"))
+def _start(params, batch, target, head_mask, config, objective, layers):
     clean = engine.clean_pass(params, batch, target, head_mask, config, objective, layers)
     return clean, engine.baseline_scores(params, config, layers, clean, head_mask, objective)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "layers", "steps_at_once"), donate_argnames=("sums",))
+@functools.partial(jax.jit, static_argnames=("config", "objective", "layers", "steps_at_once"), donate_argnames=("sums",))
 def _integrate(
-    params, hidden, mixed, real, target, sums, picked, traced_mask, rule, start, stop, config, objective, static_mask, layers, steps_at_once
+    params, hidden, mixed, real, target, sums, picked, head_mask, rule, start, stop, config, objective, layers, steps_at_once
 ) -> list[Array]:
     """Add the nodes from `start` to `stop` to the sums [S, B, Q, D] of each layer, of all rows, or of the rows picked for each layer."""
-    head_mask = mask_array(static_mask, traced_mask)
     real, targets = [real] * len(layers), [target] * len(layers)
     if picked is not None:
         hidden, mixed, real, targets = (
@@ -189,19 +186,19 @@ def _good(magnitude, delta, change, score, baseline, real, tolerance) -> Array:
     return good | ~jnp.any(real, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("reduce",))
-def _assemble(clean, attributions, baseline, reduce) -> engine.Result:
-    return engine.assemble(clean, attributions, baseline, reduce)
+@functools.partial(jax.jit, static_argnames=("config", "layers", "reduce"))
+def _assemble(clean, attributions, baseline, config, layers, reduce) -> engine.Result:
+    return engine.assemble(config, layers, clean, attributions, baseline, reduce)
 
 
 def attribute_tokens_adaptively(
-    params, batch, special, target, traced_mask, config, objective, static_mask, baseline_token_id, steps_at_once, tolerance, sizes
+    params, batch, special, target, head_mask, config, objective, baseline_token_id, steps_at_once, tolerance, sizes
 ) -> tuple[engine.TokenResult, np.ndarray, np.ndarray]:
     """Attribute to tokens, each example with the nodes it needs; returns the result, n_steps and converged [B]."""
     rule = _levels(sizes)
     num_rows = np.shape(batch["input_ids"])[0]
-    static = {"config": config, "objective": objective, "static_mask": static_mask}
-    path, score, baseline = _start_tokens(params, batch, special, target, traced_mask, baseline_token_id=baseline_token_id, **static)
+    static = {"config": config, "objective": objective}
+    path, score, baseline = _start_tokens(params, batch, special, target, head_mask, baseline_token_id=baseline_token_id, **static)
     sums = jnp.zeros((len(sizes), *path.words.shape), path.words.dtype)
     result = None
 
@@ -215,7 +212,7 @@ def attribute_tokens_adaptively(
             picked = None if everything else (np.resize(chosen, size), np.arange(size) < len(chosen))
             segments = batch["token_type_ids"]
             sums = _integrate_tokens(
-                params, segments, path, sums, picked, traced_mask, rule, start, stop, steps_at_once=steps_at_once, **static
+                params, segments, path, sums, picked, head_mask, rule, start, stop, steps_at_once=steps_at_once, **static
             )
 
     def assess(_, level, rows):
@@ -227,17 +224,15 @@ def attribute_tokens_adaptively(
     return result, n_steps[:, 0], converged[:, 0]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "baseline_token_id"))
-def _start_tokens(params, batch, special, target, traced_mask, config, objective, static_mask, baseline_token_id):
-    head_mask = mask_array(static_mask, traced_mask)
+@functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id"))
+def _start_tokens(params, batch, special, target, head_mask, config, objective, baseline_token_id):
     path = engine.token_path(params, batch, special, target, head_mask, config, baseline_token_id)
     return path, *engine.token_scores(params, batch["token_type_ids"], head_mask, config, objective, path)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "steps_at_once"), donate_argnames=("sums",))
-def _integrate_tokens(params, segments, path, sums, picked, traced_mask, rule, start, stop, config, objective, static_mask, steps_at_once):
+@functools.partial(jax.jit, static_argnames=("config", "objective", "steps_at_once"), donate_argnames=("sums",))
+def _integrate_tokens(params, segments, path, sums, picked, head_mask, rule, start, stop, config, objective, steps_at_once):
     """Add the nodes from `start` to `stop` to the sums [S, B, T, D] of all rows, or of the rows picked."""
-    head_mask = mask_array(static_mask, traced_mask)
     if picked is not None:
         rows, used = picked
         path, segments = jax.tree.map(lambda values: values[rows], path), jnp.asarray(segments)[rows]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import adaptive, engine
-from .bert import Batch, HeadMask, Params, checked_head_mask, complete_batch
+from .bert import Batch, HeadMask, Params, complete_batch, forward, split_head_mask
 from .config import BertConfig
 from .engine import OBJECTIVES, PATHS
 from .errors import InputError
@@ -147,8 +147,8 @@ def attribute_attention(
     shape = engine.rows_per_device(batch), np.shape(batch["input_ids"])[1]
     groups = engine.layer_groups(config, ascending, *shape, _checked_steps_at_once(step_batch_size))
     target = _target_array(target, np.shape(batch["input_ids"])[0], config)
-    static_mask, traced_mask = checked_head_mask(head_mask, config)
-    static = {"config": config, "objective": objective, "groups": groups, "static_mask": static_mask, "reduce": reduce}
+    kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
+    static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
 
     relative_change = converged = None
     if _is_adaptive(n_steps, config, (params, batch, target, traced_mask)):
@@ -156,14 +156,19 @@ def attribute_attention(
         if path != "layer":
             raise InputError("n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'")
         result, n_steps, converged, relative_change = adaptive.attribute_adaptively(
-            params, batch, target, traced_mask=traced_mask, layers=ascending, tolerance=tolerance, sizes=sizes, **static
+            kept_params, batch, target, traced_mask, layers=ascending, tolerance=tolerance, sizes=sizes, **static
         )
     else:
         nodes, weights = quadrature(method, n_steps)
         dtype = jnp.result_type(float)  # float64 under jax_enable_x64
         rule = nodes.astype(dtype), weights[None].astype(dtype)
-        result = engine.attribute_fixed(params, batch, target, rule, traced_mask, path=path, **static)
+        result = engine.attribute_fixed(kept_params, batch, target, rule, traced_mask, path=path, **static)
         n_steps = np.full((np.shape(batch["input_ids"])[0], len(ascending)), n_steps, np.int32)
+    if kept_config != config:  # the engine knows nothing of the heads that are masked: their attribution is 0, their attention is not
+        _, probs = forward(params, batch, config, head_mask=head_mask)
+        stacked = jnp.stack([probs[layer] for layer in ascending], axis=1)
+        real = jnp.asarray(batch["attention_mask"]) != 0
+        result = result._replace(attention_probs=engine.max_over_real(stacked, real) if reduce else stacked)
     found = AttentionAttributions(*result, n_steps, relative_change, converged)
     if layers == ascending:
         return found
@@ -211,12 +216,11 @@ def attribute_tokens(
     steps_at_once = _checked_steps_at_once(step_batch_size)
     if steps_at_once is None:
         steps_at_once = engine.token_steps_at_once(config, engine.rows_per_device(inputs), shape[1])
-    static_mask, traced_mask = checked_head_mask(head_mask, config)
-    arrays = params, inputs, special, _target_array(target, shape[0], config)
+    kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
+    arrays = kept_params, inputs, special, _target_array(target, shape[0], config)
     static = {
-        "config": config,
+        "config": kept_config,
         "objective": objective,
-        "static_mask": static_mask,
         "baseline_token_id": config.pad_token_id if baseline_token_id is None else baseline_token_id,
         "steps_at_once": steps_at_once,
     }

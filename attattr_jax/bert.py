@@ -6,6 +6,10 @@ probabilities, the hidden states between layers) are return values.
 Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, K head size (D = N·K), C classes,
 Q query rows (T, or 1 where only the [CLS] row is needed).
 
+A model whose heads were removed (`config.kept_heads`) has fewer than N in some layers. Inside this file and the attribution engine the
+head axis of a layer has those that are there; masks and everything that the public functions take or return have all N, in the numbering
+of the whole model.
+
 `BertLayer` is the one place where attention exists. It is cut in three so that attribution can enter between the pieces:
 
     probs = layer.probs(hidden)            A = softmax(Q Kᵀ / √K)                           [B, N, Q, T]
@@ -15,6 +19,7 @@ Q query rows (T, or 1 where only the [CLS] row is needed).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +35,7 @@ from .errors import InputError
 Array = jax.Array
 Params = Mapping[str, Any]
 Batch = Mapping[str, Any]
-# 1 keeps a head, 0 masks it: a traced array [L, N], or nested tuples, which become a constant of the compiled program.
+# 1 keeps a head, 0 masks it, [L, N]. A JAX array is traced; of anything else the heads that are masked are not computed.
 HeadMask = Any
 
 
@@ -68,15 +73,17 @@ def _layer_norm(config: BertConfig) -> nn.LayerNorm:
 
 
 class BertLayer(nn.Module):
-    """One Transformer layer."""
+    """One Transformer layer, with `num_heads` heads (N below)."""
 
     config: BertConfig
+    num_heads: int
 
     def setup(self):
         config = self.config
-        self.query = _dense(config.hidden_size, config)
-        self.key = _dense(config.hidden_size, config)
-        self.value = _dense(config.hidden_size, config)
+        width = self.num_heads * config.head_size
+        self.query = _dense(width, config)
+        self.key = _dense(width, config)
+        self.value = _dense(width, config)
         # The bias stands apart, so that `mix` is linear in the probabilities.
         self.attention_output = _dense(config.hidden_size, config, use_bias=False)
         self.attention_output_bias = self.param("attention_output_bias", nn.initializers.zeros, (config.hidden_size,))
@@ -88,7 +95,7 @@ class BertLayer(nn.Module):
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def _split_heads(self, projected: Array) -> Array:
-        return projected.reshape(*projected.shape[:2], self.config.num_attention_heads, self.config.head_size)
+        return projected.reshape(*projected.shape[:2], self.num_heads, self.config.head_size)
 
     def probs(self, hidden: Array, key_mask: Array, num_queries: int | None = None) -> Array:
         """Return the attention probabilities [B, N, Q, T] of the first Q rows; 0 where `key_mask` [B, T] is False."""
@@ -102,13 +109,17 @@ class BertLayer(nn.Module):
         return _softmax(scores).astype(query.dtype)
 
     def mix(self, hidden: Array, probs: Array, head_mask: Array | None = None, train: bool = False) -> Array:
-        """Return the projected context [B, Q, D] of `probs` [B, N, Q, T], without its bias: linear in `probs`."""
+        """Return the projected context [B, Q, D] of `probs` [B, N, Q, T], without its bias: linear in `probs`.
+
+        `head_mask` is [N], or [B, Q, N], a factor for every row.
+        """
         value = self._split_heads(self.value(hidden))
         probs = self.probs_dropout(probs, deterministic=not train)
         context = jnp.einsum("bnqt,btnk->bqnk", probs.astype(value.dtype), value)
         if head_mask is not None:  # the same as masking the probabilities, on a smaller array
-            context = context * head_mask.astype(context.dtype)[None, None, :, None]
-        return self.attention_output(context.reshape(*context.shape[:2], self.config.hidden_size))
+            factors = head_mask if head_mask.ndim == 3 else head_mask[None, None, :]
+            context = context * factors.astype(context.dtype)[..., None]
+        return self.attention_output(context.reshape(*context.shape[:2], self.num_heads * self.config.head_size))
 
     def finish(self, hidden: Array, mixed: Array, train: bool = False) -> Array:
         """Return the layer's output [B, Q, D] from its input [B, T, D] and `mixed` [B, Q, D]."""
@@ -130,7 +141,7 @@ class BertClassifier(nn.Module):
         self.position_embeddings = _embed(config.max_position_embeddings, config)
         self.token_type_embeddings = _embed(config.type_vocab_size, config)
         self.embeddings_norm = _layer_norm(config)
-        self.layers = [BertLayer(config) for _ in range(config.num_hidden_layers)]
+        self.layers = [BertLayer(config, len(config.heads_of(index))) for index in range(config.num_hidden_layers)]
         self.pooler = _dense(config.hidden_size, config)
         self.classifier = _dense(config.num_labels, config)
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -175,7 +186,7 @@ class BertClassifier(nn.Module):
             else:
                 probs = layer.probs(hidden, key_mask, num_queries=1 if is_last and cls_only else None)
             used.append(probs)
-            mask = None if head_mask is None else head_mask[index]
+            mask = mask_row(head_mask, self.config, index)
             hidden = layer.finish(hidden, layer.mix(hidden, probs, mask, train), train)
         return hidden, tuple(used), tuple(inputs)
 
@@ -224,7 +235,7 @@ class BertClassifier(nn.Module):
             residual, added = [], []
             if stream is not None:
                 probs = layer.probs(stream, keys, num_queries)
-                added.append(layer.mix(stream, probs, None if head_mask is None else head_mask[index]))
+                added.append(layer.mix(stream, probs, mask_row(head_mask, self.config, index)))
                 residual.append(stream[:, :num_queries])
             if index in entering:
                 inputs, attention, mask = entering[index]
@@ -243,7 +254,57 @@ def mix(layer_params: Params, config: BertConfig, hidden: Array, probs: Array, h
       hidden: its input [B, T, D].
       head_mask: [N].
     """
-    return BertLayer(config).apply({"params": layer_params}, hidden, probs, head_mask, method="mix")
+    return BertLayer(config, probs.shape[1]).apply({"params": layer_params}, hidden, probs, head_mask, method="mix")
+
+
+def mask_row(head_mask: Any, config: BertConfig, layer: int) -> Any:
+    """Return the head mask of the heads that a layer has, of the mask [L, N] of the whole model; None of None.
+
+    A list of factors for every row, [B, Q, N] of each layer, will do as well.
+    """
+    if head_mask is None:
+        return None
+    row = head_mask[layer]
+    return row if config.kept_heads is None else row[..., np.asarray(config.heads_of(layer), int)]
+
+
+def spread_heads(values: Array, config: BertConfig, layer: int) -> Array:
+    """Return `values` [B, heads that the layer has, ...] as [B, N, ...], zeros for those it does not have."""
+    kept = config.heads_of(layer)
+    if len(kept) == config.num_attention_heads:
+        return values
+    full = jnp.zeros((values.shape[0], config.num_attention_heads, *values.shape[2:]), values.dtype)
+    return full.at[:, np.asarray(kept, int)].set(values)
+
+
+def select_heads(params: Params, config: BertConfig, head_mask: Any) -> tuple[Params, BertConfig]:
+    """Return the parameters and geometry of the same model without the heads whose mask is 0, sliced out of them.
+
+    Rows K of query, key and value, columns K of the output projection; its bias stays. NumPy stays NumPy, JAX arrays may be traced.
+
+    Args:
+      params, config: of a model, some of whose heads may be gone already.
+      head_mask: static [L, N]. A factor other than 0 and 1 is multiplied into the output projection.
+    """
+    head_mask = np.asarray(head_mask, np.float32)
+    kept_heads, sliced = [], dict(params)
+    for layer in range(config.num_hidden_layers):
+        before = np.asarray(config.heads_of(layer), int)
+        factors = head_mask[layer, before]
+        kept_heads.append(tuple(before[factors != 0].tolist()))
+        if (factors == 1).all():
+            continue
+        at = np.flatnonzero(factors)
+        channels = (at[:, None] * config.head_size + np.arange(config.head_size)).ravel()
+        old = params[f"layers_{layer}"]
+        new = {
+            name: {"kernel": old[name]["kernel"][:, channels], "bias": old[name]["bias"][channels]} for name in ("query", "key", "value")
+        }
+        output = old["attention_output"]["kernel"][channels]
+        if (factors[at] != 1).any():
+            output = output * np.repeat(factors[at], config.head_size)[:, None].astype(output.dtype)
+        sliced[f"layers_{layer}"] = {**old, **new, "attention_output": {"kernel": output}}
+    return sliced, dataclasses.replace(config, kept_heads=tuple(kept_heads))
 
 
 def init_params(config: BertConfig, key: Array) -> Params:
@@ -285,29 +346,26 @@ def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
     return completed
 
 
-def checked_head_mask(head_mask: HeadMask | None, config: BertConfig) -> tuple[HeadMask | None, Array | None]:
-    """Split a head mask into (static, traced), one of which is None.
+def split_head_mask(params: Params, config: BertConfig, head_mask: HeadMask | None) -> tuple[Params, BertConfig, Array | None]:
+    """Return (parameters, geometry, traced mask) that stand for a model under a head mask.
 
-    A NumPy array or nested sequence is a constant: it is returned as nested tuples, to be a static argument of a jitted function.
-    A JAX array is traced: one compiled program then serves every mask.
+    A JAX array is traced: one compiled program serves every mask. A NumPy array or nested sequence is static: its heads are sliced out, and
+    not computed.
 
     Raises:
-      InputError: the mask is not [L, N].
+      InputError: the mask is not a finite [L, N].
     """
     expected = (config.num_hidden_layers, config.num_attention_heads)
     if head_mask is None:
-        return None, None
+        return params, config, None
     shape = np.shape(head_mask)
     if shape != expected:
         raise InputError(f"head_mask must be [L, N] = {list(expected)}, not {list(shape)}")
     if isinstance(head_mask, jax.Array):
-        return None, head_mask
-    return tuple(tuple(float(keep) for keep in row) for row in np.asarray(head_mask)), None
-
-
-def mask_array(static: HeadMask | None, traced: Array | None) -> Any:
-    """Undo `checked_head_mask` inside a jitted function."""
-    return traced if static is None else np.asarray(static, np.float32)
+        return params, config, head_mask
+    if not np.isfinite(np.asarray(head_mask, np.float64)).all():
+        raise InputError("head_mask must be finite: 1 keeps a head, 0 masks it")
+    return *select_heads(params, config, head_mask), None
 
 
 def forward(
@@ -325,11 +383,12 @@ def forward(
         ignored.
       config: the model's geometry (static).
       attention_probs: {layer: [B, N, T, T]} replaces the probabilities of those layers.
-      head_mask: [L, N], 1 keeps a head, 0 zeroes its probabilities. A NumPy array or nested list is compiled in as a constant, a JAX
-        array is traced.
+      head_mask: [L, N], 1 keeps a head, 0 zeroes its probabilities. A JAX array is traced: one compiled program serves every mask. With a
+        NumPy array or nested list, each compiled anew, masked heads are not computed (but for the probabilities returned).
 
     Returns:
-      logits [B, C], float32 or wider, and a tuple of L arrays [B, N, T, T]: the probabilities used, before the head mask.
+      logits [B, C], float32 or wider, and a tuple of L arrays [B, N, T, T]: the probabilities used, before the head mask. Heads that the
+      model does not have (`config.kept_heads`) have probabilities 0.
 
     Raises:
       InputError: a shape does not fit, or a layer does not exist.
@@ -341,19 +400,35 @@ def forward(
             raise InputError(f"attention_probs names layer {layer!r}; the model has layers 0 to {config.num_hidden_layers - 1}")
         if np.shape(probs) != expected:
             raise InputError(f"attention_probs[{layer}] must be [B, N, T, T] = {list(expected)}, not {list(np.shape(probs))}")
-    static_mask, traced_mask = checked_head_mask(head_mask, config)
-    return _forward(params, batch, config, attention_probs, traced_mask, static_mask=static_mask)
+    kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
+    others = None, None
+    if kept_config != config:  # the masked heads, whose probabilities are returned too
+        others = select_heads(params, config, np.asarray(head_mask) == 0)
+    return _forward(kept_params, batch, kept_config, attention_probs, traced_mask, *others)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "static_mask"))
-def _forward(params, batch, config, attention_probs, traced_mask, static_mask):
-    mask = mask_array(static_mask, traced_mask)
-    logits, used, _ = BertClassifier(config).apply({"params": params}, batch, attention_probs, mask)
-    return logits, used
+@functools.partial(jax.jit, static_argnames=("config", "masked_config"))
+def _forward(params, batch, config, attention_probs, traced_mask, masked_params, masked_config):
+    attention_probs = attention_probs or {}
+    given = {layer: probs[:, np.asarray(config.heads_of(layer), int)] for layer, probs in attention_probs.items()}
+    logits, used, inputs = BertClassifier(config).apply({"params": params}, batch, given, traced_mask)
+    used = [spread_heads(probs, config, layer) for layer, probs in enumerate(used)]
+    for layer, hidden in enumerate(inputs if masked_config else ()):
+        heads = masked_config.heads_of(layer)
+        if heads:
+            variables = {"params": masked_params[f"layers_{layer}"]}
+            probs = BertLayer(masked_config, len(heads)).apply(variables, hidden, batch["attention_mask"] != 0, method="probs")
+            used[layer] += spread_heads(probs, masked_config, layer)
+    return logits, tuple(attention_probs.get(layer, probs) for layer, probs in enumerate(used))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "static_mask"))
-def predict_logits(params, batch, config, traced_mask=None, static_mask=None) -> Array:
-    """Return the logits [B, C] alone: `forward` without the rows of the last layer that no logit depends on."""
-    mask = mask_array(static_mask, traced_mask)
-    return BertClassifier(config).apply({"params": params}, batch, head_mask=mask, cls_only=True)[0]
+@functools.partial(jax.jit, static_argnames=("config",))
+def predict_logits(params, batch, config, head_mask=None) -> Array:
+    """Return the logits [B, C] alone: `forward` without the rows of the last layer that no logit depends on; `head_mask` is traced."""
+    return BertClassifier(config).apply({"params": params}, batch, head_mask=head_mask, cls_only=True)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def predict_logits_of_masks(params, batch, config, head_masks) -> Array:
+    """Return the logits [M, B, C] under each of `head_masks` [M, L, N]; what no mask changes is computed once."""
+    return jax.vmap(functools.partial(predict_logits, params, batch, config))(head_masks)

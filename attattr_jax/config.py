@@ -29,6 +29,8 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2  # C
+    # Of each layer, ascending, in the numbering of the whole model; None: all. Hugging Face's config.json has the others, `pruned_heads`.
+    kept_heads: tuple[tuple[int, ...], ...] | None = None
     # Linen's meaning: what is computed in, e.g. "bfloat16"; None: the parameters' own dtype. Not part of config.json.
     dtype: str | None = None
 
@@ -51,11 +53,25 @@ class BertConfig:
             raise InputError(f"dtype {self.dtype!r} is not supported; use float32 or bfloat16")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(f"hidden_act {self.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+        if self.kept_heads is not None:
+            object.__setattr__(self, "kept_heads", self._checked_kept_heads())
+
+    def _checked_kept_heads(self) -> tuple[tuple[int, ...], ...] | None:
+        kept = tuple(tuple(sorted(set(heads))) for heads in self.kept_heads)
+        every = tuple(range(self.num_attention_heads))
+        if len(kept) != self.num_hidden_layers or not all(set(heads) <= set(every) for heads in kept):
+            expected = f"{self.num_hidden_layers} layers, some of the heads 0 to {every[-1]} of each"
+            raise InputError(f"kept_heads must be a list for each of {expected}, not {list(map(list, kept))}")
+        return None if all(heads == every for heads in kept) else kept
 
     @property
     def head_size(self) -> int:
         """K, the width of one head."""
         return self.hidden_size // self.num_attention_heads
+
+    def heads_of(self, layer: int) -> tuple[int, ...]:
+        """Return the heads that a layer has, in the numbering of the whole model."""
+        return tuple(range(self.num_attention_heads)) if self.kept_heads is None else self.kept_heads[layer]
 
     @classmethod
     def from_hf(cls, fields: dict[str, Any]) -> BertConfig:
@@ -70,21 +86,26 @@ class BertConfig:
             ("position_embedding_type", "absolute"),
             ("is_decoder", False),
             ("add_cross_attention", False),
-            ("pruned_heads", {}),
         ):
             if fields.get(name) not in (None, supported):
                 raise InputError(f"{name} is {fields[name]!r}; only {supported!r} is supported")
         if fields.get("problem_type") == "multi_label_classification":
             raise InputError("problem_type is multi_label_classification; one class is explained here, from a softmax over all")
-        known = {field.name for field in dataclasses.fields(cls)} - {"num_labels", "dtype"}
+        known = {field.name for field in dataclasses.fields(cls)} - {"num_labels", "dtype", "kept_heads"}
         given = {name: value for name, value in fields.items() if name in known and value is not None}
         labels = fields.get("id2label")
-        return cls(**given, num_labels=len(labels) if labels else fields.get("num_labels", 2))
+        config = cls(**given, num_labels=len(labels) if labels else fields.get("num_labels", 2))
+        pruned = fields.get("pruned_heads")
+        return dataclasses.replace(config, kept_heads=_without(pruned, config)) if pruned else config
 
     def to_hf(self, id2label: dict[int, str]) -> dict[str, Any]:
         """Return the contents of a `config.json` that `transformers` loads as `BertForSequenceClassification`."""
         fields = dataclasses.asdict(self)
-        del fields["num_labels"], fields["dtype"]
+        del fields["num_labels"], fields["dtype"], fields["kept_heads"]
+        if self.kept_heads is not None:
+            every = set(range(self.num_attention_heads))
+            removed = {str(layer): sorted(every - set(kept)) for layer, kept in enumerate(self.kept_heads)}
+            fields["pruned_heads"] = {layer: heads for layer, heads in removed.items() if heads}
         return {
             "architectures": ["BertForSequenceClassification"],
             "model_type": "bert",
@@ -92,3 +113,20 @@ class BertConfig:
             "id2label": {str(index): name for index, name in sorted(id2label.items())},
             "label2id": {name: index for index, name in sorted(id2label.items())},
         }
+
+
+def _without(pruned: Any, config: BertConfig) -> tuple[tuple[int, ...], ...]:
+    """Return the heads kept, given Hugging Face's `pruned_heads`: {layer: [head, …]}, the layer as text."""
+    every = range(config.num_attention_heads)
+    kept = [set(every) for _ in range(config.num_hidden_layers)]
+    is_mapping = isinstance(pruned, dict) and all(isinstance(heads, list) for heads in pruned.values())
+    for layer, heads in pruned.items() if is_mapping else ():
+        exists = str(layer).isdecimal() and int(layer) < len(kept)
+        if not exists or not all(isinstance(head, int) and head in every for head in heads):
+            raise InputError(
+                f"pruned_heads names heads {heads} of layer {layer!r}; the model had layers 0 to {len(kept) - 1}, heads 0 to {every[-1]}"
+            )
+        kept[int(layer)] -= set(heads)
+    if not is_mapping:
+        raise InputError(f"pruned_heads must be {{layer: [head, …]}}, not {pruned!r}")
+    return tuple(tuple(sorted(heads)) for heads in kept)

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import bert
-from .bert import Array, Batch, BertClassifier, Params, mask_array
+from .bert import Array, Batch, BertClassifier, Params, mask_row, spread_heads
 from .config import BertConfig
 
 OBJECTIVES = ("prob", "logit", "log_prob")
@@ -75,7 +75,7 @@ def clean_pass(params: Params, batch: Batch, target: Array | None, head_mask: An
     hidden, probs = [hidden[layer] for layer in layers], [probs[layer] for layer in layers]
     last = config.num_hidden_layers - 1
     mixed = [
-        mix(params[f"layers_{layer}"], config, inputs, used[:, :, :1] if layer == last else used, row_of(head_mask, layer))
+        mix(params[f"layers_{layer}"], config, inputs, used[:, :, :1] if layer == last else used, mask_row(head_mask, config, layer))
         for layer, inputs, used in zip(layers, hidden, probs, strict=True)
     ]
     return Clean(logits, target, objective_of(logits, target, objective), real, hidden, probs, mixed)
@@ -256,11 +256,6 @@ def sum_over_nodes(chunk: Callable, rule: Rule, steps_at_once: int, summand: Any
     return jax.lax.fori_loop(0, num_chunks, add, zeros)
 
 
-def row_of(head_mask: Any, layer: int) -> Any:
-    """Return the head mask of one layer, [N], or None."""
-    return None if head_mask is None else head_mask[layer]
-
-
 def max_over_real(values: Array, real: Array) -> Array:
     """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens, 0 without one; `real` bool [B, T]."""
     pairs = real[:, :, None] & real[:, None, :]
@@ -348,16 +343,15 @@ class Result(NamedTuple):
     logits: Array
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "path", "groups", "static_mask", "reduce"))
-def attribute_fixed(params, batch, target, rule, traced_mask, config, objective, path, groups, static_mask, reduce) -> Result:
+@functools.partial(jax.jit, static_argnames=("config", "objective", "path", "groups", "reduce"))
+def attribute_fixed(params, batch, target, rule, head_mask, config, objective, path, groups, reduce) -> Result:
     """Attribute with the nodes and weights of one rule, the same for every example and layer."""
-    head_mask = mask_array(static_mask, traced_mask)
     layers = tuple(sorted(layer for group, _ in groups for layer in group))
     clean = clean_pass(params, batch, target, head_mask, config, objective, layers)
     if path == "joint":
         steps_at_once = min(steps for _, steps in groups)
         attributions, baseline_score = joint_attributions(params, config, layers, clean, head_mask, objective, rule, steps_at_once)
-        return assemble(clean, attributions, baseline_score[:, None], reduce)
+        return assemble(config, layers, clean, attributions, baseline_score[:, None], reduce)
     by_layer: dict[int, Array] = {}
     for group, steps_at_once in groups:
         at = [layers.index(layer) for layer in group]
@@ -365,14 +359,16 @@ def attribute_fixed(params, batch, target, rule, traced_mask, config, objective,
         real, targets = [clean.real] * len(group), [clean.target] * len(group)
         summed = context_gradients(params, config, group, hidden, mixed, real, head_mask, targets, objective, rule, steps_at_once)
         for layer, inputs, used, gradient in zip(group, hidden, probs, summed, strict=True):
-            row = row_of(head_mask, layer)
+            row = mask_row(head_mask, config, layer)
             by_layer[layer] = attribution_of(params[f"layers_{layer}"], config, inputs, used, clean.real, row, gradient[0])
     baseline_score = baseline_scores(params, config, layers, clean, head_mask, objective)
-    return assemble(clean, [by_layer[layer] for layer in layers], baseline_score, reduce)
+    return assemble(config, layers, clean, [by_layer[layer] for layer in layers], baseline_score, reduce)
 
 
-def assemble(clean: Clean, attributions: list[Array], baseline_score: Array, reduce: str | None) -> Result:
-    """Stack the layers; `attributions` are [B, N, T, T], `baseline_score` is [B, L], or [B, 1] for all layers together."""
+def assemble(
+    config: BertConfig, layers: Sequence[int], clean: Clean, attributions: list[Array], baseline_score: Array, reduce: str | None
+) -> Result:
+    """Stack `layers`; `attributions` are [B, N, T, T], `baseline_score` is [B, L], or [B, 1] for all layers together."""
     totals = jnp.stack([values.sum(axis=(1, 2, 3)) for values in attributions], axis=1)
     if baseline_score.shape[1] != totals.shape[1]:
         totals = totals.sum(axis=1, keepdims=True)
@@ -380,7 +376,10 @@ def assemble(clean: Clean, attributions: list[Array], baseline_score: Array, red
     probs = clean.probs
     if reduce:
         attributions, probs = ([max_over_real(values, clean.real) for values in each] for each in (attributions, probs))
-    stacked = (jnp.stack(values, axis=1) for values in (attributions, probs))
+    stacked = (
+        jnp.stack([spread_heads(values, config, layer) for layer, values in zip(layers, each, strict=True)], axis=1)
+        for each in (attributions, probs)
+    )
     return Result(*stacked, clean.target, clean.score, baseline_score, delta, clean.logits)
 
 
@@ -394,12 +393,11 @@ class TokenResult(NamedTuple):
     convergence_delta: Array
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "static_mask", "baseline_token_id", "steps_at_once"))
+@functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id", "steps_at_once"))
 def attribute_tokens_fixed(
-    params, batch, special, target, rule, traced_mask, config, objective, static_mask, baseline_token_id, steps_at_once
+    params, batch, special, target, rule, head_mask, config, objective, baseline_token_id, steps_at_once
 ) -> TokenResult:
     """Attribute to tokens with the nodes and weights of one rule."""
-    head_mask = mask_array(static_mask, traced_mask)
     path = token_path(params, batch, special, target, head_mask, config, baseline_token_id)
     segments = batch["token_type_ids"]
     summed = token_gradients(params, segments, head_mask, config, objective, path, rule, steps_at_once)

@@ -9,13 +9,15 @@ import jax
 import numpy as np
 
 from . import sharding
-from .bert import Array, HeadMask, checked_head_mask, model_inputs, predict_logits
+from .bert import Array, HeadMask, model_inputs, predict_logits, predict_logits_of_masks, split_head_mask
 from .config import BertConfig
 from .data import Encoded, inference_batches
 from .errors import InputError
 
 # The metric that GLUE reports for a task beside accuracy.
 TASK_METRICS = {"mrpc": "f1", "cola": "matthews"}
+
+MASKS_AT_ONCE = 8  # head masks that an accelerator evaluates together
 
 
 def predict(
@@ -41,19 +43,60 @@ def predict(
     Raises:
       InputError: a logit is not finite.
     """
-    static_mask, traced_mask = checked_head_mask(head_mask, config)
-    logits = np.zeros((len(encoded), config.num_labels), np.float32)
-    pending: list[tuple[np.ndarray, Array]] = []
+    params, config, traced_mask = split_head_mask(params, config, head_mask)
+
+    def compute(inputs):
+        return [predict_logits(params, inputs, config, traced_mask)[None]]
+
+    return _over_batches(compute, 1, config, encoded, mesh, batch_size, on_batch)[0]
+
+
+def predict_masks(
+    params: Mapping[str, Any],
+    config: BertConfig,
+    encoded: Encoded,
+    mesh: jax.sharding.Mesh,
+    head_masks: np.ndarray,
+    batch_size: int = 32,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> np.ndarray:
+    """Return the logits of every example under each of many head masks, [masks, examples, C]: one compiled program for all of them.
+
+    Args:
+      head_masks: [masks, L, N]; those that occur again are computed once.
+      Others: as for `predict`; `on_batch` counts an example once, not once for each mask.
+
+    Raises:
+      InputError: a logit is not finite.
+    """
+    distinct, where = np.unique(np.asarray(head_masks, np.float32), axis=0, return_inverse=True)
+    # A CPU is busy with one; the program has a fixed number, so that it serves every number of masks.
+    at_once = 1 if mesh.devices.flat[0].platform == "cpu" else MASKS_AT_ONCE
+    padded = np.pad(distinct, ((0, -len(distinct) % at_once), (0, 0), (0, 0)))
+    groups = [sharding.replicate(padded[start : start + at_once], mesh) for start in range(0, len(padded), at_once)]
+
+    def compute(inputs):
+        return [predict_logits_of_masks(params, inputs, config, masks) for masks in groups]
+
+    return _over_batches(compute, len(distinct), config, encoded, mesh, batch_size, on_batch)[where.ravel()]
+
+
+def _over_batches(
+    compute: Callable[[Any], list[Array]], num_masks: int, config: BertConfig, encoded: Encoded, mesh, batch_size: int, on_batch
+) -> np.ndarray:
+    """Return logits [masks, examples, C], in order; `compute` gives a batch's, in parts [masks, B, C] that follow one another."""
+    logits = np.zeros((num_masks, len(encoded), config.num_labels), np.float32)
+    pending: list[tuple[np.ndarray, list[Array]]] = []
 
     def collect():
-        indices, values = pending.pop(0)
-        logits[indices] = np.asarray(values)[: len(indices)]
+        indices, parts = pending.pop(0)
+        values = np.concatenate([np.asarray(part) for part in parts])
+        logits[:, indices] = values[:num_masks, : len(indices)]
         on_batch(len(indices))
 
     for batch in inference_batches(encoded, config, batch_size, mesh.size):
         inputs = sharding.shard_rows(model_inputs(batch.inputs), mesh)
-        values = predict_logits(params, inputs, config, traced_mask, static_mask=static_mask)
-        pending.append((batch.indices[batch.weights > 0], values))
+        pending.append((batch.indices[batch.weights > 0], compute(inputs)))
         if len(pending) > 1:  # one batch is computed while the one before it is fetched
             collect()
     while pending:

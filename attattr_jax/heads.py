@@ -6,7 +6,7 @@ Shapes: B examples, T tokens (padded), L layers, N heads. A mask is [L, N], 1 ke
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,30 @@ def top_heads(values, count: int, layers: Sequence[int] | None = None) -> list[t
     ]
 
 
+def correlate(first, second) -> dict[str, float]:
+    """Compare two importances of the same heads, [L, N] each.
+
+    Returns:
+      `pearson` and `spearman` over all heads (NaN if one of them is constant), and `shared_top_heads`: how many of the `num_top_heads`
+      (a quarter of all) most important heads of one are among those of the other.
+
+    Raises:
+      InputError: one is not a finite [L, N], or they differ in shape.
+    """
+    from scipy import stats  # half a second that only this needs
+
+    first, second = _checked_importance(first), _checked_importance(second)
+    if first.shape != second.shape:
+        raise InputError(f"importances of {list(first.shape)} and {list(second.shape)} heads cannot be compared")
+    if min(np.ptp(first), np.ptp(second)) == 0:
+        pearson = spearman = float("nan")
+    else:
+        pearson, spearman = (float(f(first.ravel(), second.ravel()).statistic) for f in (stats.pearsonr, stats.spearmanr))
+    count = max(1, first.size // 4)
+    tops = [{(layer, head) for layer, head, _ in top_heads(values, count)} for values in (first, second)]
+    return {"pearson": pearson, "spearman": spearman, "shared_top_heads": len(tops[0] & tops[1]), "num_top_heads": count}
+
+
 def _checked_importance(importance) -> np.ndarray:
     array = np.asarray(importance, np.float64)
     if array.ndim != 2 or not array.size:
@@ -124,17 +148,24 @@ def _checked_importance(importance) -> np.ndarray:
 
 
 def importance_record(
-    measure: str, importance, model: str, target: str | None = None, example_hashes: Sequence[str] = (), layers: Sequence[int] | None = None
+    measure: str,
+    importance,
+    model: str,
+    target: str | None = None,
+    example_hashes: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the contents of `head_importance.json`.
 
     Args:
-      measure: "attribution" or "random".
+      measure: one of `importance.MEASURES`.
       importance: [L, N], of `layers` if these are not all.
       model: the classifier's fingerprint.
       target: the class explained.
       example_hashes: of the examples scored on, so that accuracy is not measured on them later.
       layers: the layers that were asked for, None if all.
+      details: what else the measure knows of each head, [L, N] each.
     """
     record = {
         "measure": measure,
@@ -143,12 +174,16 @@ def importance_record(
         "model": model,
         "importance": np.asarray(importance).tolist(),
         "examples": list(example_hashes),
+        **{name: np.asarray(values).tolist() for name, values in (details or {}).items()},
     }
     return record if layers is None else record | {"layers": list(layers)}
 
 
-def read_importance(file: Path, shape: tuple[int, int], model: str) -> dict[str, Any]:
-    """Return the contents of a `head_importance.json` of this model.
+def read_importance(file: Path, shape: tuple[int, int] | None = None, model: str | None = None) -> dict[str, Any]:
+    """Return the contents of a `head_importance.json`, with `importance` as an array [L, N].
+
+    Args:
+      shape, model: what the model's are, if it must be of a certain one.
 
     Raises:
       InputError: it is damaged, covers only some layers, or is another model's.
@@ -161,10 +196,12 @@ def read_importance(file: Path, shape: tuple[int, int], model: str) -> dict[str,
         raise InputError(f"{file} is not a head_importance.json: {error!r}") from None
     if record.get("layers") is not None:
         raise InputError(f"{file} covers only layers {record['layers']}: run attribute.py without --layers")
-    if importance.shape != shape:
+    if importance.ndim != 2 or not importance.size:
+        raise InputError(f"{file}: importance must be L lists of N numbers")
+    if shape is not None and importance.shape != shape:
         raise InputError(f"{file}: importance must be {list(shape)}, as this model's heads, not {list(importance.shape)}")
     if not np.isfinite(importance).all():
         raise InputError(f"{file}: importance must be finite")
-    if found_model != model:
+    if model is not None and found_model != model:
         raise InputError(f"{file} was computed for another model: run attribute.py or prune.py on this one")
     return record | {"importance": importance}

@@ -209,7 +209,9 @@ class Classifier:
         """Return a SHA-256 of all that the model's outputs depend on: the same model, the same fingerprint."""
         # What the tensors do not say and the outputs depend on.
         geometry = ("num_attention_heads", "hidden_act", "layer_norm_eps")
-        digest = hashlib.sha256(json.dumps([getattr(self.config, name) for name in geometry]).encode())
+        facts = [getattr(self.config, name) for name in geometry]
+        facts += [] if self.config.kept_heads is None else [self.config.kept_heads]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         for name, value in sorted(to_hf_tensors(self.params, self.config).items()):
             digest.update(name.encode())
             digest.update(value.tobytes())
@@ -370,12 +372,21 @@ def _load_tokenizer(folder: Path) -> Any:
 def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
     """Save in Hugging Face format: `config.json`, `model.safetensors` and the tokenizer's files.
 
-    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits. The weights come last.
+    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits; that of `transformers` 4 if heads were
+    removed, which version 5 cannot load. The weights come last.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if classifier.tokenizer is not None:
         classifier.tokenizer.save_pretrained(folder)
     write_json(folder / "config.json", classifier.config.to_hf(classifier.id2label))
-    tensors = to_hf_tensors(classifier.params, classifier.config)
-    write_file(folder / "model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+    write_file(folder / "model.safetensors", _serialised(classifier))
+
+
+def file_size(classifier: Classifier) -> int:
+    """Return the bytes of the `model.safetensors` that `save_classifier` writes."""
+    return len(_serialised(classifier))
+
+
+def _serialised(classifier: Classifier) -> bytes:
+    return safetensors.numpy.save(to_hf_tensors(classifier.params, classifier.config), metadata={"format": "pt"})

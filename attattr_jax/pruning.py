@@ -1,50 +1,26 @@
-"""Head pruning: score the heads on some examples, mask the least important, measure accuracy on other examples."""
+"""Head pruning: which examples to score and to evaluate on, in what order heads go, accuracy curves, physically smaller models.
+
+Shapes: L layers, N heads, M masks. A mask is [L, N], 1 keeps a head; an order is [L·N], the numbers layer·N + head of all heads, the first
+to remove first.
+"""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from . import engine, sharding
-from .attribution import attribute_attention
-from .bert import model_inputs
-from .data import Encoded, Split, inference_batches
+from .bert import select_heads
+from .config import BertConfig
+from .data import Split
 from .errors import InputError
 from .pretrained import Classifier
 
-
-def attribution_importance(
-    classifier: Classifier,
-    encoded: Encoded,
-    mesh: jax.sharding.Mesh,
-    n_steps: int | str = 20,
-    method: str = "gausslegendre",
-    on_batch: Callable[[int], None] = lambda count: None,
-) -> np.ndarray:
-    """Return the mean over examples of each head's maximum attribution for the gold class, float64 [L, N] (paper, equation 4).
-
-    Only [B, L, N] leaves the device.
-
-    Args:
-      classifier: the model.
-      encoded: the scoring examples, with labels.
-      mesh: the devices.
-      n_steps, method: the integration, as for `attribute_attention`.
-      on_batch: called with the number of examples done, after each batch.
-    """
-    config = classifier.config
-    params = sharding.replicate(classifier.params, mesh)
-    total = np.zeros((config.num_hidden_layers, config.num_attention_heads))
-    for batch in inference_batches(encoded, config, functools.partial(engine.default_batch_size, config), mesh.size):
-        inputs, labels = sharding.shard_rows((model_inputs(batch.inputs), batch.labels), mesh)
-        result = attribute_attention(params, inputs, config, labels, n_steps, method, reduce="head_max")
-        is_example = batch.weights > 0
-        total += np.asarray(result.attributions, np.float64)[is_example].sum(axis=0)
-        on_batch(int(is_example.sum()))
-    return total / len(encoded)
+CURVE_FRACTIONS = tuple(tenth / 10 for tenth in range(11))
+REMOVABLE_LOSS = 0.01  # of accuracy: "removable within one point"
 
 
 def disjoint(scoring: Split, evaluated: Split, num_scoring: int, seed: int) -> tuple[Split, Split]:
@@ -69,3 +45,117 @@ def without(evaluated: Split, hashes: Sequence[str]) -> Split:
     if not left:
         raise InputError(f"every example of {evaluated.source} was scored on: score on fewer, or evaluate on more or others (--eval_split)")
     return evaluated.select(left)
+
+
+def present_heads(config: BertConfig) -> np.ndarray:
+    """Return the mask int32 [L, N] of the heads that a model has."""
+    mask = np.zeros((config.num_hidden_layers, config.num_attention_heads), np.int32)
+    for layer, row in enumerate(mask):
+        row[list(config.heads_of(layer))] = 1
+    return mask
+
+
+def rank_absent_last(importance, present: np.ndarray) -> np.ndarray:
+    """Return an importance [L, N] by which the heads that a model has not go before all that it has."""
+    importance = np.asarray(importance, np.float64)
+    return np.where(present != 0, importance, importance.min() - 1)
+
+
+def removal_order(
+    importance,
+    present: np.ndarray,
+    score_again: Callable[[np.ndarray], np.ndarray] | None = None,
+    heads_per_round: int | None = None,
+    num_heads: int | None = None,
+) -> np.ndarray:
+    """Return the order in which heads go, [L·N]: those that are not there, then the least important; of equals, the lower number.
+
+    Args:
+      importance: [L, N].
+      present: [L, N], the heads that the model has.
+      score_again: mask -> importance [L, N] of the model under it: iterative pruning.
+      heads_per_round: how many heads go before those that are left are ranked again.
+      num_heads: how many heads are to be removed at most: no more rounds than that needs.
+    """
+    mask = np.asarray(present).copy()
+    order = np.flatnonzero(mask.ravel() == 0).tolist()
+    while mask.any():
+        ranked = np.argsort(rank_absent_last(importance, mask).ravel(), kind="stable")[mask.size - mask.sum() :]
+        is_last = score_again is None or len(order) + heads_per_round >= (mask.size if num_heads is None else num_heads)
+        gone = ranked if is_last else ranked[:heads_per_round]
+        order += gone.tolist()
+        mask.ravel()[gone] = 0
+        if not is_last:
+            importance = score_again(mask)
+    return np.asarray(order)
+
+
+def masks_along(order: np.ndarray, counts: Sequence[int], present: np.ndarray) -> np.ndarray:
+    """Return the masks int32 [M, L, N] without the first `counts` [M] heads of an order."""
+    masks = np.repeat(present[None], len(counts), axis=0)
+    for mask, count in zip(masks, counts, strict=True):
+        mask.ravel()[order[:count]] = 0
+    return masks
+
+
+def curve_masks(order: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return the masks [M, L, N] of the points of a curve: `CURVE_FRACTIONS` of all heads removed."""
+    return masks_along(order, [int(fraction * present.size) for fraction in CURVE_FRACTIONS], present)
+
+
+def curve_record(measure: str, seed: int | None, masks: np.ndarray, found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Return a curve as `pruning.json` has it.
+
+    Args:
+      measure, seed: what ranked the heads.
+      masks: [M, L, N], from `curve_masks`.
+      found: the metrics under each.
+
+    Returns:
+      `measure`, `seed`, `points` of `fraction`, `num_pruned` and the metrics, `area_under_curve`: the mean accuracy over the fractions by
+      the trapezoidal rule, `removable_within_1_point`: the heads gone at the last point before accuracy is more than 0.01 below the
+      first point's.
+    """
+    points = [
+        {"fraction": fraction, "num_pruned": int((mask == 0).sum()), **values}
+        for fraction, mask, values in zip(CURVE_FRACTIONS, masks, found, strict=True)
+    ]
+    accuracies = [point["accuracy"] for point in points]
+    return {
+        "measure": measure,
+        "seed": seed,
+        "area_under_curve": float(np.trapezoid(accuracies, CURVE_FRACTIONS)),
+        "removable_within_1_point": points[last_above(accuracies, accuracies[0] - REMOVABLE_LOSS)]["num_pruned"],
+        "points": points,
+    }
+
+
+def last_above(accuracies: Sequence[float], floor: float) -> int:
+    """Return the index of the last of `accuracies` before the first that is below `floor`; −1 if that is the first of all."""
+    below = np.flatnonzero(np.asarray(accuracies) < floor - 1e-9)
+    return int(below[0]) - 1 if below.size else len(accuracies) - 1
+
+
+def remove_heads(classifier: Classifier, mask) -> Classifier:
+    """Return the physically smaller model without the heads whose mask is 0: same logits as under the mask.
+
+    Their rows of query, key and value and their columns of the attention output are cut out; a layer without any head left still adds that
+    output's bias. `config.kept_heads` keeps account, in the numbering of the whole model.
+
+    Looks at values: `mask` cannot be traced.
+
+    Args:
+      classifier: the model, some of whose heads may be gone already.
+      mask: 0/1 [L, N].
+
+    Raises:
+      InputError: the mask is not [L, N], or has other values.
+    """
+    mask, config = np.asarray(mask), classifier.config
+    expected = [config.num_hidden_layers, config.num_attention_heads]
+    if list(mask.shape) != expected:
+        raise InputError(f"mask must be [L, N] = {expected}, not {list(mask.shape)}")
+    if not np.isin(mask, (0, 1)).all():
+        raise InputError("mask must be of 0 and 1: a head is removed or kept")
+    params, smaller = select_heads(jax.tree.map(np.asarray, classifier.params), config, mask)
+    return dataclasses.replace(classifier, params=params, config=smaller)

@@ -187,7 +187,7 @@ class Trainer:
             state = self.initial_state()
             if checkpointer.latest is not None:
                 try:
-                    state = checkpointer.load(checkpointer.latest, _abstract(state))
+                    state = _load(checkpointer, checkpointer.latest, state)
                 except Exception as error:  # Orbax has no common exception for damage
                     where = self.folder / "checkpoints" / str(checkpointer.latest.step)
                     reason = f"{root_cause(error):.200}"
@@ -213,9 +213,9 @@ class Trainer:
                 if is_epoch_end:
                     found = self.evaluate(state.params)
                     log.write(step=done, epoch=epoch, **found)
-                    checkpointer.save_async(done, state, force=True, metrics=found)
+                    checkpointer.save_async(done, _storable(state), force=True, metrics=found)
                 elif is_saved:
-                    checkpointer.save_async(done, state, force=True)
+                    checkpointer.save_async(done, _storable(state), force=True)
             seconds = time.perf_counter() - start
             checkpointer.wait()
             best = max(
@@ -223,7 +223,7 @@ class Trainer:
                 key=lambda checkpoint: (self.best_metric(checkpoint.metrics), checkpoint.step),
             )
             if best.step != int(state.step):
-                state = checkpointer.load(best, _abstract(state))
+                state = _load(checkpointer, best, state)
         summary = {
             "best_step": best.step,
             "num_steps": self.num_steps,
@@ -252,9 +252,15 @@ class Trainer:
         )
 
 
-def _abstract(state: TrainState) -> TrainState:
-    """Return shapes, types and shardings: what a checkpoint is restored into."""
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), state)
+def _storable(state: TrainState) -> TrainState:
+    """Return a state that Orbax can write: a zero stands for an array without elements, as of a layer without heads."""
+    return jax.tree.map(lambda array: array if array.size else jax.device_put(jnp.zeros((), array.dtype), array.sharding), state)
+
+
+def _load(checkpointer, checkpoint, state: TrainState) -> TrainState:
+    """Return the state of a checkpoint; `state` has its shapes, types and shardings."""
+    abstract = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), _storable(state))
+    return jax.tree.map(lambda loaded, given: loaded if given.size else given, checkpointer.load(checkpoint, abstract), state)
 
 
 class MetricsLog:

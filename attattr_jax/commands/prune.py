@@ -1,24 +1,34 @@
-"""Prune attention heads: score them, mask the least important, compare accuracy before and after.
+"""Prune attention heads: score them, remove the least important, compare accuracy before and after.
 
     python prune.py --checkpoint runs/reviews
-    python prune.py --checkpoint runs/sst2 --importance random --seed 1 --keep_per_layer 3
-    python prune.py --checkpoint runs/sst2 --prune_fraction 0.5
+    python prune.py --checkpoint runs/sst2 --curve --curve_importances all
+    python prune.py --checkpoint runs/sst2 --prune_fraction 0.5 --save_pruned runs/sst2-half
 
-Heads are scored on examples that accuracy is not measured on. Writes pruning.json, head_importance.json and run.json into --output_dir.
+Heads are scored on examples that accuracy is not measured on. Writes pruning.json, head_importance.json, the picture heads.png, with
+--curve also curve.csv and curve.png, and run.json into --output_dir.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Sequence
+import functools
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from .. import cli, data, evaluation, heads, pretrained, pruning, sharding
+from .. import cli, costs, data, evaluation, heads, plots, pretrained, pruning, sharding
 from ..cli import option, require
-from ..files import user_path, write_json
+from ..files import user_path, write_file, write_json
+from ..importance import MEASURES, HeadScores, score_heads
+
+FROM_FILE = "file"  # stands for the measure of a head_importance.json
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer*.json", "vocab.txt", "special_tokens_map.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +37,12 @@ class Options(cli.CommonOptions):
 
     checkpoint: str = option("runs/sst2", "an output of train.py, any Hugging Face BERT classifier folder, or a Hub id")
     dataset: str | None = option(None, "a data set, named as for train.py (default: the one the checkpoint was trained on)")
-    importance: str = option("attribution", "attribution, random, or a head_importance.json of the same model")
+    importance: str = option("attribution", f"{', '.join(MEASURES)}, or a head_importance.json of the same model")
+    protocol: Literal["disjoint", "reference"] = option(
+        "disjoint",
+        "disjoint: no example is both scored and evaluated; reference: as the paper's code, scored on the first examples of --eval_split, "
+        "by 20 left Riemann steps, evaluated on all of it",
+    )
     scoring_split: str = option("train", "the split that heads are scored on, for the gold class")
     num_scoring_examples: int = option(200, "how many of its examples, drawn with --seed")
     eval_split: str = option("validation", "the split that accuracy is measured on; scored examples are left out")
@@ -36,6 +51,14 @@ class Options(cli.CommonOptions):
     keep_per_layer: int | None = option(None, "keep so many heads of every layer (default: 3)")
     prune_fraction: float | None = option(None, "instead: prune this fraction of all heads, the least important of all layers")
     prune_heads: str | None = option(None, "instead: prune the heads listed as layer:heads, as in 0:1,2;3:4")
+    min_accuracy: float | None = option(None, "instead: prune, the least important first, as long as accuracy stays at least this (0 to 1)")
+    iterations: int = option(
+        1, "with --prune_fraction, --min_accuracy or --curve: prune in so many equal rounds, and score the heads left anew after each"
+    )
+    curve: bool = option(False, "accuracy with 0, 10, ... 100 % of all heads removed, as table and plot")
+    curve_importances: str = option("random", "what else to show beside --importance: measures separated by commas, all, or none")
+    curve_seeds: int = option(5, "how many random orders to show, from --seed on")
+    save_pruned: str | None = option(None, "a folder for the physically smaller model; its size and speed are compared with the full one's")
     output_dir: str | None = option(None, "where to write (default: <checkpoint>/pruning)")
 
 
@@ -44,88 +67,243 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(lambda: _prune(cli.parse(Options, __doc__, argv)))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Ranking:
+    """The heads as one measure ranks them, with one seed where that is random."""
+
+    record: dict[str, Any]  # the contents of its head_importance.json
+    seed: int | None
+    order: np.ndarray  # in which the heads go
+    seconds: float  # that it took
+
+    @property
+    def measure(self) -> str:
+        return self.record["measure"]
+
+
 def _prune(options: Options) -> None:
     options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, "gausslegendre"))
-    _check_ranges(options)
-    folder = cli.OutputFolder(
-        options.output_dir or pretrained.beside(options.checkpoint, "pruning"),
-        "prune",
-        ("pruning.json", "head_importance.json"),
-        options.overwrite,
-    )
+    _check_options(options)
+    files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*")
+    folder = cli.OutputFolder(options.output_dir or pretrained.beside(options.checkpoint, "pruning"), "prune", files, options.overwrite)
+    save_folder = _save_folder(options, folder)
     classifier = pretrained.load_classifier(options.checkpoint)
+    present = pruning.present_heads(classifier.config)
     fingerprint = classifier.fingerprint()
-    make_mask = _rule(options, classifier)
-    record = _given_importance(options, classifier, fingerprint)
+    cut = _rule(options, present)
+    given = _given_importance(options, present.shape, fingerprint)
+    wanted = _wanted(options, given)
 
     trained = _TrainedOn.read(options)
-    evaluated = data.load_split(trained.dataset, options.eval_split, trained.columns, options.max_eval_examples)
-    scored = None
-    if record is None:
-        scoring = data.load_split(trained.dataset, options.scoring_split, trained.columns)
-        scored, evaluated = pruning.disjoint(scoring, evaluated, options.num_scoring_examples, options.seed)
-    else:
-        evaluated = pruning.without(evaluated, record["examples"])
+    scored, evaluated = _examples(options, trained, wanted, given)
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
+    mesh, task = sharding.data_mesh(), data.task_name(trained.dataset)
+    params = sharding.replicate(classifier.params, mesh)
 
+    def evaluate(masks: np.ndarray) -> list[dict[str, float]]:
+        with cli.progress(len(evaluated), "examples", f"evaluating {len(masks)} masks") as bar:
+            logits = evaluation.predict_masks(params, classifier.config, evaluated_encoded, mesh, masks, on_batch=bar.update)
+        return [evaluation.metrics(each, evaluated_encoded.labels, task) for each in logits]
+
+    def score(measure: str, seed: int | None, mask: np.ndarray) -> HeadScores:
+        method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
+        with cli.progress(len(scored or ()), "examples", f"scoring heads by {measure}") as bar:
+            return score_heads(measure, classifier, scored_encoded, mesh, mask, options.n_steps, method, seed or 0, bar.update)
+
+    if options.min_accuracy is not None:  # before anything is written
+        full = evaluate(present[None])[0]["accuracy"]
+        reason = f"{options.min_accuracy} is more than the model has as it is, {full:.4f}"
+        require(full >= options.min_accuracy, f"--min_accuracy {reason}: give less")
     splits = {split.name: split.fingerprint() for split in (scored, evaluated) if split is not None}
     facts = {"dataset_path": data.absolute_name(trained.dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits}
     folder.start(options, facts)
-    mesh = sharding.data_mesh()
-    if scored_encoded is not None:
-        with cli.progress(len(scored), "examples", "scoring heads") as bar:
-            importance = pruning.attribution_importance(classifier, scored_encoded, mesh, options.n_steps, on_batch=bar.update)
-        record = heads.importance_record("attribution", importance, fingerprint, "gold", scored.example_hashes())
-    num_scoring = len(record["examples"])
-    mask = make_mask(record["importance"])
 
-    params = sharding.replicate(classifier.params, mesh)
-    task = data.task_name(trained.dataset)
-    found = {}
-    with cli.progress(2 * len(evaluated), "examples", "evaluating") as bar:
-        for name, head_mask in (("before", None), ("after", mask)):
-            logits = evaluation.predict(params, classifier.config, evaluated_encoded, mesh, head_mask, on_batch=bar.update)
-            scores = evaluation.metrics(logits, evaluated_encoded.labels, task)
-            found |= {f"{key}_{name}": value for key, value in scores.items()}
-
+    rankings = []
+    for measure, seed in wanted:
+        start = time.perf_counter()
+        record, again = given, None
+        if measure in MEASURES:
+            found = score(measure, seed, present)
+            from_examples = ("gold", scored.example_hashes()) if measure != "random" else (None, ())
+            record = heads.importance_record(measure, found.importance, fingerprint, *from_examples, details=found.details)
+            if options.iterations > 1 and measure != "random":
+                again = functools.partial(_importance_again, score, measure)
+        order = pruning.removal_order(record["importance"], present, again, *_rounds(options, present))
+        rankings.append(_Ranking(record, seed, order, round(time.perf_counter() - start, 3)))
+    chosen = rankings[0]
     if options.prune_heads is None:
-        write_json(folder.path / "head_importance.json", record | {"importance": np.asarray(record["importance"]).tolist()})
-    write_json(
-        folder.path / "pruning.json",
-        {
-            "measure": record["measure"],
-            "kept_heads": heads.listed_heads(mask, 1),
-            "pruned_heads": heads.listed_heads(mask, 0),
-            **found,
-            "num_scoring_examples": num_scoring,
-            "num_eval_examples": len(evaluated),
-            "seed": options.seed,
-            "model": fingerprint,
-        },
-    )
-    folder.finish(results=found)
+        for ranking in reversed(rankings):  # of several random ones, the first is kept
+            suffix = "" if ranking.measure == chosen.measure else f"_{ranking.measure}"
+            write_json(folder.path / f"head_importance{suffix}.json", ranking.record)
 
-    print(f"importance: {record['measure']}" + (f", from {num_scoring} examples of {scored.source}" if scored else ""))
-    print("kept heads:")
-    for layer, kept in enumerate(heads.listed_heads(mask, 1)):
-        print(f"  layer {layer}: " + (", ".join(map(str, kept)) or "none"))
-    print(f"{int((mask == 0).sum())} of {mask.size} heads pruned; {len(evaluated)} examples of {evaluated.source}:")
-    names = [key.removesuffix("_before") for key in found if key.endswith("_before")]
-    cli.print_table(
-        [["", "before", "after"]] + [[name, f"{found[f'{name}_before']:.4f}", f"{found[f'{name}_after']:.4f}"] for name in names]
-    )
+    if options.min_accuracy is None:
+        mask = cut(chosen)
+    else:
+        masks = pruning.masks_along(chosen.order, range(present.size + 1), present)
+        mask = masks[pruning.last_above([found["accuracy"] for found in evaluate(masks)], options.min_accuracy)]
+    # All that is left to measure, at once.
+    shown = rankings if options.curve else []
+    sets = [np.stack([present, mask])]
+    sets += [np.concatenate([pruning.curve_masks(ranking.order, present), cut(ranking)[None]]) for ranking in shown]
+    found = evaluate(np.concatenate(sets))
+    before, after = found[:2]
+    curves = []
+    for ranking, masks, measured in zip(shown, sets[1:], _split(found[2:], sets[1:]), strict=True):
+        curves.append(pruning.curve_record(ranking.measure, ranking.seed, masks[:-1], measured[:-1]))
+        if _keeps_tops(options):
+            num_pruned = int((masks[-1] == 0).sum())
+            point = {"fraction": num_pruned / present.size, "num_pruned": num_pruned, **measured[-1]}
+            curves[-1]["keep_per_layer"] = {"per_layer": _per_layer(options, present), **point}
+
+    result = {
+        "measure": chosen.measure,
+        "protocol": options.protocol,
+        "kept_heads": heads.listed_heads(mask, 1),
+        "pruned_heads": heads.listed_heads(mask, 0),
+        **{f"{name}_before": value for name, value in before.items()},
+        **{f"{name}_after": value for name, value in after.items()},
+        "num_scoring_examples": len(chosen.record["examples"]),
+        "num_eval_examples": len(evaluated),
+        "scoring_source": None if scored is None else scored.source,
+        "eval_source": evaluated.source,
+        "seed": options.seed,
+        "iterations": options.iterations,
+        "model": fingerprint,
+        "scoring_seconds": {ranking.measure: ranking.seconds for ranking in reversed(rankings)},
+    }
+    if options.min_accuracy is not None:
+        result |= {"min_accuracy": options.min_accuracy, "num_pruned_chosen_on": "the evaluated examples"}
+    if options.curve:
+        result |= {"curve": curves[0]["points"], "curves": curves}
+    write_json(folder.path / "pruning.json", result)
+    if options.prune_heads is None:
+        grid = plots.head_grid(chosen.record["importance"], mask, chosen.measure)
+        plots.save_figure(grid, folder.path / "heads")
+    if options.curve:
+        write_file(folder.path / "curve.csv", _as_csv(curves))
+        plots.save_figure(plots.accuracy_curves(curves, len(evaluated), pruning.REMOVABLE_LOSS), folder.path / "curve")
+    if save_folder is not None:
+        smaller = pruning.remove_heads(classifier, mask)
+        save_folder.start(options, facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length})
+        pretrained.save_classifier(smaller, save_folder.path)
+        save_folder.finish(results={"accuracy": after["accuracy"]})
+        num_tokens = data.bucket_length(int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings)
+        result["size"] = _sizes({"before": classifier, "after": smaller}, num_tokens)
+        write_json(folder.path / "pruning.json", result)
+    folder.finish(results={name: value for name, value in result.items() if name.endswith(("_before", "_after"))})
+    _print(options, result, curves, scored, evaluated)
+    if save_folder is not None:
+        print(f"smaller model: {save_folder.path}")
     print(f"pruning: {folder.path}")
 
 
-def _check_ranges(options: Options) -> None:
-    rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads") if getattr(options, name) is not None]
-    require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
-    require(options.num_scoring_examples >= 1, f"--num_scoring_examples must be at least 1, not {options.num_scoring_examples}")
-    require(
-        options.max_eval_examples is None or options.max_eval_examples >= 1,
-        f"--max_eval_examples must be at least 1, not {options.max_eval_examples}",
+def _importance_again(score, measure: str, mask: np.ndarray) -> np.ndarray:
+    return score(measure, None, mask).importance
+
+
+def _split(values: list, sets: Sequence[Sequence]) -> list[list]:
+    """Cut a list into pieces as long as those of `sets`."""
+    ends = np.cumsum([len(each) for each in sets])
+    return [values[end - len(each) : end] for each, end in zip(sets, ends, strict=True)]
+
+
+def _sizes(classifiers: dict[str, pretrained.Classifier], num_tokens: int) -> dict[str, Any]:
+    """Return what the models cost, measured one after the other in turns."""
+    with cli.progress(1, "comparison", "measuring latency"):
+        times = costs.latencies(classifiers, num_tokens)
+    return {
+        "num_tokens": num_tokens,
+        **{name: costs.static_costs(each, num_tokens) | {"latency_ms": times[name]} for name, each in classifiers.items()},
+    }
+
+
+def _as_csv(curves: Sequence[dict[str, Any]]) -> str:
+    """Return the points of all curves as one tidy table."""
+    table = io.StringIO()
+    rows = [{"measure": curve["measure"], "seed": curve["seed"], **point} for curve in curves for point in curve["points"]]
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _print(options: Options, result: dict[str, Any], curves: list[dict[str, Any]], scored, evaluated) -> None:
+    num_scoring = result["num_scoring_examples"]
+    source = f" of {scored.source}" if scored and options.importance in MEASURES else ""
+    print(f"importance: {result['measure']}" + (f", from {num_scoring} examples{source}" if num_scoring else ""))
+    print("kept heads:")
+    for layer, kept in enumerate(result["kept_heads"]):
+        print(f"  layer {layer}: " + (", ".join(map(str, kept)) or "none"))
+    num_pruned, num_kept = (sum(map(len, result[name])) for name in ("pruned_heads", "kept_heads"))
+    print(f"{num_pruned} of {num_pruned + num_kept} heads pruned; {len(evaluated)} examples of {evaluated.source}:")
+    names = [key.removesuffix("_before") for key in result if key.endswith("_before")]
+    cli.print_table(
+        [["", "before", "after"]] + [[name, f"{result[f'{name}_before']:.4f}", f"{result[f'{name}_after']:.4f}"] for name in names]
     )
+    if options.protocol == "reference":
+        print("these examples were scored on as well (--protocol reference)")
+    if options.min_accuracy is not None:
+        print("how many heads go was chosen on these examples: for an unbiased accuracy, evaluate the pruned model on others")
+    if curves:
+        print("accuracy by share of heads removed (mean over seeds):")
+        measures = list(dict.fromkeys(curve["measure"] for curve in curves))
+        mean = {
+            measure: {
+                name: np.mean([get(curve) for curve in curves if curve["measure"] == measure], axis=0)
+                for name, get in (
+                    ("accuracy", lambda curve: [point["accuracy"] for point in curve["points"]]),
+                    ("area", lambda curve: curve["area_under_curve"]),
+                    ("removable", lambda curve: curve["removable_within_1_point"]),
+                )
+            }
+            for measure in measures
+        }
+        rows = [["", *measures]]
+        for at, fraction in enumerate(pruning.CURVE_FRACTIONS):
+            rows.append([f"{fraction:.0%}", *(f"{mean[measure]['accuracy'][at]:.4f}" for measure in measures)])
+        rows.append(["area under the curve", *(f"{mean[measure]['area']:.4f}" for measure in measures)])
+        rows.append(["heads removable within 1 point", *(f"{mean[measure]['removable']:g}" for measure in measures)])
+        cli.print_table(rows)
+    if "size" in result:
+        sizes = result["size"]
+        before, after = sizes["before"], sizes["after"]
+        rows = [["", "full", "smaller"]]
+        for name, label in (("parameters", "parameters"), ("file_bytes", "model.safetensors, bytes"), ("flops", "flops per example")):
+            rows.append([label, f"{before[name]:,}", f"{after[name]:,}"])
+        for batch_size in before["latency_ms"]:
+            label = f"ms for a batch of {batch_size}"
+            rows.append([label, *(f"{each['latency_ms'][batch_size]:.2f}" for each in (before, after))])
+        print(f"size and speed, for {sizes['num_tokens']} tokens:")
+        cli.print_table(rows)
+
+
+def _check_options(options: Options) -> None:
+    rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads", "min_accuracy") if getattr(options, name) is not None]
+    require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
+    for name in ("num_scoring_examples", "max_eval_examples", "iterations", "curve_seeds"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
+    floor = options.min_accuracy
+    require(floor is None or 0 <= floor <= 1, f"--min_accuracy must be from 0 to 1, not {floor}")
+    if options.protocol == "reference":
+        require(options.n_steps == 20, "--protocol reference integrates with 20 steps: leave --n_steps out")
+        require(options.scoring_split == "train", "--protocol reference scores on --eval_split: leave --scoring_split out")
+    require(options.prune_heads is None or not options.curve, "--curve ranks the heads: --prune_heads does not go with it")
+    ranks = options.curve or options.prune_fraction is not None or floor is not None
+    require(options.iterations == 1 or ranks, "--iterations goes with --prune_fraction, --min_accuracy or --curve")
+    require(
+        options.iterations == 1 or options.importance in MEASURES, "--iterations scores anew: --importance must be a measure, not a file"
+    )
+
+
+def _save_folder(options: Options, folder: cli.OutputFolder) -> cli.OutputFolder | None:
+    if options.save_pruned is None:
+        return None
+    path = user_path(options.save_pruned)
+    for name, other in (("--output_dir", folder.path), ("--checkpoint", user_path(options.checkpoint))):
+        require(path.resolve() != other.resolve(), f"--save_pruned {path} is the folder of {name}: choose another")
+    return cli.named("--save_pruned", lambda: cli.OutputFolder(path, "prune", MODEL_FILES, options.overwrite))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,43 +318,83 @@ class _TrainedOn:
     def read(cls, options: Options) -> _TrainedOn:
         run = cli.read_run(Path(options.checkpoint))
         before = run.get("options", {})
+        max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
         if options.dataset is not None:
-            return cls(options.dataset, options.columns, before.get("max_seq_length"))
+            return cls(options.dataset, options.columns, max_seq_length)
         require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
         names = ("text_column", "text_pair_column", "label_column")
         columns = data.Columns(*(getattr(options, name) or before.get(name) for name in names))
-        return cls(run["dataset_path"], columns, before.get("max_seq_length"))
+        return cls(run["dataset_path"], columns, max_seq_length)
 
 
-def _rule(options: Options, classifier: pretrained.Classifier):
-    """Return importance -> mask, having checked its numbers against the model."""
-    shape = _shape(classifier)
+def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, int | None]]:
+    """Return the (measure, seed) to rank the heads by, the one to prune by first."""
+    others = {"all": MEASURES, "none": ()}.get(options.curve_importances, tuple(options.curve_importances.split(",")))
+    unknown = [name for name in others if name not in MEASURES]
+    known = f"some of {', '.join(MEASURES)}, separated by commas, all, or none"
+    require(not unknown, f"--curve_importances: {', '.join(map(repr, unknown))} is unknown; give {known}")
+    first = options.importance if given is None else given["measure"]
+    measures = list(dict.fromkeys([first, *(others if options.curve else ())]))
+    # A file that holds a measure of that name is what is shown of it.
+    seeds = range(options.seed, options.seed + (options.curve_seeds if options.curve else 1))
+    found = [(measure, seed) for measure in measures for seed in (seeds if measure == "random" else [None])]
+    return found if given is None else [(FROM_FILE, None), *((measure, seed) for measure, seed in found if measure != first)]
+
+
+def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[data.Split | None, data.Split]:
+    """Return the examples to score on, None where no measure needs any, and those to evaluate on."""
+    evaluated = data.load_split(trained.dataset, options.eval_split, trained.columns, options.max_eval_examples)
+    needs_examples = any(measure in MEASURES and measure != "random" for measure, _ in wanted)
+    if options.protocol == "reference":
+        return evaluated.select(range(min(options.num_scoring_examples, len(evaluated)))) if needs_examples else None, evaluated
+    if given is not None:
+        evaluated = pruning.without(evaluated, given["examples"])
+    if not needs_examples:
+        return None, evaluated
+    scoring = data.load_split(trained.dataset, options.scoring_split, trained.columns)
+    return pruning.disjoint(scoring, evaluated, options.num_scoring_examples, options.seed)
+
+
+def _rounds(options: Options, present: np.ndarray) -> tuple[int, int]:
+    """Return how many heads go before the others are scored anew, and how many have to be ranked."""
+    ranked = present.size
+    target = ranked if options.prune_fraction is None else int(options.prune_fraction * ranked)
+    return max(1, math.ceil(target / options.iterations)), ranked if options.curve else target
+
+
+def _keeps_tops(options: Options) -> bool:
+    return options.prune_fraction is None and options.prune_heads is None and options.min_accuracy is None
+
+
+def _per_layer(options: Options, present: np.ndarray) -> int:
+    return min(3, present.shape[1]) if options.keep_per_layer is None else options.keep_per_layer
+
+
+def _rule(options: Options, present: np.ndarray) -> Callable[[_Ranking], np.ndarray]:
+    """Return ranking -> mask [L, N], having checked the options' numbers against the model."""
     if options.prune_heads is not None:
-        mask = cli.named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *shape))
-        return lambda importance: mask
-    if options.prune_fraction is not None:
-        cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(np.zeros(shape), options.prune_fraction))
-        return lambda importance: heads.prune_lowest_heads(importance, options.prune_fraction)
-    per_layer = min(3, shape[1]) if options.keep_per_layer is None else options.keep_per_layer
-    cli.named("--keep_per_layer", lambda: heads.keep_top_heads(np.zeros(shape), per_layer))
-    return lambda importance: heads.keep_top_heads(importance, per_layer)
+        mask = cli.named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *present.shape)) * present
+        return lambda ranking: mask
+    if _keeps_tops(options):
+        per_layer = _per_layer(options, present)
+        cli.named("--keep_per_layer", lambda: heads.keep_top_heads(present, per_layer))
+        return lambda ranking: heads.keep_top_heads(pruning.rank_absent_last(ranking.record["importance"], present), per_layer) * present
+    fraction = 0.0 if options.prune_fraction is None else options.prune_fraction
+    cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(present, fraction))
+    return lambda ranking: pruning.masks_along(ranking.order, [int(fraction * present.size)], present)[0]
 
 
-def _shape(classifier: pretrained.Classifier) -> tuple[int, int]:
-    return classifier.config.num_hidden_layers, classifier.config.num_attention_heads
-
-
-def _given_importance(options: Options, classifier: pretrained.Classifier, fingerprint: str) -> dict[str, Any] | None:
-    """Return the contents of `head_importance.json` if nothing has to be computed for it, else None."""
+def _given_importance(options: Options, shape: tuple[int, int], fingerprint: str) -> dict[str, Any] | None:
+    """Return the contents of the `head_importance.json` that `--importance` names, None where it names a measure."""
     if options.prune_heads is not None:
-        return heads.importance_record("by hand", np.zeros(_shape(classifier)), fingerprint)
-    if options.importance == "attribution":
+        return heads.importance_record("by hand", np.zeros(shape), fingerprint)
+    if options.importance in MEASURES:
         return None
-    if options.importance == "random":
-        return heads.importance_record("random", heads.random_importance(*_shape(classifier), options.seed), fingerprint)
     file = user_path(options.importance)
-    require(file.is_file(), f"--importance {options.importance!r} is not attribution, random, or an existing head_importance.json")
-    return cli.named("--importance", lambda: heads.read_importance(file, _shape(classifier), fingerprint))
+    known = ", ".join(MEASURES)
+    require(file.is_file(), f"--importance {options.importance!r} is none of {known}, nor an existing head_importance.json")
+    record = cli.named("--importance", lambda: heads.read_importance(file, shape, fingerprint))
+    return record | {"importance": record["importance"].tolist()}
 
 
 def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None) -> data.Encoded:

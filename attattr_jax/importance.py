@@ -1,0 +1,177 @@
+"""How much each attention head matters to a model, by five measures, from labelled examples.
+
+| measure     | of a head                                                                                                       |
+|-------------|-----------------------------------------------------------------------------------------------------------------|
+| attribution | the mean over examples of its largest attention attribution, for the gold class (Hao et al. 2021, equation 4)   |
+| taylor      | Σ over examples and real tokens of |context · ∂loss/∂context|, each layer then divided by its L2 norm over heads |
+|             | (Michel, Levy, Neubig: Are Sixteen Heads Really Better than One?, NeurIPS 2019, equation 2 and section 4.1)      |
+| attention   | the mean over examples of its largest attention probability between real tokens                                 |
+| ablation    | the rise of the mean loss when this head alone is masked (ibid., section 3.2, with the loss for the accuracy)    |
+| random      | a random rank: the control                                                                                      |
+
+The loss is the cross-entropy of the gold class. All measures can be taken under a head mask, which is traced: to rank the heads that are
+left again needs no compilation. Heads that a mask or an earlier removal took away have importance 0.
+
+Shapes: B examples, T tokens (padded), L layers, N heads, Q query rows (T; 1 in the last layer for what only needs the [CLS] row).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import engine, sharding
+from .attribution import attribute_attention
+from .bert import Array, BertClassifier, mask_row, model_inputs, spread_heads
+from .config import BertConfig
+from .data import Encoded, inference_batches
+from .heads import random_importance
+from .pretrained import Classifier
+
+MEASURES = ("attribution", "taylor", "attention", "ablation", "random")
+
+
+class HeadScores(NamedTuple):
+    """What scoring gives."""
+
+    importance: np.ndarray  # float64 [L, N]: ranks the heads
+    details: dict[str, np.ndarray]  # what else the measure knows of each head, [L, N] each
+
+
+def score_heads(
+    measure: str,
+    classifier: Classifier,
+    encoded: Encoded,
+    mesh: jax.sharding.Mesh,
+    head_mask: np.ndarray | None = None,
+    n_steps: int | str = 20,
+    method: str = "gausslegendre",
+    seed: int = 0,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> HeadScores:
+    """Score every head of a model.
+
+    Only [B, L, N] leaves the device.
+
+    Args:
+      measure: one of `MEASURES`.
+      classifier: the model.
+      encoded: the scoring examples, with labels.
+      mesh: the devices.
+      head_mask: 0/1 [L, N]: score the model under this mask.
+      n_steps, method: for "attribution", as for `attribute_attention`.
+      seed: for "random".
+      on_batch: called with the number of examples done, after each batch.
+
+    Returns:
+      `HeadScores`. Details: "taylor" has `unnormalised`, the sums before the division; "ablation" has `accuracy_loss`, the share of
+      examples that are right with the head less those that are right without it.
+    """
+    config = classifier.config
+    shape = config.num_hidden_layers, config.num_attention_heads
+    mask = np.ones(shape, np.float32) if head_mask is None else np.asarray(head_mask, np.float32)
+    if measure == "random":
+        return HeadScores(random_importance(*shape, seed) * (mask != 0), {})
+    params = sharding.replicate(classifier.params, mesh)
+    traced = sharding.replicate(jnp.asarray(mask), mesh)
+
+    def compute(inputs, labels) -> dict[str, Array]:
+        if measure == "attribution":
+            found = attribute_attention(params, inputs, config, labels, n_steps, method, head_mask=traced, reduce="head_max")
+            return {"importance": found.attributions}
+        if measure == "ablation":
+            num_rows, num_tokens = engine.rows_per_device(inputs), inputs["input_ids"].shape[1]
+            per_head = engine.bytes_per_step(config, range(config.num_hidden_layers), num_rows, num_tokens)
+            return _ablation(params, inputs, labels, traced, config, max(1, engine.memory_budget() // per_head))
+        return {"taylor": _taylor, "attention": _attention}[measure](params, inputs, labels, traced, config)
+
+    total: dict[str, Any] = {}
+    rows = functools.partial(engine.default_batch_size, config)
+    for batch in inference_batches(encoded, config, rows if measure in ("attribution", "ablation") else _rows_of_one_pass, mesh.size):
+        inputs, labels = sharding.shard_rows((model_inputs(batch.inputs), batch.labels), mesh)
+        is_example = batch.weights > 0
+        for name, values in compute(inputs, labels).items():
+            total[name] = total.get(name, 0) + np.asarray(values, np.float64)[is_example].sum(axis=0) * (mask != 0)
+        on_batch(int(is_example.sum()))
+    if measure == "taylor":
+        norms = np.linalg.norm(total["importance"], axis=1, keepdims=True)
+        return HeadScores(total["importance"] / np.where(norms == 0, 1, norms), {"unnormalised": total["importance"]})
+    means = {name: values / len(encoded) for name, values in total.items()}
+    return HeadScores(means.pop("importance"), means)
+
+
+def _rows_of_one_pass(num_tokens: int) -> int:
+    """Return how many examples of a padded length to pass at once where each needs one pass or two."""
+    return max(1, min(32, 4096 // num_tokens))
+
+
+def _losses(logits: Array, labels: Array) -> Array:
+    """Return the cross-entropy [...] of logits [..., B, C]."""
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    labels = jnp.broadcast_to(labels, logits.shape[:-1])
+    return -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _attention(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array]:
+    """Return each head's largest probability, [B, L, N]."""
+    _, probs, _ = BertClassifier(config).apply({"params": params}, inputs, head_mask=mask)
+    real = inputs["attention_mask"] != 0
+    maxima = [spread_heads(engine.max_over_real(used, real), config, layer) for layer, used in enumerate(probs)]
+    return {"importance": jnp.stack(maxima, axis=1)}
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array]:
+    """Return Σ over real tokens of |context · ∂loss/∂context|, [B, L, N].
+
+    A factor g = 1 on the context of every row of every head makes it a gradient of its own: ∂loss/∂g = context · ∂loss/∂context.
+    """
+    num_rows, num_tokens = inputs["input_ids"].shape
+    last = config.num_hidden_layers - 1
+    real = inputs["attention_mask"] != 0
+
+    def loss(factors: list[Array]) -> Array:
+        masked = [each * mask[layer][None, None, :] for layer, each in enumerate(factors)]
+        logits, _, _ = BertClassifier(config).apply({"params": params}, inputs, head_mask=masked, cls_only=True)
+        return jnp.sum(_losses(logits, labels))
+
+    queries = [1 if layer == last else num_tokens for layer in range(last + 1)]
+    ones = [jnp.ones((num_rows, count, config.num_attention_heads), mask.dtype) for count in queries]
+    gradients = jax.grad(loss)(ones)
+    sums = [jnp.sum(jnp.abs(each) * real[:, : each.shape[1], None], axis=1) for each in gradients]
+    return {"importance": jnp.stack(sums, axis=1)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "heads_at_once"))
+def _ablation(params, inputs, labels, mask, config: BertConfig, heads_at_once: int) -> dict[str, Array]:
+    """Return the rise of the loss and the loss of accuracy without each head, [B, L, N]: every head of every layer in one program.
+
+    To mask a head of a layer changes nothing below: a model without head n of layer l enters the growing batch of `classify_branches` at
+    layer l. The vmap runs over n, for all layers at once.
+    """
+    layers = tuple(range(config.num_hidden_layers))
+    clean = engine.clean_pass(params, inputs, labels, mask, config, "log_prob", layers)
+    real = [clean.real] * len(layers)
+
+    def logits_without(head: Array) -> Array:
+        left = mask * (jnp.arange(config.num_attention_heads) != head)[None, :].astype(mask.dtype)
+        mixed = [
+            engine.mix(params[f"layers_{layer}"], config, hidden, probs[:, :, : added.shape[1]], mask_row(left, config, layer))
+            for layer, hidden, probs, added in zip(layers, clean.hidden, clean.probs, clean.mixed, strict=True)
+        ]
+        mixed = [added.astype(hidden.dtype) for added, hidden in zip(mixed, clean.hidden, strict=True)]
+        return BertClassifier(config).apply({"params": params}, layers, clean.hidden, mixed, real, mask, method="classify_branches")
+
+    logits = jax.lax.map(logits_without, jnp.arange(config.num_attention_heads), batch_size=heads_at_once)  # [N, L, B, C]
+    rise = _losses(logits, labels) - _losses(clean.logits, labels)[None, None]
+    is_right = (clean.logits.argmax(-1) == labels)[None, None].astype(rise.dtype)
+    accuracy_loss = is_right - (logits.argmax(-1) == labels[None, None]).astype(rise.dtype)
+    there = [spread_heads(jnp.ones((1, len(config.heads_of(layer))), rise.dtype), config, layer) for layer in layers]
+    there = jnp.stack(there, axis=1)  # without a head that was not there nothing changes but the rounding
+    return {name: values.transpose(2, 1, 0) * there for name, values in {"importance": rise, "accuracy_loss": accuracy_loss}.items()}
