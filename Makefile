@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 		--text "stunning visuals, but no story worth telling" \
 		--text "not a dull moment in this warm, clever film" \
 		--text "the plot is nonsense and I would watch it again tonight"
-	$(RUN) prune.py --checkpoint $(DEMO) --overwrite --num_scoring_examples 100
+	$(RUN) prune.py --checkpoint $(DEMO) --overwrite --num_scoring_examples 100 --save_pruned $(DEMO)-pruned
 	$(RUN) prune.py --checkpoint $(DEMO) --overwrite --importance random --output_dir $(DEMO)/pruning-random
 	$(RUN) examples/summary.py $(DEMO)
 
@@ -30,4 +30,4 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(DEMO)-pruned

@@ -2,6 +2,11 @@
 
 pip install "attattr-jax[bench]"
 python benchmarks/parity_torch.py --checkpoint runs/demo --dataset reviews --output benchmarks/results/parity_torch.json
+
+A model with heads removed (`prune.py --save_pruned`) is for transformers 4: version 5 cannot load it. With `transformers>=4.50,<5` and
+`datasets<4.5` installed over the above:
+
+python benchmarks/parity_torch.py --checkpoint runs/sst2-uneven --dataset reviews --output benchmarks/results/parity_torch_pruned.json
 """
 
 import argparse

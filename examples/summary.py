@@ -26,11 +26,18 @@ for explanation in aa.load_attributions(folder / "attribution"):
     )
 print(f"Kept 3 heads of every layer, {kept} of {total}: accuracy {pruned['accuracy_before']:.3f} before,")
 print(f"    {pruned['accuracy_after']:.3f} with those that attribution ranks highest, {control['accuracy_after']:.3f} with random ones")
+size = pruned["size"]
+speed = ", ".join(
+    f"{size['after']['latency_ms'][batch]:.1f} ms instead of {size['before']['latency_ms'][batch]:.1f} for a batch of {batch}"
+    for batch in size["before"]["latency_ms"]
+)
+print(f"Without the others, {folder}-pruned: {size['after']['parameters']:,} parameters instead of {size['before']['parameters']:,}; {speed}")
 print("Look at:")
 for name, what in (
     ("metrics.jsonl", "losses and accuracies of the training"),
     ("attribution/examples.jsonl", "tokens, strongest pairs and heads of every text"),
     ("attribution/", 'every array: attattr_jax.load_attributions("' + str(folder / "attribution") + '")[0].attributions'),
-    ("pruning/pruning.json", "which heads were kept"),
+    ("pruning/heads.png", "how important every head is, and which were pruned"),
+    ("pruning/pruning.json", "the same as numbers"),
 ):
     print(f"    {folder / name}: {what}")

@@ -81,6 +81,25 @@ class _Ranking:
         return self.record["measure"]
 
 
+class _Metrics:
+    """Metrics on the evaluated examples under head masks; a mask is evaluated once, however often it is asked for."""
+
+    def __init__(self, classifier: pretrained.Classifier, encoded: data.Encoded, mesh, task: str | None):
+        self.config, self.encoded, self.mesh, self.task = classifier.config, encoded, mesh, task
+        self.params = sharding.replicate(classifier.params, mesh)
+        self.known: dict[bytes, dict[str, float]] = {}
+
+    def __call__(self, masks: np.ndarray) -> list[dict[str, float]]:
+        """Return the metrics under each of `masks` [M, L, N]."""
+        new = {mask.tobytes(): mask for mask in masks if mask.tobytes() not in self.known}
+        if new:
+            with cli.progress(len(self.encoded), "examples", f"evaluating {len(new)} masks") as bar:
+                masks_given = np.stack(list(new.values()))
+                logits = evaluation.predict_masks(self.params, self.config, self.encoded, self.mesh, masks_given, on_batch=bar.update)
+            self.known |= {key: evaluation.metrics(each, self.encoded.labels, self.task) for key, each in zip(new, logits, strict=True)}
+        return [self.known[mask.tobytes()] for mask in masks]
+
+
 def _prune(options: Options) -> None:
     options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, "gausslegendre"))
     _check_options(options)
@@ -98,13 +117,8 @@ def _prune(options: Options) -> None:
     scored, evaluated = _examples(options, trained, wanted, given)
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
-    mesh, task = sharding.data_mesh(), data.task_name(trained.dataset)
-    params = sharding.replicate(classifier.params, mesh)
-
-    def evaluate(masks: np.ndarray) -> list[dict[str, float]]:
-        with cli.progress(len(evaluated), "examples", f"evaluating {len(masks)} masks") as bar:
-            logits = evaluation.predict_masks(params, classifier.config, evaluated_encoded, mesh, masks, on_batch=bar.update)
-        return [evaluation.metrics(each, evaluated_encoded.labels, task) for each in logits]
+    mesh = sharding.data_mesh()
+    metrics = _Metrics(classifier, evaluated_encoded, mesh, data.task_name(trained.dataset))
 
     def score(measure: str, seed: int | None, mask: np.ndarray) -> HeadScores:
         method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
@@ -112,7 +126,7 @@ def _prune(options: Options) -> None:
             return score_heads(measure, classifier, scored_encoded, mesh, mask, options.n_steps, method, seed or 0, bar.update)
 
     if options.min_accuracy is not None:  # before anything is written
-        full = evaluate(present[None])[0]["accuracy"]
+        full = metrics(present[None])[0]["accuracy"]
         reason = f"{options.min_accuracy} is more than the model has as it is, {full:.4f}"
         require(full >= options.min_accuracy, f"--min_accuracy {reason}: give less")
     splits = {split.name: split.fingerprint() for split in (scored, evaluated) if split is not None}
@@ -141,20 +155,17 @@ def _prune(options: Options) -> None:
         mask = cut(chosen)
     else:
         masks = pruning.masks_along(chosen.order, range(present.size + 1), present)
-        mask = masks[pruning.last_above([found["accuracy"] for found in evaluate(masks)], options.min_accuracy)]
-    # All that is left to measure, at once.
-    shown = rankings if options.curve else []
-    sets = [np.stack([present, mask])]
-    sets += [np.concatenate([pruning.curve_masks(ranking.order, present), cut(ranking)[None]]) for ranking in shown]
-    found = evaluate(np.concatenate(sets))
-    before, after = found[:2]
+        mask = masks[pruning.last_above([found["accuracy"] for found in metrics(masks)], options.min_accuracy)]
+    shown = [(ranking, pruning.curve_masks(ranking.order, present), cut(ranking)) for ranking in rankings if options.curve]
+    metrics(np.concatenate([[present, mask], *(np.stack([*masks, tops]) for _, masks, tops in shown)]))  # all at once, to look up below
+    before, after = metrics(np.stack([present, mask]))
     curves = []
-    for ranking, masks, measured in zip(shown, sets[1:], _split(found[2:], sets[1:]), strict=True):
-        curves.append(pruning.curve_record(ranking.measure, ranking.seed, masks[:-1], measured[:-1]))
+    for ranking, masks, tops in shown:
+        curves.append(pruning.curve_record(ranking.measure, ranking.seed, masks, metrics(masks)))
         if _keeps_tops(options):
-            num_pruned = int((masks[-1] == 0).sum())
-            point = {"fraction": num_pruned / present.size, "num_pruned": num_pruned, **measured[-1]}
-            curves[-1]["keep_per_layer"] = {"per_layer": _per_layer(options, present), **point}
+            per_layer, num_pruned = _per_layer(options, present), int((tops == 0).sum())
+            point = {"per_layer": per_layer, "fraction": num_pruned / present.size, "num_pruned": num_pruned}
+            curves[-1]["keep_per_layer"] = point | metrics(tops[None])[0]
 
     result = {
         "measure": chosen.measure,
@@ -192,8 +203,11 @@ def _prune(options: Options) -> None:
         result["size"] = _sizes({"before": classifier, "after": smaller}, num_tokens)
         write_json(folder.path / "pruning.json", result)
     folder.finish(results={name: value for name, value in result.items() if name.endswith(("_before", "_after"))})
-    _print(options, result, curves, scored, evaluated)
+    _print_pruning(options, result)
+    if curves:
+        _print_curves(curves)
     if save_folder is not None:
+        _print_sizes(result["size"])
         print(f"smaller model: {save_folder.path}")
     print(f"pruning: {folder.path}")
 
@@ -202,16 +216,11 @@ def _importance_again(score, measure: str, mask: np.ndarray) -> np.ndarray:
     return score(measure, None, mask).importance
 
 
-def _split(values: list, sets: Sequence[Sequence]) -> list[list]:
-    """Cut a list into pieces as long as those of `sets`."""
-    ends = np.cumsum([len(each) for each in sets])
-    return [values[end - len(each) : end] for each, end in zip(sets, ends, strict=True)]
-
-
 def _sizes(classifiers: dict[str, pretrained.Classifier], num_tokens: int) -> dict[str, Any]:
     """Return what the models cost, measured one after the other in turns."""
-    with cli.progress(1, "comparison", "measuring latency"):
+    with cli.progress(1, "comparison", "measuring latency") as bar:
         times = costs.latencies(classifiers, num_tokens)
+        bar.update(1)
     return {
         "num_tokens": num_tokens,
         **{name: costs.static_costs(each, num_tokens) | {"latency_ms": times[name]} for name, each in classifiers.items()},
@@ -228,54 +237,52 @@ def _as_csv(curves: Sequence[dict[str, Any]]) -> str:
     return table.getvalue()
 
 
-def _print(options: Options, result: dict[str, Any], curves: list[dict[str, Any]], scored, evaluated) -> None:
-    num_scoring = result["num_scoring_examples"]
-    source = f" of {scored.source}" if scored and options.importance in MEASURES else ""
+def _print_pruning(options: Options, result: dict[str, Any]) -> None:
+    num_scoring, source = result["num_scoring_examples"], result["scoring_source"]
+    source = f" of {source}" if source and options.importance in MEASURES else ""
     print(f"importance: {result['measure']}" + (f", from {num_scoring} examples{source}" if num_scoring else ""))
     print("kept heads:")
     for layer, kept in enumerate(result["kept_heads"]):
         print(f"  layer {layer}: " + (", ".join(map(str, kept)) or "none"))
     num_pruned, num_kept = (sum(map(len, result[name])) for name in ("pruned_heads", "kept_heads"))
-    print(f"{num_pruned} of {num_pruned + num_kept} heads pruned; {len(evaluated)} examples of {evaluated.source}:")
+    print(f"{num_pruned} of {num_pruned + num_kept} heads pruned; {result['num_eval_examples']} examples of {result['eval_source']}:")
     names = [key.removesuffix("_before") for key in result if key.endswith("_before")]
     cli.print_table(
         [["", "before", "after"]] + [[name, f"{result[f'{name}_before']:.4f}", f"{result[f'{name}_after']:.4f}"] for name in names]
     )
     if options.protocol == "reference":
-        print("these examples were scored on as well (--protocol reference)")
+        print("heads were scored on some of these examples (--protocol reference)")
     if options.min_accuracy is not None:
         print("how many heads go was chosen on these examples: for an unbiased accuracy, evaluate the pruned model on others")
-    if curves:
-        print("accuracy by share of heads removed (mean over seeds):")
-        measures = list(dict.fromkeys(curve["measure"] for curve in curves))
-        mean = {
-            measure: {
-                name: np.mean([get(curve) for curve in curves if curve["measure"] == measure], axis=0)
-                for name, get in (
-                    ("accuracy", lambda curve: [point["accuracy"] for point in curve["points"]]),
-                    ("area", lambda curve: curve["area_under_curve"]),
-                    ("removable", lambda curve: curve["removable_within_1_point"]),
-                )
-            }
-            for measure in measures
-        }
-        rows = [["", *measures]]
-        for at, fraction in enumerate(pruning.CURVE_FRACTIONS):
-            rows.append([f"{fraction:.0%}", *(f"{mean[measure]['accuracy'][at]:.4f}" for measure in measures)])
-        rows.append(["area under the curve", *(f"{mean[measure]['area']:.4f}" for measure in measures)])
-        rows.append(["heads removable within 1 point", *(f"{mean[measure]['removable']:g}" for measure in measures)])
-        cli.print_table(rows)
-    if "size" in result:
-        sizes = result["size"]
-        before, after = sizes["before"], sizes["after"]
-        rows = [["", "full", "smaller"]]
-        for name, label in (("parameters", "parameters"), ("file_bytes", "model.safetensors, bytes"), ("flops", "flops per example")):
-            rows.append([label, f"{before[name]:,}", f"{after[name]:,}"])
-        for batch_size in before["latency_ms"]:
-            label = f"ms for a batch of {batch_size}"
-            rows.append([label, *(f"{each['latency_ms'][batch_size]:.2f}" for each in (before, after))])
-        print(f"size and speed, for {sizes['num_tokens']} tokens:")
-        cli.print_table(rows)
+
+
+def _print_curves(curves: list[dict[str, Any]]) -> None:
+    by_measure: dict[str, list[dict[str, Any]]] = {}
+    for curve in curves:
+        by_measure.setdefault(curve["measure"], []).append(curve)
+    accuracies = [
+        np.mean([[point["accuracy"] for point in curve["points"]] for curve in members], axis=0) for members in by_measure.values()
+    ]
+    rows = [["", *by_measure]]
+    rows += [[f"{fraction:.0%}", *(f"{each[at]:.4f}" for each in accuracies)] for at, fraction in enumerate(pruning.CURVE_FRACTIONS)]
+    for name, label, spec in (
+        ("area_under_curve", "area under the curve", ".4f"),
+        ("removable_within_1_point", "heads removable within 1 point", "g"),
+    ):
+        rows.append([label, *(format(np.mean([curve[name] for curve in members]), spec) for members in by_measure.values())])
+    print("accuracy by share of heads removed (random: the mean over its seeds):")
+    cli.print_table(rows)
+
+
+def _print_sizes(sizes: dict[str, Any]) -> None:
+    before, after = sizes["before"], sizes["after"]
+    rows = [["", "full", "smaller"]]
+    for name, label in (("parameters", "parameters"), ("file_bytes", "model.safetensors, bytes"), ("flops", "flops per example")):
+        rows.append([label, f"{before[name]:,}", f"{after[name]:,}"])
+    for batch_size in before["latency_ms"]:
+        rows.append([f"ms for a batch of {batch_size}", *(f"{each['latency_ms'][batch_size]:.2f}" for each in (before, after))])
+    print(f"size and speed, for {sizes['num_tokens']} tokens:")
+    cli.print_table(rows)
 
 
 def _check_options(options: Options) -> None:
