@@ -176,9 +176,13 @@ def _compiling_shown(bar: Any) -> Iterator[None]:
 
     timers: list[threading.Timer] = []
 
+    def announce() -> None:
+        bar.delay = 0  # shown from here on: tqdm else ends it without a new line
+        bar.set_description(f"{description} (compiling)")
+
     def show(event: str, duration: float, **_) -> None:
         if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # lowered: compilation comes next
-            timers.append(threading.Timer(1.0, bar.set_description, [f"{bar.desc.removesuffix(': ')} (compiling)"]))
+            timers.append(threading.Timer(1.0, announce))
             timers[-1].daemon = True
             timers[-1].start()
         elif event == "/jax/core/compile/backend_compile_duration":
@@ -232,21 +236,35 @@ def warn_truncated(encoded: data.Encoded, source: str) -> None:
         print(f"warning: {who}: {encoded.num_cut_tokens} tokens were cut", file=sys.stderr)
 
 
+def _writer(script: str) -> str:
+    """Return the command that a run.json calls `script`."""
+    return "prune.py --save_pruned" if script == "save_pruned" else f"{script}.py"
+
+
 class OutputFolder:
     """The output folder of one run, described by its `run.json`.
 
     Made in two steps, so that bad input leaves nothing behind: the constructor only looks, `start` writes.
     """
 
-    def __init__(self, folder: str | os.PathLike, script: str, files: Sequence[str], overwrite: bool = False, resume: bool = False):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        script: str,
+        files: Sequence[str],
+        overwrite: bool = False,
+        resume: bool = False,
+        option_name: str = "--output_dir",
+    ):
         """Check that a run may write here.
 
         Args:
           folder: where to write.
-          script: "train", "attribute" or "prune".
+          script: "train", "attribute", "prune", or "save_pruned", a model that prune.py saved.
           files: the files and folders that the script writes (a pattern for shards), which `--overwrite` deletes.
           overwrite: start anew.
           resume: go on with the run that is here.
+          option_name: the option that names the folder.
 
         Raises:
           InputError: the folder holds results, or there is nothing to resume; names the option that helps.
@@ -256,20 +274,22 @@ class OutputFolder:
         self.resume = resume
         self._start_time = time.perf_counter()
         require(not (overwrite and resume), "--overwrite and --resume: choose one")
-        require(self.path.is_dir() or not os.path.lexists(self.path), f"--output_dir {self.path} is a file, not a folder")
+        require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
         self.previous = read_run(self.path)
-        require(bool(self.previous) or not self.run_file.exists(), f"{self.run_file} is damaged: choose another --output_dir")
+        require(bool(self.previous) or not self.run_file.exists(), f"{self.run_file} is damaged: choose another {option_name}")
         owner = self.previous.get("script")
         if self.previous:
-            require(owner == script, f"--output_dir {self.path} holds results of {owner}.py: choose another folder for {script}.py")
+            require(
+                owner == script, f"{option_name} {self.path} holds results of {_writer(owner)}: choose another folder for {_writer(script)}"
+            )
             goes_on = "--resume goes on, " if script == "train" else ""
             holds = "already holds results" if self.previous.get("finished") else "holds an unfinished run"
-            require(overwrite or resume, f"--output_dir {self.path} {holds} of {script}.py: {goes_on}--overwrite starts anew")
+            require(overwrite or resume, f"{option_name} {self.path} {holds} of {_writer(script)}: {goes_on}--overwrite starts anew")
             return
-        require(not resume, f"--resume: there is no run of {script}.py in {self.path}; leave --resume out to start one")
+        require(not resume, f"--resume: there is no run of {_writer(script)} in {self.path}; leave --resume out to start one")
         foreign = sorted(file.name for file in self._present())
-        what = f"{', '.join(foreign)}, which no run of {script}.py wrote"
-        require(not foreign, f"--output_dir {self.path} holds {what}: choose another folder")
+        what = f"{', '.join(foreign)}, which no run of {_writer(script)} wrote"
+        require(not foreign, f"{option_name} {self.path} holds {what}: choose another folder")
 
     def _present(self) -> Iterator[Path]:
         """Yield what there is of the files that the script writes."""

@@ -122,7 +122,7 @@ def _without(pruned: Any, config: BertConfig) -> tuple[tuple[int, ...], ...]:
     is_mapping = isinstance(pruned, dict) and all(isinstance(heads, list) for heads in pruned.values())
     for layer, heads in pruned.items() if is_mapping else ():
         exists = str(layer).isdecimal() and int(layer) < len(kept)
-        if not exists or not all(isinstance(head, int) and head in every for head in heads):
+        if not exists or not all(type(head) is int and head in every for head in heads):
             raise InputError(
                 f"pruned_heads names heads {heads} of layer {layer!r}; the model had layers 0 to {len(kept) - 1}, heads 0 to {every[-1]}"
             )

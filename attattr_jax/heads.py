@@ -73,8 +73,13 @@ def prune_lowest_heads(importance, fraction: float) -> np.ndarray:
     if not 0 <= fraction <= 1:
         raise InputError(f"the fraction of heads to prune must be from 0 to 1, not {fraction}")
     mask = np.ones(importance.size, np.int32)
-    mask[np.argsort(importance.ravel(), kind="stable")[: int(fraction * importance.size)]] = 0
+    mask[np.argsort(importance.ravel(), kind="stable")[: num_to_prune(fraction, importance.size)]] = 0
     return mask.reshape(importance.shape)
+
+
+def num_to_prune(fraction: float, num_heads: int) -> int:
+    """Return int(fraction·num_heads), as the product is and not as it is rounded: 0.7 of 90 are 63."""
+    return int(round(fraction * num_heads, 9))
 
 
 def remove_listed_heads(listed: str, num_layers: int, num_heads: int) -> np.ndarray:

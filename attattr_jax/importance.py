@@ -144,7 +144,7 @@ def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array
     queries = [1 if layer == last else num_tokens for layer in range(last + 1)]
     ones = [jnp.ones((num_rows, count, config.num_attention_heads), mask.dtype) for count in queries]
     gradients = jax.grad(loss)(ones)
-    sums = [jnp.sum(jnp.abs(each) * real[:, : each.shape[1], None], axis=1) for each in gradients]
+    sums = [jnp.sum(jnp.where(real[:, : each.shape[1], None], jnp.abs(each), 0), axis=1) for each in gradients]
     return {"importance": jnp.stack(sums, axis=1)}
 
 

@@ -17,6 +17,7 @@ from .bert import select_heads
 from .config import BertConfig
 from .data import Split
 from .errors import InputError
+from .heads import num_to_prune
 from .pretrained import Classifier
 
 CURVE_FRACTIONS = tuple(tenth / 10 for tenth in range(11))
@@ -58,7 +59,7 @@ def present_heads(config: BertConfig) -> np.ndarray:
 def rank_absent_last(importance, present: np.ndarray) -> np.ndarray:
     """Return an importance [L, N] by which the heads that a model has not go before all that it has."""
     importance = np.asarray(importance, np.float64)
-    return np.where(present != 0, importance, importance.min() - 1)
+    return np.where(present != 0, importance, np.nextafter(importance.min(), -np.inf))
 
 
 def removal_order(
@@ -100,7 +101,7 @@ def masks_along(order: np.ndarray, counts: Sequence[int], present: np.ndarray) -
 
 def curve_masks(order: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Return the masks [M, L, N] of the points of a curve: `CURVE_FRACTIONS` of all heads removed."""
-    return masks_along(order, [int(fraction * present.size) for fraction in CURVE_FRACTIONS], present)
+    return masks_along(order, [num_to_prune(fraction, present.size) for fraction in CURVE_FRACTIONS], present)
 
 
 def curve_record(measure: str, seed: int | None, masks: np.ndarray, found: Sequence[dict[str, float]]) -> dict[str, Any]:

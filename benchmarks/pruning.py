@@ -44,19 +44,18 @@ def curve_table(pruned: dict) -> dict:
     table = []
     for at, point in enumerate(attribution["points"]):
         accuracy = {name: [curve["points"][at]["accuracy"] for curve in curves] for name, curves in by_measure.items()}
-        gaps = [point["accuracy"] - control for control in accuracy["random"]]
-        table.append(
-            {
-                "fraction": point["fraction"],
-                "num_pruned": point["num_pruned"],
-                **{name: values[0] for name, values in accuracy.items() if name != "random"},
-                "random_mean": statistics.mean(accuracy["random"]),
-                "random_by_seed": accuracy["random"],
-                "attribution_minus_random_mean": statistics.mean(gaps),
-                "attribution_minus_random_std": statistics.stdev(gaps),
-                "attribution_minus_taylor": point["accuracy"] - accuracy["taylor"][0],
+        controls = accuracy.pop("random", None)
+        row = {"fraction": point["fraction"], "num_pruned": point["num_pruned"]} | {name: values[0] for name, values in accuracy.items()}
+        if "taylor" in row:
+            row["attribution_minus_taylor"] = row["attribution"] - row["taylor"]
+        if controls:
+            row |= {
+                "random_by_seed": controls,
+                "random_mean": statistics.mean(controls),
+                "random_std": statistics.stdev(controls),
+                "attribution_minus_random_mean": row["attribution"] - statistics.mean(controls),
             }
-        )
+        table.append(row)
     summary = {}
     for name, curves in by_measure.items():
         summary[name] = {key: [curve[key] for curve in curves] for key in ("area_under_curve", "removable_within_1_point")}
@@ -155,30 +154,32 @@ def time_curve(classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folde
 
 
 def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = ROUNDS) -> dict:
-    """Time every measure, warm, and compare ablation with as many plain passes as there are heads."""
+    """Time every measure, warm, and compare ablation with as many plain passes as there are heads, each round on another part."""
     mesh, config = sharding.data_mesh(), classifier.config
     params = sharding.replicate(classifier.params, mesh)
     num_heads = config.num_hidden_layers * config.num_attention_heads
 
-    def plain():
+    def plain(part):
         for _ in range(num_heads):
-            evaluation.predict(params, config, scored, mesh)
+            evaluation.predict(params, config, part, mesh)
 
     calls = {"plain": plain}
-    calls |= {name: (lambda name=name: importance.score_heads(name, classifier, scored, mesh)) for name in importance.MEASURES}
-    cold = {name: seconds(call) for name, call in calls.items() if name != "plain"}
-    evaluation.predict(params, config, scored, mesh)
+    calls |= {name: (lambda part, name=name: importance.score_heads(name, classifier, part, mesh)) for name in importance.MEASURES}
+    parts = [part_of(scored, np.arange(begin, len(scored), rounds)) for begin in range(rounds)]
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for part in parts:
+        evaluation.predict(params, config, part, mesh)
         for name, call in calls.items():
-            taken[name].append(seconds(call))
+            if name != "plain":
+                call(part)  # compiles
+        for name, call in calls.items():
+            taken[name].append(seconds(lambda call=call, part=part: call(part)))
     ratios = [ablation / plain for ablation, plain in zip(taken["ablation"], taken["plain"], strict=True)]
     return {
         "examples": len(scored),
         "rounds": rounds,
-        "first_seconds": cold,
-        "warm_seconds_median": {name: statistics.median(each) for name, each in taken.items() if name != "plain"},
-        f"seconds_of_{num_heads}_plain_passes_median": statistics.median(taken["plain"]),
+        "warm_seconds": {name: sum(each) for name, each in taken.items() if name != "plain"},
+        f"seconds of {num_heads} plain passes": sum(taken["plain"]),
         "ablation_by_plain_passes_median": statistics.median(ratios),
         "ablation_by_plain_passes": ratios,
     }
@@ -200,15 +201,15 @@ def main() -> None:
 
     curve_arguments = ("--curve", "--curve_importances", "all", "--curve_seeds", SEEDS)
     pruned = prune("pruning-curve", folder, *sst2, *curve_arguments)
-    reference = prune("pruning-reference", folder, *sst2, *curve_arguments, "--protocol", "reference")
-    iterative = prune("pruning-iterative", folder, *sst2, "--curve", "--curve_importances", "taylor", "--iterations", 10)
+    reference = prune("pruning-reference", folder, *sst2, "--curve", "--curve_importances", "taylor", "--protocol", "reference")
+    iterative = prune("pruning-iterative", folder, *sst2, "--curve", "--curve_importances", "none", "--iterations", 5)
     smaller = beside / f"{folder.name}-half"
     half = prune("pruning-half", folder, *sst2, "--prune_fraction", 0.5, "--save_pruned", smaller)
     tuned = make(
         beside / f"{folder.name}-half-tuned", "train.py", "--model", smaller, *sst2, "--num_train_epochs", 1, "--learning_rate", "3e-5"
     )
     rte_run = make(given.rte_runs, "train.py", "--model", "minilm-l6", *rte, *RTE_RECIPE)
-    rte_pruned = prune("pruning-curve", given.rte_runs, *rte, *curve_arguments)
+    rte_pruned = prune("pruning-curve", given.rte_runs, *rte, "--curve", "--curve_importances", "taylor,random", "--curve_seeds", 3)
 
     classifier = aa.load_classifier(folder)
     dev = encoded_split(classifier, given.data, "validation")
@@ -224,13 +225,7 @@ def main() -> None:
         "model": {name: sst2_run["options"][name] for name in ("model", "num_train_epochs", "learning_rate", "seed")},
         "curve": curve_table(pruned),
         "curve, protocol of the reference code": curve_table(reference),
-        "curve, heads ranked again after every tenth": {
-            curve["measure"]: {
-                "accuracy": [point["accuracy"] for point in curve["points"]],
-                **{key: curve[key] for key in ("area_under_curve", "removable_within_1_point")},
-            }
-            for curve in iterative["curves"]
-        },
+        "curve, heads ranked again after every fifth": curve_table(iterative),
         "time of the curve": time_curve(classifier, dev, pruned, folder / "pruning-curve"),
         "time of scoring": time_scoring(classifier, scored),
         "half of the heads removed": {name: half[name] for name in (*METRICS, "kept_heads", "size")},
@@ -252,12 +247,7 @@ def main() -> None:
                 measure: heads.correlate(
                     *(heads.read_importance(file.with_stem(f"head_importance{suffix}"))["importance"] for file in files)
                 )
-                for measure, suffix in (
-                    ("attribution", ""),
-                    ("taylor", "_taylor"),
-                    ("attention", "_attention"),
-                    ("ablation", "_ablation"),
-                )
+                for measure, suffix in (("attribution", ""), ("taylor", "_taylor"))
             },
         },
     }

@@ -31,7 +31,7 @@ speed = ", ".join(
     f"{size['after']['latency_ms'][batch]:.1f} ms instead of {size['before']['latency_ms'][batch]:.1f} for a batch of {batch}"
     for batch in size["before"]["latency_ms"]
 )
-print(f"Without the others, {folder}-pruned: {size['after']['parameters']:,} parameters instead of {size['before']['parameters']:,}; {speed}")
+print(f"Without the others: {size['after']['parameters']:,} parameters instead of {size['before']['parameters']:,}; {speed}")
 print("Look at:")
 for name, what in (
     ("metrics.jsonl", "losses and accuracies of the training"),

@@ -36,6 +36,49 @@ def test_golden_head_mask(golden_model, golden_batch, golden, as_type):
     assert (np.asarray(probs[0])[:, 0] > 0).any(), "the probabilities returned are those before the mask"
 
 
+def test_static_head_mask_scales_heads_as_the_traced_one(golden_model, golden_batch):
+    mask = np.asarray([[0.5, 1, 0, -2], [0, 0, 0, 0], [1, 1, 0.25, 1]], np.float32)
+    static, static_probs = aa.forward(golden_model.params, golden_batch, golden_model.config, head_mask=mask)
+    traced, traced_probs = aa.forward(golden_model.params, golden_batch, golden_model.config, head_mask=jnp.asarray(mask))
+    assert_close(static, traced)
+    for one, other in zip(static_probs, traced_probs, strict=True):
+        assert_close(one, other)
+
+
+def test_heads_under_a_static_mask_are_not_computed(golden_model, golden_batch):
+    def flops(mask):
+        params, config, traced = bert.split_head_mask(golden_model.params, golden_model.config, mask)
+        lowered = bert.predict_logits.lower(params, bert.model_inputs(golden_batch), config, traced)
+        return lowered.cost_analysis()["flops"]
+
+    mask = np.ones((3, 4), np.float32)
+    mask[0, 1], mask[1, 2:] = 0, 0
+    examples, tokens, width, size = *golden_batch["input_ids"].shape, 32, 8
+    # Of a head: four projections, scores and context, where every multiplication comes with an addition.
+    per_head = 2 * examples * (4 * tokens * width * size + 2 * tokens * tokens * size)
+    saved = flops(jnp.ones((3, 4))) - flops(mask)
+    assert 3 * per_head < saved < 3.5 * per_head, "the rest is softmax and biases"
+    assert flops(jnp.asarray(mask)) == flops(jnp.ones((3, 4))), "those under a traced mask are"
+
+
+def test_model_without_some_heads_keeps_the_numbering_of_the_whole(golden_model, golden_batch):
+    mask = np.asarray([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 1]])
+    traced = jnp.asarray(mask, jnp.float32)
+    smaller = aa.remove_heads(golden_model, mask)
+    logits, probs = aa.forward(golden_model.params, golden_batch, golden_model.config, head_mask=traced)
+    of_smaller, used = aa.forward(smaller.params, golden_batch, smaller.config)
+    assert_close(of_smaller, logits)
+    for row, full, left in zip(mask, probs, used, strict=True):
+        np.testing.assert_allclose(left, full * row[None, :, None, None].astype(np.float32), atol=1e-6)
+
+    injected = {0: jnp.roll(probs[0], 1, axis=1), 2: probs[2] * 0.5}
+    expected, _ = aa.forward(golden_model.params, golden_batch, golden_model.config, injected, head_mask=traced)
+    found, used = aa.forward(smaller.params, golden_batch, smaller.config, injected)
+    assert_close(found, expected)
+    assert np.abs(expected - logits).max() > 1e-3, "injection matters"
+    np.testing.assert_array_equal(used[0], injected[0])
+
+
 def test_injecting_own_probabilities_changes_nothing(golden_model, golden_batch, output):
     logits, probs = output
     again, used = aa.forward(golden_model.params, golden_batch, golden_model.config, attention_probs=dict(enumerate(probs)))

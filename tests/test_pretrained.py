@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import sys
@@ -53,6 +54,30 @@ def test_round_trip_to_the_bit(golden_model, tmp_path):
     assert again.config == golden_model.config and again.id2label == golden_model.id2label
     assert again.fingerprint() == golden_model.fingerprint()
     assert not [file for file in (tmp_path / "saved").iterdir() if file.name.startswith(".")]
+
+
+def test_model_without_some_heads_is_saved_and_loaded(golden_model, tmp_path):
+    smaller = aa.remove_heads(golden_model, [[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    aa.save_classifier(smaller, tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["pruned_heads"] == {"0": [0, 3], "2": [0, 1, 2, 3]} and "kept_heads" not in fields
+    assert tensors_of(tmp_path)["bert.encoder.layer.0.attention.self.query.weight"].shape == (16, 32)
+    again = aa.load_classifier(tmp_path)
+    assert again.config == smaller.config and again.config.kept_heads == ((1, 2), (0, 1, 2, 3), ())
+    assert_same_params(again.params, smaller.params)
+    others = aa.remove_heads(golden_model, [[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]])
+    same_tensors = dataclasses.replace(smaller, config=others.config)
+    fingerprints = {each.fingerprint() for each in (golden_model, smaller, again, others, same_tensors)}
+    assert len(fingerprints) == 4 and again.fingerprint() == smaller.fingerprint()
+
+
+def test_all_heads_kept_is_the_whole_model(copy, golden_model):
+    assert dataclasses.replace(golden_model.config, kept_heads=((0, 1, 2, 3),) * 3) == golden_model.config
+    edit_config(copy, pruned_heads={"1": []})
+    assert aa.load_classifier(copy).config.kept_heads is None
+    for kept in (((0,),), ((0,), (1,), (4,))):
+        with pytest.raises(aa.InputError, match="kept_heads must be a list for each of 3 layers, some of the heads 0 to 3"):
+            dataclasses.replace(golden_model.config, kept_heads=kept)
 
 
 def test_tokenizer_is_saved_and_loaded(tiny, tmp_path):
@@ -195,6 +220,16 @@ def test_a_pickle_is_not_read(copy):
         (lambda folder: edit_config(folder, hidden_act="swish2"), "hidden_act 'swish2' is not supported"),
         (lambda folder: edit_config(folder, id2label=["a"]), "not a valid config.json"),
         (lambda folder: edit_config(folder, id2label={"0": "a", "1": "a"}), "must name the classes 0 to 1, each differently"),
+        (
+            lambda folder: edit_config(folder, pruned_heads=[0, 1]),
+            r"config.json: pruned_heads must be \{layer: \[head, …\]\}, not \[0, 1\]",
+        ),
+        (lambda folder: edit_config(folder, pruned_heads={"0": 1}), r"config.json: pruned_heads must be"),
+        (lambda folder: edit_config(folder, pruned_heads={"0": [4]}), r"config.json: pruned_heads names heads \[4\] of layer '0'"),
+        (lambda folder: edit_config(folder, pruned_heads={"3": [0]}), r"pruned_heads names heads \[0\] of layer '3'.* layers 0 to 2"),
+        (lambda folder: edit_config(folder, pruned_heads={"-1": [0]}), "pruned_heads names heads"),
+        (lambda folder: edit_config(folder, pruned_heads={"0": ["1"]}), r"config.json: pruned_heads names heads \['1'\]"),
+        (lambda folder: edit_config(folder, pruned_heads={"1": [2]}), r"layer.1.* is \[32, 32\], the configuration says \[24, 32\]"),
         (lambda folder: edit_config(folder, pad_token_id=97), "pad_token_id 97 is not below vocab_size 97"),
         (
             lambda folder: rewrite(folder, lambda tensors: tensors | {"classifier.bias": np.full(2, np.nan, np.float32)}),

@@ -1,19 +1,22 @@
 """The scripts as users run them: what they write, and one clear line for everything that cannot work."""
 
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data
-from attattr_jax.commands import attribute, prune, train
+from attattr_jax import costs, data, importance
+from attattr_jax.commands import attribute, correlate, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -194,6 +197,176 @@ def test_scored_and_evaluated_examples_are_disjoint(trained_folder, reviews_fold
     assert record["num_scoring_examples"] == 4 and record["num_eval_examples"] == sum(text not in lines[:4] for text in lines)
 
 
+@pytest.fixture(scope="module")
+def curves_folder(trained_folder, tmp_path_factory):
+    """What `prune.py --curve` writes."""
+    folder = tmp_path_factory.mktemp("curves")
+    command = "--checkpoint {c} --keep_per_layer 2 --num_scoring_examples 11 --n_steps 4 --curve --curve_importances all --curve_seeds 2"
+    assert prune.main([*words(command, c=trained_folder), "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def dev_batch(reviews_folder, classifier):
+    """Return the examples that accuracy is measured on, and their labels."""
+    rows = [line.split("\t") for line in (reviews_folder / "dev.tsv").read_text().splitlines()[1:]]
+    return classifier.tokenize([row[0] for row in rows]), np.asarray([int(row[1]) for row in rows], np.int32)
+
+
+def accuracy_of(classifier, batch, labels, mask):
+    logits, _ = aa.forward(classifier.params, batch, classifier.config, head_mask=jnp.asarray(mask, jnp.float32))
+    return np.mean(np.asarray(logits).argmax(axis=-1) == labels)
+
+
+def test_prune_draws_curves(curves_folder, trained_folder, reviews_folder):
+    record = json.loads((curves_folder / "pruning.json").read_text())
+    assert record["curve"] == record["curves"][0]["points"]
+    assert [(curve["measure"], curve["seed"]) for curve in record["curves"]] == [
+        ("attribution", None), ("taylor", None), ("attention", None), ("ablation", None), ("random", 0), ("random", 1),
+    ]  # fmt: skip
+    for curve in record["curves"]:
+        assert [point["fraction"] for point in curve["points"]] == [at / 10 for at in range(11)]
+        assert [point["num_pruned"] for point in curve["points"]] == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+        assert curve["points"][0]["accuracy"] == record["accuracy_before"]
+        assert curve["keep_per_layer"]["per_layer"] == 2 and curve["keep_per_layer"]["num_pruned"] == 4
+    assert record["curves"][0]["keep_per_layer"]["accuracy"] == record["accuracy_after"]
+
+    # Halfway, every curve has the accuracy of the model without the lower half of the stored importance.
+    classifier = aa.load_classifier(trained_folder)
+    batch, labels = dev_batch(reviews_folder, classifier)
+    for measure, suffix in (("attribution", ""), *((name, f"_{name}") for name in ("taylor", "attention", "ablation", "random"))):
+        stored = json.loads((curves_folder / f"head_importance{suffix}.json").read_text())
+        curve = next(curve for curve in record["curves"] if curve["measure"] == stored["measure"] == measure)
+        mask = aa.prune_lowest_heads(stored["importance"], 0.5)
+        assert curve["points"][5]["accuracy"] == pytest.approx(accuracy_of(classifier, batch, labels, mask))
+
+    with open(curves_folder / "curve.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    points = [{"measure": curve["measure"], "seed": curve["seed"], **point} for curve in record["curves"] for point in curve["points"]]
+    assert rows == [{name: "" if value is None else str(value) for name, value in point.items()} for point in points]
+    for stem, named in (
+        ("curve", {"attribution", "taylor", "attention", "ablation", "random, mean and range of 2 seeds"}),
+        ("heads", {"head"}),
+    ):
+        assert (curves_folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        svg = ElementTree.parse(curves_folder / f"{stem}.svg")
+        assert named <= {"".join(element.itertext()).strip() for element in svg.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_correlate(curves_folder, tmp_path, capsys):
+    files = [curves_folder / f"head_importance{suffix}.json" for suffix in ("", "_taylor", "_random")]
+    assert correlate.main([str(file) for file in files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"[2] {files[1]}: taylor, 11 examples"
+    first, second = (np.ravel(json.loads(file.read_text())["importance"]) for file in files[:2])
+    pearson, spearman = (np.corrcoef(*pair)[0, 1] for pair in ((first, second), (first.argsort().argsort(), second.argsort().argsort())))
+    shared = len(set(first.argsort()[-2:]) & set(second.argsort()[-2:]))
+    assert lines[4].split() == ["[1]", "and", "[2]", f"{pearson:+.3f}", f"{spearman:+.3f}", str(shared), "of", "2"]
+    assert len(lines) == 3 + 1 + 3, "every pair"
+
+    small = tmp_path / "small.json"
+    small.write_text(json.dumps(json.loads(files[0].read_text()) | {"importance": [[1.0, 2.0]]}))
+    for given, message in (
+        ([files[0]], "give two files or more"),
+        ([files[0], tmp_path / "missing.json"], "missing.json: no such file; prune.py and attribute.py write"),
+        ([files[0], curves_folder / "pruning.json"], f"{curves_folder / 'pruning.json'} is not a head_importance.json"),
+        ([files[0], small], "importances of [2, 4] and [1, 2] heads cannot be compared"),
+        ([], "the following arguments are required"),
+    ):
+        assert correlate.main([str(file) for file in given]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith("error: ") and message in line
+
+
+def test_prune_down_to_an_accuracy(curves_folder, trained_folder, reviews_folder, tmp_path, capsys):
+    file = curves_folder / "head_importance_ablation.json"
+    classifier = aa.load_classifier(trained_folder)
+    batch, labels = dev_batch(reviews_folder, classifier)
+    importance = np.asarray(json.loads(file.read_text())["importance"])
+    accuracies = []
+    for count in range(9):
+        mask = np.ones(8)
+        mask[np.argsort(importance.ravel(), kind="stable")[:count]] = 0
+        accuracies.append(accuracy_of(classifier, batch, labels, mask.reshape(2, 4)))
+    floor = (accuracies[0] + min(accuracies)) / 2
+    expected = next(count for count, accuracy in enumerate(accuracies) if accuracy < floor) - 1
+    command = "--checkpoint {c} --importance {i} --min_accuracy {f} --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, i=file, f=floor, o=tmp_path / "out")) == 0
+    record = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert sum(map(len, record["pruned_heads"])) == expected and record["accuracy_after"] == pytest.approx(accuracies[expected])
+    assert record["min_accuracy"] == floor and "for an unbiased accuracy" in capsys.readouterr().out
+
+
+def test_two_rounds_are_pruning_twice(trained_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
+    left = []
+
+    def score_heads(measure, classifier, encoded, mesh, mask, *others):
+        left.append(int(mask.sum()))
+        return importance.score_heads(measure, classifier, encoded, mesh, mask, *others)
+
+    monkeypatch.setattr(prune, "score_heads", score_heads)
+    command = "--checkpoint {c} --importance taylor --num_scoring_examples 11 --prune_fraction {f} --output_dir {o}"
+    for name, checkpoint, fraction, more in (
+        ("rounds", trained_folder, 0.75, "--iterations 2"),
+        ("first", trained_folder, 0.375, "--save_pruned {tmp}/smaller"),
+        ("second", tmp_path / "smaller", 0.75, ""),
+    ):
+        assert prune.main(words(f"{command} {more}", c=checkpoint, f=fraction, o=tmp_path / name, tmp=tmp_path)) == 0
+    assert left == [8, 5, 8, 5]
+    rounds, twice = (json.loads((tmp_path / name / "pruning.json").read_text()) for name in ("rounds", "second"))
+    assert sum(map(len, rounds["pruned_heads"])) == 6
+    for name in ("pruned_heads", "accuracy_after", "num_eval_examples", "num_scoring_examples", "eval_source", "scoring_source"):
+        assert rounds[name] == twice[name], name
+
+
+def test_smaller_model_is_saved_and_used(trained_folder, reviews_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
+    smaller = tmp_path / "smaller"
+    command = "--checkpoint {c} --prune_heads 0:1,2;1:0,1,2,3 --save_pruned {s} --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, s=smaller, o=tmp_path / "out")) == 0
+    assert f"smaller model: {smaller}" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    size = record["size"]
+    # 6 heads of 4 numbers, in a model 16 wide.
+    assert size["before"]["parameters"] - size["after"]["parameters"] == 6 * (4 * 4 * 16 + 3 * 4)
+    assert size["after"]["file_bytes"] == (smaller / "model.safetensors").stat().st_size
+    assert size["after"]["flops"] < size["before"]["flops"] and size["num_tokens"] == 16
+    assert all(set(size[name]["latency_ms"]) == {"1", "32"} for name in ("before", "after"))
+    run = json.loads((smaller / "run.json").read_text())
+    classifier = aa.load_classifier(smaller)
+    assert classifier.config.kept_heads == ((0, 3), ()) and run["model_fingerprint"] == classifier.fingerprint() and run["finished"]
+
+    # It says what it was trained on, and the other scripts take it.
+    assert prune.main(words("--checkpoint {s} --importance random --prune_fraction 0.75", s=smaller)) == 0
+    again = json.loads((smaller / "pruning" / "pruning.json").read_text())
+    assert again["accuracy_before"] == again["accuracy_after"] == record["accuracy_after"]
+    assert again["pruned_heads"] == [[1, 2], [0, 1, 2, 3]] and again["eval_source"] == str(reviews_folder / "dev.tsv")
+    assert attribute.main(words("--checkpoint {s} --n_steps 4 --text good --output_dir {o}", s=smaller, o=tmp_path / "explained")) == 0
+    (stored,) = aa.load_attributions(tmp_path / "explained")
+    assert stored.attributions.shape[:2] == (2, 4) and not stored.attributions[1].any() and stored.attributions[0, 3].any()
+    command = "--model {s} --dataset {d} --num_train_epochs 1 --learning_rate 1e-3 --output_dir {o}"
+    assert train.main(words(command, s=smaller, d=reviews_folder, o=tmp_path / "tuned")) == 0
+    tuned = aa.load_classifier(tmp_path / "tuned")
+    assert tuned.config == classifier.config and tuned.fingerprint() != classifier.fingerprint()
+
+
+def test_prune_as_the_papers_code(trained_folder, reviews_folder, tmp_path, capsys):
+    command = "--checkpoint {c} --protocol reference --num_scoring_examples 6 --output_dir {o}"
+    assert prune.main(words(command, c=trained_folder, o=tmp_path / "out")) == 0
+    assert "(--protocol reference)" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert (record["protocol"], record["num_scoring_examples"], record["num_eval_examples"]) == ("reference", 6, 15)
+    # Heads by the paper's 20 left steps, for the gold class of the first examples that accuracy is measured on.
+    classifier = aa.load_classifier(trained_folder)
+    batch, labels = dev_batch(reviews_folder, classifier)
+    batch, labels = {name: values[:6] for name, values in batch.items()}, labels[:6]
+    found = aa.attribute_attention(classifier.params, batch, classifier.config, labels, 20, "riemann_left")
+    expected = np.asarray(aa.head_importance(found.attributions, batch["attention_mask"]))
+    importance = json.loads((tmp_path / "out" / "head_importance.json").read_text())["importance"]
+    np.testing.assert_allclose(importance, expected, atol=1e-5 * np.abs(expected).max())
+
+
 BAD_TRAIN = [
     ("--learning_rate -1", "--learning_rate must be above 0"),
     ("--learning_rate nan", "--learning_rate must be above 0"),
@@ -254,12 +427,32 @@ BAD_PRUNE = [
     ("--prune_heads 4:0", "--prune_heads: layer 4 does not exist"),
     ("--prune_heads x", "--prune_heads: 'x' is not of the form"),
     ("--keep_per_layer 1 --prune_fraction 0.5", "give only one of them"),
-    ("--importance {tmp}/missing.json", "is not attribution, random, or an existing head_importance.json"),
+    (
+        "--importance {tmp}/missing.json",
+        "is none of attribution, taylor, attention, ablation, random, nor an existing head_importance.json",
+    ),
     ("--importance {other}", "was computed for another model"),
     ("--importance {empty}", "is not a head_importance.json"),
     ("--num_scoring_examples 0", "--num_scoring_examples must be at least 1"),
     ("--dataset {data} --scoring_split validation --num_scoring_examples 15", "every example of"),
     ("--checkpoint {tiny}", "name a data set with --dataset"),
+    ("--prune_fraction 0.5 --min_accuracy 0.5", "--prune_fraction and --min_accuracy: give only one of them"),
+    ("--prune_fraction -0.1", "--prune_fraction: the fraction of heads to prune must be from 0 to 1, not -0.1"),
+    ("--min_accuracy 2", "--min_accuracy must be from 0 to 1, not 2.0"),
+    (
+        "--importance random --dataset {doubtful} --min_accuracy 0.6",
+        "--min_accuracy 0.6 is more than the model has as it is, 0.5000: give less",
+    ),
+    ("--curve --curve_importances taylor,tailor", "--curve_importances: 'tailor' is unknown; give some of attribution, taylor, attention"),
+    ("--curve --curve_seeds 0", "--curve_seeds must be at least 1"),
+    ("--curve --prune_heads 0:1", "--curve ranks the heads: --prune_heads does not go with it"),
+    ("--iterations 2", "--iterations goes with --prune_fraction, --min_accuracy or --curve"),
+    ("--iterations 2 --prune_fraction 0.5 --importance {other}", "--importance must be a measure, not a file"),
+    ("--protocol reference --n_steps 5", "--protocol reference integrates with 20 steps"),
+    ("--protocol reference --scoring_split validation", "scores on --eval_split: leave --scoring_split out"),
+    ("--save_pruned {tmp}/out", "out is the folder of --output_dir: choose another"),
+    ("--save_pruned {trained}/", "is the folder of --checkpoint: choose another"),
+    ("--save_pruned {tiny} --overwrite", "which no run of prune.py --save_pruned wrote: choose another folder"),
 ]
 
 
@@ -274,10 +467,11 @@ def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trai
     other = {"measure": "attribution", "num_examples": 1, "target": "gold", "model": "other", "importance": np.ones((2, 4)).tolist()}
     (inputs / "unlabelled.tsv").write_text("sentence\ngood\n")
     (inputs / "other.json").write_text(json.dumps(other))
+    (inputs / "doubtful.tsv").write_text("sentence\tlabel\ngood film\t0\ngood film\t1\n")
     given = words(
         arguments, tmp=tmp_path, data=reviews_folder, tiny=tiny_folder, trained=trained_folder,
         empty=inputs / "empty", other=inputs / "other.json",
-        unlabelled=inputs / "unlabelled.tsv",
+        unlabelled=inputs / "unlabelled.tsv", doubtful=inputs / "doubtful.tsv",
     )  # fmt: skip
     output = tmp_path / "out"
     defaults = {"--output_dir": output}
@@ -289,7 +483,7 @@ def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trai
     assert script.main(given) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and message in last
-    assert not output.exists()
+    assert list(tmp_path.iterdir()) == [inputs]
     assert {file: file.stat().st_mtime_ns for file in trained_folder.rglob("*")} == before
 
 
@@ -323,15 +517,21 @@ def test_labels_of_other_classes_do_not_stop_an_explanation(trained_folder, tmp_
     assert read_jsonl(tmp_path / "out" / "examples.jsonl")[0]["label"] is None
 
 
-def test_prune_uses_the_columns_of_the_training(tiny_folder, tmp_path):
+def test_prune_uses_the_columns_of_the_training(tiny_folder, tmp_path, monkeypatch):
     for name in ("train", "dev"):
         rows = ["text\tlabel\tbody\tstars", *(f"x\t0\t{name} good film {at}\t{at % 2}" for at in range(6))]
         (tmp_path / f"{name}.tsv").write_text("\n".join(rows) + "\n")
     command = "--model {m} --dataset {d} --text_column body --label_column stars --num_train_epochs 1 --output_dir {o}"
     assert train.main(words(command, m=tiny_folder, d=tmp_path, o=tmp_path / "run")) == 0
-    assert prune.main(words("--checkpoint {o} --importance random", o=tmp_path / "run")) == 0
+    monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
+    command = "--checkpoint {o} --importance random --save_pruned {s}"
+    assert prune.main(words(command, o=tmp_path / "run", s=tmp_path / "smaller")) == 0
     record = json.loads((tmp_path / "run" / "pruning" / "pruning.json").read_text())
     assert record["accuracy_before"] == json.loads((tmp_path / "run" / "run.json").read_text())["results"]["eval_accuracy"]
+    # So does the smaller model.
+    assert prune.main(words("--checkpoint {s} --importance random", s=tmp_path / "smaller")) == 0
+    again = json.loads((tmp_path / "smaller" / "pruning" / "pruning.json").read_text())
+    assert again["loss_before"] == pytest.approx(record["loss_after"], abs=1e-6)
 
 
 def test_sentence_pairs_and_three_classes(tiny_folder, tmp_path):

@@ -80,6 +80,26 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny, splits, tmp_path, uninte
     jax.tree.map(np.testing.assert_array_equal, classifier.params, expected.params)
 
 
+def test_model_with_a_layer_without_heads_is_trained_and_resumed(tiny, splits, tmp_path):
+    smaller = aa.remove_heads(tiny, [[1, 0, 1, 1], [0, 0, 0, 0]])
+    recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=16, learning_rate=1e-3, save_steps=1, logging_steps=1)
+
+    def stop(step, num_examples, loss):
+        if step == 2:
+            raise Interrupted
+
+    trainer = make_trainer(smaller, splits, tmp_path / "resumed", recipe=recipe)
+    with pytest.raises(Interrupted):
+        trainer.run(stop)
+    resumed, summary = trainer.run()
+    trainer.folder = tmp_path / "whole"  # what is compiled serves again
+    expected, _ = trainer.run()
+    assert summary["resumed_from_step"] == 1 and resumed.config.kept_heads == ((0, 2, 3), ())
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, expected.params)
+    assert resumed.params["layers_1"]["query"]["kernel"].shape == (16, 0)
+    assert (resumed.params["layers_0"]["query"]["kernel"] != smaller.params["layers_0"]["query"]["kernel"]).any()
+
+
 def test_best_epoch_is_returned(tiny, splits, tmp_path, monkeypatch):
     accuracies = iter([0.9, 0.5])
     trainer = make_trainer(tiny, splits, tmp_path)

@@ -196,7 +196,9 @@ def _prune(options: Options) -> None:
         plots.save_figure(plots.accuracy_curves(curves, len(evaluated), pruning.REMOVABLE_LOSS), folder.path / "curve")
     if save_folder is not None:
         smaller = pruning.remove_heads(classifier, mask)
-        save_folder.start(options, facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length})
+        # With what the next run takes over: the columns and lengths that the model was trained with.
+        saved_options = dataclasses.replace(options, **trained.column_options())
+        save_folder.start(saved_options, facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length})
         pretrained.save_classifier(smaller, save_folder.path)
         save_folder.finish(results={"accuracy": after["accuracy"]})
         num_tokens = data.bucket_length(int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings)
@@ -250,8 +252,8 @@ def _print_pruning(options: Options, result: dict[str, Any]) -> None:
     cli.print_table(
         [["", "before", "after"]] + [[name, f"{result[f'{name}_before']:.4f}", f"{result[f'{name}_after']:.4f}"] for name in names]
     )
-    if options.protocol == "reference":
-        print("heads were scored on some of these examples (--protocol reference)")
+    if options.protocol == "reference" and source:
+        print("these examples were scored on as well (--protocol reference)")
     if options.min_accuracy is not None:
         print("how many heads go was chosen on these examples: for an unbiased accuracy, evaluate the pruned model on others")
 
@@ -310,7 +312,7 @@ def _save_folder(options: Options, folder: cli.OutputFolder) -> cli.OutputFolder
     path = user_path(options.save_pruned)
     for name, other in (("--output_dir", folder.path), ("--checkpoint", user_path(options.checkpoint))):
         require(path.resolve() != other.resolve(), f"--save_pruned {path} is the folder of {name}: choose another")
-    return cli.named("--save_pruned", lambda: cli.OutputFolder(path, "prune", MODEL_FILES, options.overwrite))
+    return cli.OutputFolder(path, "save_pruned", MODEL_FILES, options.overwrite, option_name="--save_pruned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,6 +322,10 @@ class _TrainedOn:
     dataset: str
     columns: data.Columns
     max_seq_length: int | None
+
+    def column_options(self) -> dict[str, str | None]:
+        """Return the columns as the options that name them."""
+        return {"text_column": self.columns.text, "text_pair_column": self.columns.text_pair, "label_column": self.columns.label}
 
     @classmethod
     def read(cls, options: Options) -> _TrainedOn:
@@ -364,9 +370,9 @@ def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[dat
 
 def _rounds(options: Options, present: np.ndarray) -> tuple[int, int]:
     """Return how many heads go before the others are scored anew, and how many have to be ranked."""
-    ranked = present.size
-    target = ranked if options.prune_fraction is None else int(options.prune_fraction * ranked)
-    return max(1, math.ceil(target / options.iterations)), ranked if options.curve else target
+    target = present.size if options.prune_fraction is None else heads.num_to_prune(options.prune_fraction, present.size)
+    to_go = target - int((present == 0).sum())
+    return max(1, math.ceil(to_go / options.iterations)), present.size if options.curve else target
 
 
 def _keeps_tops(options: Options) -> bool:
@@ -388,7 +394,7 @@ def _rule(options: Options, present: np.ndarray) -> Callable[[_Ranking], np.ndar
         return lambda ranking: heads.keep_top_heads(pruning.rank_absent_last(ranking.record["importance"], present), per_layer) * present
     fraction = 0.0 if options.prune_fraction is None else options.prune_fraction
     cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(present, fraction))
-    return lambda ranking: pruning.masks_along(ranking.order, [int(fraction * present.size)], present)[0]
+    return lambda ranking: pruning.masks_along(ranking.order, [heads.num_to_prune(fraction, present.size)], present)[0]
 
 
 def _given_importance(options: Options, shape: tuple[int, int], fingerprint: str) -> dict[str, Any] | None:
