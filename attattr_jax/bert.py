@@ -286,25 +286,37 @@ def select_heads(params: Params, config: BertConfig, head_mask: Any) -> tuple[Pa
       params, config: of a model, some of whose heads may be gone already.
       head_mask: static [L, N]. A factor other than 0 and 1 is multiplied into the output projection.
     """
-    head_mask = np.asarray(head_mask, np.float32)
-    kept_heads, sliced = [], dict(params)
-    for layer in range(config.num_hidden_layers):
-        before = np.asarray(config.heads_of(layer), int)
-        factors = head_mask[layer, before]
-        kept_heads.append(tuple(before[factors != 0].tolist()))
-        if (factors == 1).all():
-            continue
-        at = np.flatnonzero(factors)
-        channels = (at[:, None] * config.head_size + np.arange(config.head_size)).ravel()
-        old = params[f"layers_{layer}"]
-        new = {
-            name: {"kernel": old[name]["kernel"][:, channels], "bias": old[name]["bias"][channels]} for name in ("query", "key", "value")
-        }
-        output = old["attention_output"]["kernel"][channels]
-        if (factors[at] != 1).any():
-            output = output * np.repeat(factors[at], config.head_size)[:, None].astype(output.dtype)
-        sliced[f"layers_{layer}"] = {**old, **new, "attention_output": {"kernel": output}}
-    return sliced, dataclasses.replace(config, kept_heads=tuple(kept_heads))
+    factors = tuple(tuple(float(factor) for factor in row) for row in np.asarray(head_mask, np.float32))
+    kept_heads = [tuple(head for head in config.heads_of(layer) if row[head]) for layer, row in enumerate(factors)]
+    changed = [layer for layer, row in enumerate(factors) if any(row[head] != 1 for head in config.heads_of(layer))]
+    names = ("query", "key", "value", "attention_output")
+    old = {f"layers_{layer}": {name: params[f"layers_{layer}"][name] for name in names} for layer in changed}
+    is_numpy = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(old))
+    new = (_cut_heads if is_numpy else _compiled_cut_heads)(old, config=config, factors=factors)
+    cut = {layer: {**params[layer], **attention} for layer, attention in new.items()}
+    return {**params, **cut}, dataclasses.replace(config, kept_heads=tuple(kept_heads))
+
+
+def _cut_heads(layers: Params, config: BertConfig, factors: HeadMask) -> Params:
+    """Return the attention parameters of `layers` without the heads whose factor is 0, the output projection times the others' factors."""
+    cut = {}
+    for name, old in layers.items():
+        layer = int(name.removeprefix("layers_"))
+        of_heads = np.asarray([factors[layer][head] for head in config.heads_of(layer)], np.float32)
+        split, at = (len(of_heads), config.head_size), np.flatnonzero(of_heads)
+        width = len(at) * config.head_size
+        cut[name] = {}
+        for part in ("query", "key", "value"):
+            kernel = old[part]["kernel"].reshape(config.hidden_size, *split)[:, at].reshape(config.hidden_size, width)
+            cut[name][part] = {"kernel": kernel, "bias": old[part]["bias"].reshape(split)[at].reshape(width)}
+        output = old["attention_output"]["kernel"].reshape(*split, config.hidden_size)[at]
+        if (of_heads[at] != 1).any():
+            output = output * of_heads[at][:, None, None].astype(output.dtype)
+        cut[name]["attention_output"] = {"kernel": output.reshape(width, config.hidden_size)}
+    return cut
+
+
+_compiled_cut_heads = jax.jit(_cut_heads, static_argnames=("config", "factors"))
 
 
 def init_params(config: BertConfig, key: Array) -> Params:
