@@ -286,7 +286,7 @@ def select_heads(params: Params, config: BertConfig, head_mask: Any) -> tuple[Pa
       params, config: of a model, some of whose heads may be gone already.
       head_mask: static [L, N]. A factor other than 0 and 1 is multiplied into the output projection.
     """
-    factors = tuple(tuple(float(factor) for factor in row) for row in np.asarray(head_mask, np.float32))
+    factors = tuple(tuple(map(float, row)) for row in np.asarray(head_mask, np.float32))
     kept_heads = [tuple(head for head in config.heads_of(layer) if row[head]) for layer, row in enumerate(factors)]
     changed = [layer for layer, row in enumerate(factors) if any(row[head] != 1 for head in config.heads_of(layer))]
     names = ("query", "key", "value", "attention_output")
@@ -367,17 +367,36 @@ def split_head_mask(params: Params, config: BertConfig, head_mask: HeadMask | No
     Raises:
       InputError: the mask is not a finite [L, N].
     """
-    expected = (config.num_hidden_layers, config.num_attention_heads)
     if head_mask is None:
         return params, config, None
-    shape = np.shape(head_mask)
-    if shape != expected:
-        raise InputError(f"head_mask must be [L, N] = {list(expected)}, not {list(shape)}")
     if isinstance(head_mask, jax.Array):
+        _check_mask_shape("head_mask", head_mask, config)
         return params, config, head_mask
-    if not np.isfinite(np.asarray(head_mask, np.float64)).all():
-        raise InputError("head_mask must be finite: 1 keeps a head, 0 masks it")
-    return *select_heads(params, config, head_mask), None
+    return *select_heads(params, config, static_mask("head_mask", head_mask, config)), None
+
+
+def static_mask(name: str, mask: Any, config: BertConfig) -> np.ndarray:
+    """Return a mask whose values are known, as float32 [L, N].
+
+    Raises:
+      InputError: it is not a finite [L, N] of numbers; the message begins with `name`.
+    """
+    try:
+        mask = np.asarray(mask)
+    except ValueError:  # rows of different lengths
+        mask = np.asarray(None)
+    _check_mask_shape(name, mask, config)
+    with np.errstate(over="ignore"):
+        values = mask.astype(np.float32) if mask.dtype.kind in "biuf" else np.full(mask.shape, np.nan)
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} must be of finite numbers: 1 keeps a head, 0 masks it")
+    return values
+
+
+def _check_mask_shape(name: str, mask: Any, config: BertConfig) -> None:
+    expected = (config.num_hidden_layers, config.num_attention_heads)
+    if np.shape(mask) != expected:
+        raise InputError(f"{name} must be [L, N] = {list(expected)}, not {list(np.shape(mask))}")
 
 
 def forward(

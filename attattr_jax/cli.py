@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 
 from . import data
 from .errors import InputError
-from .files import user_path, write_json
+from .files import read_json, user_path, write_json
 from .integration import quadrature
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
@@ -352,7 +351,7 @@ class OutputFolder:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the `run.json` of a folder, or {} where there is none that can be read."""
     try:
-        record = json.loads((user_path(folder) / "run.json").read_text(encoding="utf-8"))
+        record = read_json(user_path(folder) / "run.json")
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) and isinstance(record.get("options"), dict) else {}

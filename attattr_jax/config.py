@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 from .errors import InputError
@@ -57,11 +58,14 @@ class BertConfig:
             object.__setattr__(self, "kept_heads", self._checked_kept_heads())
 
     def _checked_kept_heads(self) -> tuple[tuple[int, ...], ...] | None:
-        kept = tuple(tuple(sorted(set(heads))) for heads in self.kept_heads)
         every = tuple(range(self.num_attention_heads))
+        try:
+            kept = tuple(tuple(sorted({operator.index(head) for head in heads})) for heads in self.kept_heads)
+        except TypeError:
+            kept = ()
         if len(kept) != self.num_hidden_layers or not all(set(heads) <= set(every) for heads in kept):
             expected = f"{self.num_hidden_layers} layers, some of the heads 0 to {every[-1]} of each"
-            raise InputError(f"kept_heads must be a list for each of {expected}, not {list(map(list, kept))}")
+            raise InputError(f"kept_heads must be a list for each of {expected}, not {self.kept_heads!r:.200}")
         return None if all(heads == every for heads in kept) else kept
 
     @property
@@ -96,7 +100,7 @@ class BertConfig:
         labels = fields.get("id2label")
         config = cls(**given, num_labels=len(labels) if labels else fields.get("num_labels", 2))
         pruned = fields.get("pruned_heads")
-        return dataclasses.replace(config, kept_heads=_without(pruned, config)) if pruned else config
+        return config if pruned in (None, {}) else dataclasses.replace(config, kept_heads=_without(pruned, config))
 
     def to_hf(self, id2label: dict[int, str]) -> dict[str, Any]:
         """Return the contents of a `config.json` that `transformers` loads as `BertForSequenceClassification`."""
@@ -121,7 +125,7 @@ def _without(pruned: Any, config: BertConfig) -> tuple[tuple[int, ...], ...]:
     kept = [set(every) for _ in range(config.num_hidden_layers)]
     is_mapping = isinstance(pruned, dict) and all(isinstance(heads, list) for heads in pruned.values())
     for layer, heads in pruned.items() if is_mapping else ():
-        exists = str(layer).isdecimal() and int(layer) < len(kept)
+        exists = str(layer) in map(str, range(len(kept)))
         if not exists or not all(type(head) is int and head in every for head in heads):
             raise InputError(
                 f"pruned_heads names heads {heads} of layer {layer!r}; the model had layers 0 to {len(kept) - 1}, heads 0 to {every[-1]}"

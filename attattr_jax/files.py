@@ -26,6 +26,14 @@ def write_file(file: Path, content: bytes | str) -> None:
         staging.unlink(missing_ok=True)
 
 
+def read_json(file: Path) -> Any:
+    """Return the contents of a JSON file; a ValueError, whatever is wrong with them."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file, indented, as UTF-8."""
     write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -5,7 +5,6 @@ Shapes: B examples, T tokens (padded), L layers, N heads. A mask is [L, N], 1 ke
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ import numpy as np
 
 from .engine import max_over_real
 from .errors import InputError
+from .files import read_json
+
+LARGEST_IMPORTANCE = 1e30  # beyond, sums and pictures overflow
 
 
 def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.Array:
@@ -194,19 +196,23 @@ def read_importance(file: Path, shape: tuple[int, int] | None = None, model: str
       InputError: it is damaged, covers only some layers, or is another model's.
     """
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        importance, found_model = np.asarray(record["importance"], np.float64), record["model"]
-        record["measure"], record["examples"] = str(record["measure"]), [str(digest) for digest in record.get("examples", [])]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        record = read_json(file)
+        found_model, measure, examples = record["model"], record["measure"], record.get("examples", [])
+        importance = np.asarray(record["importance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not a head_importance.json: {error!r}") from None
     if record.get("layers") is not None:
         raise InputError(f"{file} covers only layers {record['layers']}: run attribute.py without --layers")
-    if importance.ndim != 2 or not importance.size:
+    if importance.ndim != 2 or not importance.size or importance.dtype.kind not in "if":
         raise InputError(f"{file}: importance must be L lists of N numbers")
     if shape is not None and importance.shape != shape:
         raise InputError(f"{file}: importance must be {list(shape)}, as this model's heads, not {list(importance.shape)}")
-    if not np.isfinite(importance).all():
-        raise InputError(f"{file}: importance must be finite")
+    if not (np.abs(importance) <= LARGEST_IMPORTANCE).all():
+        raise InputError(f"{file}: importance must be finite, and within ±{LARGEST_IMPORTANCE:g}")
+    if not isinstance(measure, str) or not measure.isprintable() or len(measure) > 40:
+        raise InputError(f"{file}: measure must be a short name, not {measure!r:.80}")
+    if not isinstance(examples, list) or not all(isinstance(digest, str) for digest in examples):
+        raise InputError(f"{file}: examples must be a list of hashes")
     if model is not None and found_model != model:
         raise InputError(f"{file} was computed for another model: run attribute.py or prune.py on this one")
-    return record | {"importance": importance}
+    return record | {"importance": importance.astype(np.float64), "examples": examples}

@@ -24,7 +24,7 @@ import safetensors.numpy
 from .bert import init_params, param_shapes
 from .config import BertConfig
 from .errors import InputError, root_cause
-from .files import user_path, write_file, write_json
+from .files import read_json, user_path, write_file, write_json
 
 # Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
 _EMBEDDINGS = [
@@ -267,7 +267,7 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
     if not file.is_file():
         raise InputError(f"{name} has no config.json: name a folder in Hugging Face format, such as train.py writes")
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = read_json(file)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
         config = BertConfig.from_hf(fields)
@@ -337,7 +337,7 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     files = [folder / "model.safetensors"]
     if not files[0].is_file() and index.is_file():
         try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            names = set(read_json(index)["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{index} is damaged: {error!r}") from None
         if any(not isinstance(name, str) or Path(name).name != name for name in names):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .bert import select_heads
+from .bert import select_heads, static_mask
 from .config import BertConfig
 from .data import Split
 from .errors import InputError
@@ -152,11 +152,8 @@ def remove_heads(classifier: Classifier, mask) -> Classifier:
     Raises:
       InputError: the mask is not [L, N], or has other values.
     """
-    mask, config = np.asarray(mask), classifier.config
-    expected = [config.num_hidden_layers, config.num_attention_heads]
-    if list(mask.shape) != expected:
-        raise InputError(f"mask must be [L, N] = {expected}, not {list(mask.shape)}")
+    mask = static_mask("mask", mask, classifier.config)
     if not np.isin(mask, (0, 1)).all():
         raise InputError("mask must be of 0 and 1: a head is removed or kept")
-    params, smaller = select_heads(jax.tree.map(np.asarray, classifier.params), config, mask)
+    params, smaller = select_heads(jax.tree.map(np.asarray, classifier.params), classifier.config, mask)
     return dataclasses.replace(classifier, params=params, config=smaller)

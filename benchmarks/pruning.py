@@ -40,13 +40,12 @@ def curve_table(pruned: dict) -> dict:
     by_measure: dict[str, list[dict]] = {}
     for curve in pruned["curves"]:
         by_measure.setdefault(curve["measure"], []).append(curve)
-    attribution = by_measure["attribution"][0]
     table = []
-    for at, point in enumerate(attribution["points"]):
+    for at, point in enumerate(pruned["curve"]):
         accuracy = {name: [curve["points"][at]["accuracy"] for curve in curves] for name, curves in by_measure.items()}
         controls = accuracy.pop("random", None)
         row = {"fraction": point["fraction"], "num_pruned": point["num_pruned"]} | {name: values[0] for name, values in accuracy.items()}
-        if "taylor" in row:
+        if {"attribution", "taylor"} <= row.keys():
             row["attribution_minus_taylor"] = row["attribution"] - row["taylor"]
         if controls:
             row |= {
@@ -192,6 +191,7 @@ def main() -> None:
         parser.add_argument(name, required=True)
     for name in ("--runs", "--rte_runs", "--output", "--figures"):
         parser.add_argument(name, required=True, type=Path)
+    parser.add_argument("--keep_times", action="store_true", help="take times from the --output that is there")
     given = parser.parse_args()
     folder, beside = given.runs, given.runs.parent
     sst2, rte = ("--dataset", given.data), ("--dataset", given.rte_data)
@@ -203,6 +203,16 @@ def main() -> None:
     pruned = prune("pruning-curve", folder, *sst2, *curve_arguments)
     reference = prune("pruning-reference", folder, *sst2, "--curve", "--curve_importances", "taylor", "--protocol", "reference")
     iterative = prune("pruning-iterative", folder, *sst2, "--curve", "--curve_importances", "none", "--iterations", 5)
+    # Taylor's definition divides each layer by its norm, attribution's does not: what if it were the other way round?
+    other_way = {}
+    for measure, suffix in (("attribution", ""), ("taylor", "_taylor")):
+        record = read(folder / "pruning-curve" / f"head_importance{suffix}.json")
+        scores = np.asarray(record["importance"])
+        swapped = record.get("unnormalised", (scores / np.linalg.norm(scores, axis=1, keepdims=True)).tolist())
+        file = folder / f"{measure}-other-way.json"
+        file.write_text(json.dumps(record | {"importance": swapped}), encoding="utf-8")
+        name, shown = f"pruning-{measure}-other-way", ("--curve", "--curve_importances", "none")
+        other_way[measure] = prune(name, folder, *sst2, *shown, "--importance", file)
     smaller = beside / f"{folder.name}-half"
     half = prune("pruning-half", folder, *sst2, "--prune_fraction", 0.5, "--save_pruned", smaller)
     tuned = make(
@@ -215,6 +225,11 @@ def main() -> None:
     dev = encoded_split(classifier, given.data, "validation")
     train = encoded_split(classifier, given.data, "train")
     scored = part_of(train, np.sort(np.random.default_rng(0).permutation(len(train))[:200]))
+    times = {name: read(given.output)[name] for name in ("time of the curve", "time of scoring")} if given.keep_times else None
+    times = times or {
+        "time of the curve": time_curve(classifier, dev, pruned, folder / "pruning-curve"),
+        "time of scoring": time_scoring(classifier, scored),
+    }
     files = [runs / "pruning-curve" / "head_importance.json" for runs in (folder, given.rte_runs)]
     sst2_run = read(folder / "run.json")
     result = {
@@ -226,8 +241,9 @@ def main() -> None:
         "curve": curve_table(pruned),
         "curve, protocol of the reference code": curve_table(reference),
         "curve, heads ranked again after every fifth": curve_table(iterative),
-        "time of the curve": time_curve(classifier, dev, pruned, folder / "pruning-curve"),
-        "time of scoring": time_scoring(classifier, scored),
+        "curve, attribution divided by its norm in each layer": curve_table(other_way["attribution"]),
+        "curve, taylor not divided": curve_table(other_way["taylor"]),
+        **times,
         "half of the heads removed": {name: half[name] for name in (*METRICS, "kept_heads", "size")},
         "half of the heads removed, fine-tuned one epoch more": {
             "accuracy": tuned["results"]["eval_accuracy"],

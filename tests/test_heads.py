@@ -34,13 +34,23 @@ def test_importance_of_some_layers_or_another_model_is_refused(tmp_path):
         ({"layers": [1, 0]}, r"covers only layers \[1, 0\]"),
         ({"importance": [[1.0]]}, "as this model's heads"),
         ({"importance": [[float("nan")] * 3] * 2}, "must be finite"),
+        ({"importance": [[1.7e308, 0, 0]] * 2}, r"within ±1e\+30"),
+        ({"importance": [["1", "2", "3"]] * 2}, "L lists of N numbers"),
+        ({"importance": [[True, False, True]] * 2}, "L lists of N numbers"),
+        ({"measure": "\x1b[31mred"}, "measure must be a short name"),
+        ({"measure": {"a": 1}}, "measure must be a short name"),
+        ({"examples": "abc"}, "examples must be a list of hashes"),
         ({"model": "other"}, "another model"),
-        ({"importance": "x"}, "is not a head_importance.json"),
+        ({"importance": "x"}, "L lists of N numbers"),
+        ({"importance": [[1], [1, 2]]}, "is not a head_importance.json"),
     ):
         record = heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"]) | changed
         file.write_text(json.dumps(record))
         with pytest.raises(aa.InputError, match=message):
             heads.read_importance(file, (2, 3), "model")
+    file.write_text("[" * 100_000)
+    with pytest.raises(aa.InputError, match="nested too deeply"):
+        heads.read_importance(file)
     file.write_text(json.dumps(heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"])))
     record = heads.read_importance(file, (2, 3), "model")
     np.testing.assert_array_equal(record["importance"], IMPORTANCE)
@@ -57,6 +67,11 @@ def test_lowest_heads_of_all_layers_are_pruned():
     assert aa.prune_lowest_heads(IMPORTANCE, fraction=0.5).tolist() == [[1, 1, 1], [0, 0, 0]]
     assert aa.prune_lowest_heads(IMPORTANCE, fraction=0.3).tolist() == [[1, 1, 1], [1, 1, 0]]
     assert aa.prune_lowest_heads(IMPORTANCE, 0).sum() == 6 and aa.prune_lowest_heads(IMPORTANCE, 1).sum() == 0
+
+
+def test_fractions_are_taken_as_written():
+    assert heads.num_to_prune(0.7, 90) == 63 != int(0.7 * 90)
+    assert [heads.num_to_prune(0.3, size) for size in (72, 144)] == [21, 43]
 
 
 def test_listed_heads_are_pruned():

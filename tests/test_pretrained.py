@@ -75,7 +75,7 @@ def test_all_heads_kept_is_the_whole_model(copy, golden_model):
     assert dataclasses.replace(golden_model.config, kept_heads=((0, 1, 2, 3),) * 3) == golden_model.config
     edit_config(copy, pruned_heads={"1": []})
     assert aa.load_classifier(copy).config.kept_heads is None
-    for kept in (((0,),), ((0,), (1,), (4,))):
+    for kept in (((0,),), ((0,), (1,), (4,)), 5, [0, 1, 2], [[0.5], [1], [2]]):
         with pytest.raises(aa.InputError, match="kept_heads must be a list for each of 3 layers, some of the heads 0 to 3"):
             dataclasses.replace(golden_model.config, kept_heads=kept)
 
@@ -229,6 +229,10 @@ def test_a_pickle_is_not_read(copy):
         (lambda folder: edit_config(folder, pruned_heads={"3": [0]}), r"pruned_heads names heads \[0\] of layer '3'.* layers 0 to 2"),
         (lambda folder: edit_config(folder, pruned_heads={"-1": [0]}), "pruned_heads names heads"),
         (lambda folder: edit_config(folder, pruned_heads={"0": ["1"]}), r"config.json: pruned_heads names heads \['1'\]"),
+        (lambda folder: edit_config(folder, pruned_heads={"9" * 5000: [0]}), "pruned_heads names heads"),
+        (lambda folder: edit_config(folder, pruned_heads={"0": [True]}), r"pruned_heads names heads \[True\]"),
+        (lambda folder: edit_config(folder, pruned_heads=0), "pruned_heads must be"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "not a valid config.json: nested too deeply"),
         (lambda folder: edit_config(folder, pruned_heads={"1": [2]}), r"layer.1.* is \[32, 32\], the configuration says \[24, 32\]"),
         (lambda folder: edit_config(folder, pad_token_id=97), "pad_token_id 97 is not below vocab_size 97"),
         (

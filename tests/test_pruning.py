@@ -139,7 +139,8 @@ def test_token_attributions_of_the_smaller_model_are_those_under_the_mask(golden
     [
         (np.ones((4, 3)), r"mask must be \[L, N\] = \[3, 4\], not \[4, 3\]"),
         (np.full((3, 4), 0.5), "mask must be of 0 and 1"),
-        (np.full((3, 4), np.nan), "mask must be of 0 and 1"),
+        (np.full((3, 4), np.nan), "mask must be of finite numbers"),
+        ([[1, 0], [1]], r"mask must be \[L, N\] = \[3, 4\], not \[\]"),
     ],
 )
 def test_other_masks_are_refused(golden_model, mask, message):

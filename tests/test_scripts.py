@@ -445,6 +445,7 @@ BAD_PRUNE = [
     ),
     ("--curve --curve_importances taylor,tailor", "--curve_importances: 'tailor' is unknown; give some of attribution, taylor, attention"),
     ("--curve --curve_seeds 0", "--curve_seeds must be at least 1"),
+    ("--importance random --prune_heads 0:1", "--prune_heads names the heads: leave --importance out"),
     ("--curve --prune_heads 0:1", "--curve ranks the heads: --prune_heads does not go with it"),
     ("--iterations 2", "--iterations goes with --prune_fraction, --min_accuracy or --curve"),
     ("--iterations 2 --prune_fraction 0.5 --importance {other}", "--importance must be a measure, not a file"),

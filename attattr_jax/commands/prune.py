@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import io
 import math
 import time
@@ -133,18 +132,11 @@ def _prune(options: Options) -> None:
     facts = {"dataset_path": data.absolute_name(trained.dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits}
     folder.start(options, facts)
 
-    rankings = []
-    for measure, seed in wanted:
-        start = time.perf_counter()
-        record, again = given, None
-        if measure in MEASURES:
-            found = score(measure, seed, present)
-            from_examples = ("gold", scored.example_hashes()) if measure != "random" else (None, ())
-            record = heads.importance_record(measure, found.importance, fingerprint, *from_examples, details=found.details)
-            if options.iterations > 1 and measure != "random":
-                again = functools.partial(_importance_again, score, measure)
-        order = pruning.removal_order(record["importance"], present, again, *_rounds(options, present))
-        rankings.append(_Ranking(record, seed, order, round(time.perf_counter() - start, 3)))
+    def record_of(measure: str, found: HeadScores) -> dict[str, Any]:
+        from_examples = (None, ()) if measure == "random" else ("gold", scored.example_hashes())
+        return heads.importance_record(measure, found.importance, fingerprint, *from_examples, details=found.details)
+
+    rankings = [_rank(options, present, measure, seed, score, given if measure == FROM_FILE else record_of) for measure, seed in wanted]
     chosen = rankings[0]
     if options.prune_heads is None:
         for ranking in reversed(rankings):  # of several random ones, the first is kept
@@ -156,16 +148,12 @@ def _prune(options: Options) -> None:
     else:
         masks = pruning.masks_along(chosen.order, range(present.size + 1), present)
         mask = masks[pruning.last_above([found["accuracy"] for found in metrics(masks)], options.min_accuracy)]
-    shown = [(ranking, pruning.curve_masks(ranking.order, present), cut(ranking)) for ranking in rankings if options.curve]
-    metrics(np.concatenate([[present, mask], *(np.stack([*masks, tops]) for _, masks, tops in shown)]))  # all at once, to look up below
-    before, after = metrics(np.stack([present, mask]))
+    masks = np.stack([present, mask])
     curves = []
-    for ranking, masks, tops in shown:
-        curves.append(pruning.curve_record(ranking.measure, ranking.seed, masks, metrics(masks)))
-        if _keeps_tops(options):
-            per_layer, num_pruned = _per_layer(options, present), int((tops == 0).sum())
-            point = {"per_layer": per_layer, "fraction": num_pruned / present.size, "num_pruned": num_pruned}
-            curves[-1]["keep_per_layer"] = point | metrics(tops[None])[0]
+    if options.curve:
+        tops = [cut(ranking) for ranking in rankings] if _keeps_tops(options) else None
+        curves = _curves(rankings, present, tops, lambda more: metrics(np.concatenate([masks, more]))[2:])
+    before, after = metrics(masks)
 
     result = {
         "measure": chosen.measure,
@@ -183,6 +171,8 @@ def _prune(options: Options) -> None:
         "model": fingerprint,
         "scoring_seconds": {ranking.measure: ranking.seconds for ranking in reversed(rankings)},
     }
+    if options.prune_heads is None:
+        result["removal_order"] = [list(divmod(int(head), present.shape[1])) for head in chosen.order]
     if options.min_accuracy is not None:
         result |= {"min_accuracy": options.min_accuracy, "num_pruned_chosen_on": "the evaluated examples"}
     if options.curve:
@@ -214,8 +204,40 @@ def _prune(options: Options) -> None:
     print(f"pruning: {folder.path}")
 
 
-def _importance_again(score, measure: str, mask: np.ndarray) -> np.ndarray:
-    return score(measure, None, mask).importance
+def _rank(options: Options, present: np.ndarray, measure: str, seed: int | None, score, record) -> _Ranking:
+    """Rank the heads by one measure.
+
+    Args:
+      score: (measure, seed, mask) -> HeadScores.
+      record: (measure, HeadScores) -> the contents of a head_importance.json; or these themselves, if nothing is to be scored.
+    """
+    start = time.perf_counter()
+    again = None
+    if callable(record):
+        record = record(measure, score(measure, seed, present))
+        if options.iterations > 1 and measure != "random":
+            again = lambda mask: score(measure, seed, mask).importance  # noqa: E731
+    order = pruning.removal_order(record["importance"], present, again, *_rounds(options, present))
+    return _Ranking(record, seed, order, round(time.perf_counter() - start, 3))
+
+
+def _curves(rankings: Sequence[_Ranking], present: np.ndarray, tops: Sequence[np.ndarray] | None, metrics) -> list[dict[str, Any]]:
+    """Return the curve of each ranking, with the point of its `tops`, the mask [L, N] of the best heads of every layer.
+
+    `metrics`, masks [M, L, N] -> metrics, is called once for everything, so that all masks are evaluated together.
+    """
+    masks = np.stack([pruning.curve_masks(ranking.order, present) for ranking in rankings])
+    every = masks.reshape(-1, *present.shape)
+    found = metrics(every if tops is None else np.concatenate([every, tops]))
+    num_points = masks.shape[1]
+    curves = []
+    for at, ranking in enumerate(rankings):
+        curves.append(pruning.curve_record(ranking.measure, ranking.seed, masks[at], found[at * num_points : (at + 1) * num_points]))
+        if tops is not None:
+            num_pruned = int((tops[at] == 0).sum())
+            point = {"fraction": num_pruned / present.size, "num_pruned": num_pruned, **found[len(every) + at]}
+            curves[-1]["keep_per_layer"] = {"per_layer": int(tops[at].sum(axis=1).max()), **point}
+    return curves
 
 
 def _sizes(classifiers: dict[str, pretrained.Classifier], num_tokens: int) -> dict[str, Any]:
@@ -278,7 +300,7 @@ def _print_curves(curves: list[dict[str, Any]]) -> None:
 
 def _print_sizes(sizes: dict[str, Any]) -> None:
     before, after = sizes["before"], sizes["after"]
-    rows = [["", "full", "smaller"]]
+    rows = [["", "before", "after"]]
     for name, label in (("parameters", "parameters"), ("file_bytes", "model.safetensors, bytes"), ("flops", "flops per example")):
         rows.append([label, f"{before[name]:,}", f"{after[name]:,}"])
     for batch_size in before["latency_ms"]:
@@ -298,7 +320,9 @@ def _check_options(options: Options) -> None:
     if options.protocol == "reference":
         require(options.n_steps == 20, "--protocol reference integrates with 20 steps: leave --n_steps out")
         require(options.scoring_split == "train", "--protocol reference scores on --eval_split: leave --scoring_split out")
-    require(options.prune_heads is None or not options.curve, "--curve ranks the heads: --prune_heads does not go with it")
+    by_hand = options.prune_heads is not None
+    require(not by_hand or not options.curve, "--curve ranks the heads: --prune_heads does not go with it")
+    require(not by_hand or options.importance == "attribution", "--prune_heads names the heads: leave --importance out")
     ranks = options.curve or options.prune_fraction is not None or floor is not None
     require(options.iterations == 1 or ranks, "--iterations goes with --prune_fraction, --min_accuracy or --curve")
     require(
@@ -346,12 +370,13 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
     unknown = [name for name in others if name not in MEASURES]
     known = f"some of {', '.join(MEASURES)}, separated by commas, all, or none"
     require(not unknown, f"--curve_importances: {', '.join(map(repr, unknown))} is unknown; give {known}")
-    first = options.importance if given is None else given["measure"]
-    measures = list(dict.fromkeys([first, *(others if options.curve else ())]))
-    # A file that holds a measure of that name is what is shown of it.
+    if not options.curve:
+        others = ()
+    if given is not None:  # a file stands for its measure; random orders stay beside one, as the control
+        others = [measure for measure in others if measure == "random" or measure != given["measure"]]
+    first = options.importance if given is None else FROM_FILE
     seeds = range(options.seed, options.seed + (options.curve_seeds if options.curve else 1))
-    found = [(measure, seed) for measure in measures for seed in (seeds if measure == "random" else [None])]
-    return found if given is None else [(FROM_FILE, None), *((measure, seed) for measure, seed in found if measure != first)]
+    return [(measure, seed) for measure in dict.fromkeys([first, *others]) for seed in (seeds if measure == "random" else [None])]
 
 
 def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[data.Split | None, data.Split]:
