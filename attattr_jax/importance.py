@@ -4,7 +4,7 @@
 |-------------|-----------------------------------------------------------------------------------------------------------------|
 | attribution | the mean over examples of its largest attention attribution, for the gold class (Hao et al. 2021, equation 4)   |
 | taylor      | Σ over examples and real tokens of |context · ∂loss/∂context|, each layer then divided by its L2 norm over heads |
-|             | (Michel, Levy, Neubig: Are Sixteen Heads Really Better than One?, NeurIPS 2019, equation 2 and section 4.1)      |
+|             | (Michel, Levy, Neubig: Are Sixteen Heads Really Better than One?, NeurIPS 2019, section 4.1)                     |
 | attention   | the mean over examples of its largest attention probability between real tokens                                 |
 | ablation    | the rise of the mean loss when this head alone is masked (ibid., section 3.2, with the loss for the accuracy)    |
 | random      | a random rank: the control                                                                                      |

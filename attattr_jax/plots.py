@@ -93,7 +93,7 @@ def accuracy_curves(curves: Sequence[dict[str, Any]], num_examples: int, removab
         label = f"top {best[0]['per_layer']} heads of every layer"
         axes.plot([], [], "*", color="white", markersize=13, markeredgecolor="black", markeredgewidth=0.6, label=label)
     floor = 100 * (curves[0]["points"][0]["accuracy"] - removable_loss)
-    axes.axhline(floor, color="black", linewidth=0.8, linestyle=":", label=f"{100 * removable_loss:g} point below 0 %")
+    axes.axhline(floor, color="black", linewidth=0.8, linestyle=":", label=f"{100 * removable_loss:g} point below none removed")
     axes.set_xlabel("attention heads removed (%)")
     axes.set_ylabel(f"accuracy on {num_examples} examples (%)")
     axes.set_xlim(-2, 102)

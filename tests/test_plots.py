@@ -40,7 +40,7 @@ def test_every_measure_has_a_line():
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     np.testing.assert_allclose(lines["taylor"], [[0, 90], [50, 80], [100, 50]])
     np.testing.assert_allclose(lines["random, mean and range of 2 seeds"], [[0, 90], [50, 50], [100, 50]])
-    np.testing.assert_allclose(lines["1 point below 0 %"][:, 1], 89)
+    np.testing.assert_allclose(lines["1 point below none removed"][:, 1], 89)
     assert any(points.tolist() == [[25, 70]] for points in lines.values()), "the best heads of every layer"
     (band,) = axes.collections
     np.testing.assert_allclose(band.get_datalim(axes.transData).intervaly, [40, 90])
