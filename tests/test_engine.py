@@ -43,7 +43,7 @@ def fixed_arguments(golden_model, golden_batch):
         groups = groups or engine.layer_groups(config, (0, 1, 2), 4, 14, None)
         nodes, weights = (np.asarray(values, np.float32) for values in rule)
         positional = golden_model.params, bert.model_inputs(golden_batch), None, (nodes, weights[None]), None
-        static = {"config": config, "objective": "prob", "path": path, "groups": groups, "static_mask": None, "reduce": None}
+        static = {"config": config, "objective": "prob", "path": path, "groups": groups, "reduce": None}
         return positional, static
 
     return arguments
