@@ -599,6 +599,7 @@ def test_compiled_programs_are_kept_where_a_folder_can_be_made(tmp_path):
     (tmp_path / "file").touch()
     for cache, expected in ((tmp_path / "cache", str(tmp_path / "cache" / "attattr-jax")), (tmp_path / "file", "None")):
         environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
 
