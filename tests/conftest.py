@@ -37,6 +37,13 @@ def _own_cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _drop_compiled_programs():
+    """Free what a module compiled: every program holds memory mappings, and a process that runs out of them starts no thread."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def standard_promotion():
     """Standard promotion for a module that runs optax's Adam, which does not pass under the strict rules."""
