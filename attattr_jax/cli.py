@@ -61,6 +61,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
         return super()._get_help_string(action)
 
 
+class OneLineErrors:
+    """Mixed into an `argparse.ArgumentParser`: bad use is an InputError, not the usage and an exit."""
+
+    def error(self, message):
+        """Raise instead of exiting."""
+        hint = "; a value that begins with - is written --option=value" if "expected one argument" in message else ""
+        raise InputError(message + hint)
+
+
 def parse(
     options_type: type,
     description: str,
@@ -77,10 +86,8 @@ def parse(
     """
     from transformers import HfArgumentParser
 
-    class Parser(HfArgumentParser):
-        def error(self, message):
-            hint = "; a value that begins with - is written --option=value" if "expected one argument" in message else ""
-            raise InputError(message + hint)
+    class Parser(OneLineErrors, HfArgumentParser):
+        pass
 
     parser = Parser(options_type, description=description, formatter_class=_Formatter, allow_abbrev=False)
     for action in parser._actions:  # HfArgumentParser knows no repeatable option: those of type list are

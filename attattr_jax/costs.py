@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from .bert import predict_logits
+from .bert import complete_batch, predict_logits
+from .config import BertConfig
 from .pretrained import Classifier, file_size
 
 BATCH_SIZES = (1, 32)
@@ -24,7 +25,7 @@ def static_costs(classifier: Classifier, num_tokens: int) -> dict[str, Any]:
     Returns:
       `parameters`; `file_bytes` of its model.safetensors; `flops` of the logits of one example of `num_tokens` tokens, as XLA counts them.
     """
-    counted = predict_logits.lower(classifier.params, _inputs(1, num_tokens), classifier.config).cost_analysis()
+    counted = predict_logits.lower(classifier.params, _inputs(classifier.config, 1, num_tokens), classifier.config).cost_analysis()
     return {
         "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(classifier.params)),
         "file_bytes": file_size(classifier),
@@ -43,7 +44,7 @@ def latencies(
     params = {name: jax.device_put(classifier.params) for name, classifier in classifiers.items()}
     found: dict[str, dict[int, float]] = {name: {} for name in classifiers}
     for batch_size in batch_sizes:
-        inputs = jax.device_put(_inputs(batch_size, num_tokens))
+        inputs = jax.device_put(_inputs(next(iter(classifiers.values())).config, batch_size, num_tokens))
 
         def seconds(name, repeats, inputs=inputs):
             start = time.perf_counter()
@@ -63,6 +64,5 @@ def latencies(
     return found
 
 
-def _inputs(batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
-    ones = np.ones((batch_size, num_tokens), np.int32)
-    return {"input_ids": ones, "attention_mask": ones, "token_type_ids": 0 * ones}
+def _inputs(config: BertConfig, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
+    return complete_batch({"input_ids": np.ones((batch_size, num_tokens), np.int32)}, config)

@@ -28,7 +28,7 @@ from .attribution import AttentionAttributions, attribute_attention, attribute_t
 from .bert import model_inputs
 from .data import Encoded, Split, inference_batches
 from .errors import InputError
-from .files import user_path, write_file
+from .files import read_json, user_path, write_file
 from .heads import top_heads
 from .pretrained import Classifier
 
@@ -340,7 +340,7 @@ class StoredExplanations(Sequence):
     def run(self) -> dict[str, Any]:
         """The `run.json` of the folder, {} where there is none."""
         file = self.folder / "run.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
 
 def load_attributions(folder: str | os.PathLike) -> StoredExplanations:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .config import BertConfig
 from .engine import max_over_real
 from .errors import InputError
 from .files import read_json
@@ -41,6 +42,14 @@ def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.A
     is_example = jnp.any(real, axis=1)
     maxima = jnp.where(is_example[:, None, None], max_over_real(jnp.asarray(attributions), real), 0)
     return jnp.sum(maxima, axis=0) / jnp.sum(is_example).astype(maxima.dtype)
+
+
+def present_heads(config: BertConfig) -> np.ndarray:
+    """Return the mask int32 [L, N] of the heads that a model has."""
+    mask = np.zeros((config.num_hidden_layers, config.num_attention_heads), np.int32)
+    for layer, row in enumerate(mask):
+        row[list(config.heads_of(layer))] = 1
+    return mask
 
 
 def random_importance(num_layers: int, num_heads: int, seed: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from .attribution import attribute_attention
 from .bert import Array, BertClassifier, mask_row, model_inputs, spread_heads
 from .config import BertConfig
 from .data import Encoded, inference_batches
-from .heads import random_importance
+from .heads import present_heads, random_importance
 from .pretrained import Classifier
 
 MEASURES = ("attribution", "taylor", "attention", "ablation", "random")
@@ -73,10 +73,10 @@ def score_heads(
       examples that are right with the head less those that are right without it.
     """
     config = classifier.config
-    shape = config.num_hidden_layers, config.num_attention_heads
-    mask = np.ones(shape, np.float32) if head_mask is None else np.asarray(head_mask, np.float32)
+    present = present_heads(config)
+    mask = (present if head_mask is None else present * np.asarray(head_mask)).astype(np.float32)
     if measure == "random":
-        return HeadScores(random_importance(*shape, seed) * (mask != 0), {})
+        return HeadScores(random_importance(*mask.shape, seed) * (mask != 0), {})
     params = sharding.replicate(classifier.params, mesh)
     traced = sharding.replicate(jnp.asarray(mask), mesh)
 
@@ -110,13 +110,6 @@ def _rows_of_one_pass(num_tokens: int) -> int:
     return max(1, min(32, 4096 // num_tokens))
 
 
-def _losses(logits: Array, labels: Array) -> Array:
-    """Return the cross-entropy [...] of logits [..., B, C]."""
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    labels = jnp.broadcast_to(labels, logits.shape[:-1])
-    return -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
-
-
 @functools.partial(jax.jit, static_argnames=("config",))
 def _attention(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array]:
     """Return each head's largest probability, [B, L, N]."""
@@ -139,7 +132,7 @@ def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array
     def loss(factors: list[Array]) -> Array:
         masked = [each * mask[layer][None, None, :] for layer, each in enumerate(factors)]
         logits, _, _ = BertClassifier(config).apply({"params": params}, inputs, head_mask=masked, cls_only=True)
-        return jnp.sum(_losses(logits, labels))
+        return -jnp.sum(engine.objective_of(logits, labels, "log_prob"))
 
     queries = [1 if layer == last else num_tokens for layer in range(last + 1)]
     ones = [jnp.ones((num_rows, count, config.num_attention_heads), mask.dtype) for count in queries]
@@ -169,9 +162,8 @@ def _ablation(params, inputs, labels, mask, config: BertConfig, heads_at_once: i
         return BertClassifier(config).apply({"params": params}, layers, clean.hidden, mixed, real, mask, method="classify_branches")
 
     logits = jax.lax.map(logits_without, jnp.arange(config.num_attention_heads), batch_size=heads_at_once)  # [N, L, B, C]
-    rise = _losses(logits, labels) - _losses(clean.logits, labels)[None, None]
+    log_probs = jax.vmap(jax.vmap(lambda each: engine.objective_of(each, labels, "log_prob")))(logits)
+    rise = clean.score[None, None] - log_probs
     is_right = (clean.logits.argmax(-1) == labels)[None, None].astype(rise.dtype)
     accuracy_loss = is_right - (logits.argmax(-1) == labels[None, None]).astype(rise.dtype)
-    there = [spread_heads(jnp.ones((1, len(config.heads_of(layer))), rise.dtype), config, layer) for layer in layers]
-    there = jnp.stack(there, axis=1)  # without a head that was not there nothing changes but the rounding
-    return {name: values.transpose(2, 1, 0) * there for name, values in {"importance": rise, "accuracy_loss": accuracy_loss}.items()}
+    return {"importance": rise.transpose(2, 1, 0), "accuracy_loss": accuracy_loss.transpose(2, 1, 0)}

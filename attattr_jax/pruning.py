@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from .bert import select_heads, static_mask
-from .config import BertConfig
 from .data import Split
 from .errors import InputError
 from .heads import num_to_prune
@@ -46,14 +45,6 @@ def without(evaluated: Split, hashes: Sequence[str]) -> Split:
     if not left:
         raise InputError(f"every example of {evaluated.source} was scored on: score on fewer, or evaluate on more or others (--eval_split)")
     return evaluated.select(left)
-
-
-def present_heads(config: BertConfig) -> np.ndarray:
-    """Return the mask int32 [L, N] of the heads that a model has."""
-    mask = np.zeros((config.num_hidden_layers, config.num_attention_heads), np.int32)
-    for layer, row in enumerate(mask):
-        row[list(config.heads_of(layer))] = 1
-    return mask
 
 
 def rank_absent_last(importance, present: np.ndarray) -> np.ndarray:

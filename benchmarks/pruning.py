@@ -101,7 +101,7 @@ def time_curve(classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folde
     """Compare the curves' evaluations with as many plain passes, each round on another part of the dev set."""
     mesh, config = sharding.data_mesh(), classifier.config
     params = sharding.replicate(classifier.params, mesh)
-    present = pruning.present_heads(config)
+    present = heads.present_heads(config)
     masks = []
     for curve in pruned["curves"]:
         suffix = "" if curve["measure"] == "attribution" else f"_{curve['measure']}"

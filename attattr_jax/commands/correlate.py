@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import cli, heads
-from ..errors import InputError
 from ..files import user_path
 
 
@@ -26,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _correlate(argv: Sequence[str] | None) -> None:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(message)
+    class Parser(cli.OneLineErrors, argparse.ArgumentParser):
+        pass
 
     parser = Parser(prog="attattr-correlate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="+", help="a head_importance.json of attribute.py or prune.py")

@@ -106,7 +106,7 @@ def _prune(options: Options) -> None:
     folder = cli.OutputFolder(options.output_dir or pretrained.beside(options.checkpoint, "pruning"), "prune", files, options.overwrite)
     save_folder = _save_folder(options, folder)
     classifier = pretrained.load_classifier(options.checkpoint)
-    present = pruning.present_heads(classifier.config)
+    present = heads.present_heads(classifier.config)
     fingerprint = classifier.fingerprint()
     cut = _rule(options, present)
     given = _given_importance(options, present.shape, fingerprint)
