@@ -17,20 +17,28 @@ from .attribution import (
 from .bert import forward, init_params
 from .config import BertConfig
 from .errors import InputError
-from .explanations import load_attributions
+from .explanations import AttributionOptions, explain_texts
 from .heads import head_importance, keep_top_heads, prune_lowest_heads
 from .integration import quadrature
 from .pretrained import Classifier, load_classifier, save_classifier
 from .pruning import remove_heads
+from .results import Explanation, Explanations, load_attributions
+from .tree import AttributionTree, attribution_tree
 
 __all__ = [
     "AttentionAttributions",
+    "AttributionOptions",
+    "AttributionTree",
     "BertConfig",
     "Classifier",
+    "Explanation",
+    "Explanations",
     "InputError",
     "TokenAttributions",
     "attribute_attention",
     "attribute_tokens",
+    "attribution_tree",
+    "explain_texts",
     "forward",
     "head_importance",
     "init_params",

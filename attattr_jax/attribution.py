@@ -9,7 +9,7 @@ Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, C class
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from .bert import Batch, HeadMask, Params, complete_batch, forward, split_head_m
 from .config import BertConfig
 from .engine import OBJECTIVES, PATHS
 from .errors import InputError
-from .integration import quadrature
+from .integration import checked_rule, quadrature
 
 Array = jax.Array
 
@@ -39,6 +39,26 @@ class AttentionAttributions(NamedTuple):
     # With n_steps="auto", else None: Σ|change from the level before| / Σ|attributions|, and whether the tolerance was met, [B, L].
     relative_change: Array | None = None
     converged: Array | None = None
+
+    def show(self, classifier: Any = None, batch: Batch | None = None, layers: Sequence[int] | None = None, file: Any = None) -> Any:
+        """Show the report of this batch: in a notebook below the cell, elsewhere as a file whose path is returned.
+
+        Args:
+          classifier, batch: what was attributed: for the names of tokens and classes, and to leave padding out. Without them these are
+            numbers. (`explain_texts` shows token-level attributions and the texts as well.)
+          layers: those that were asked for, if not all.
+          file: where to write the page; by default into a new temporary folder.
+        """
+        return _explanations_of(self, classifier, batch, layers).show(file)
+
+    def _repr_html_(self) -> str:
+        return _explanations_of(self)._repr_html_()
+
+
+def _explanations_of(result: AttentionAttributions, *what: Any) -> Any:
+    from .explanations import explanations_of  # stands above this module: a result that is shown asks for the page, none that is computed
+
+    return explanations_of(result, *what)
 
 
 class TokenAttributions(NamedTuple):
@@ -91,7 +111,7 @@ def attribute_attention(
     config: BertConfig,
     target: str | int | Array = "predicted",
     n_steps: int | str = 20,
-    method: str = "gausslegendre",
+    method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
     layers: Sequence[int] | None = None,
     head_mask: HeadMask | None = None,
@@ -114,7 +134,8 @@ def attribute_attention(
         does not have gives NaN.
       n_steps: M, the number of integration steps; "auto": for each layer of each example as many as `tolerance` needs (`method` does
         not count then).
-      method: the rule, see `quadrature`.
+      method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does not count then). Rules of as many nodes
+        share one compiled program.
       objective: F: "prob" the softmax probability of the target (as in the paper), "logit", or "log_prob".
       layers: the layers to attribute, by default all.
       head_mask: [L, N] over all the model's layers, as for `forward`.
@@ -159,7 +180,8 @@ def attribute_attention(
             kept_params, batch, target, traced_mask, layers=ascending, tolerance=tolerance, sizes=sizes, **static
         )
     else:
-        nodes, weights = quadrature(method, n_steps)
+        nodes, weights = quadrature(method, n_steps) if isinstance(method, str) else checked_rule(*method)
+        n_steps = len(nodes)
         dtype = jnp.result_type(float)  # float64 under jax_enable_x64
         rule = nodes.astype(dtype), weights[None].astype(dtype)
         result = engine.attribute_fixed(kept_params, batch, target, rule, traced_mask, path=path, **static)

@@ -447,6 +447,7 @@ class Encoded:
     token_type_ids: list[list[int]]
     special_tokens_mask: list[list[int]]
     offsets: list[list[tuple[int, int]]]  # characters of each token in its own segment
+    word_ids: list[list[int | None]]  # the word of its own segment that each token is a piece of; None for special tokens
     labels: np.ndarray | None
     num_truncated: int = 0  # examples that were too long
     num_cut_tokens: int = 0  # what was cut off them
@@ -510,10 +511,12 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
     if empty is not None:
         raise InputError(f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text")
     num_cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
+    word_ids = [encoded.word_ids(index) for index in range(len(split))]
     if too_long:
         longer = split.select(too_long)
         short = tokenizer(longer.texts, longer.text_pairs, truncation=True, max_length=max_length, **options)
         for row, index in enumerate(too_long):
+            word_ids[index] = short.word_ids(row)
             for name in encoded:
                 encoded[name][index] = short[name][row]
     return Encoded(
@@ -521,6 +524,7 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
         encoded["token_type_ids"],
         encoded["special_tokens_mask"],
         encoded["offset_mapping"],
+        word_ids,
         labels,
         len(too_long),
         num_cut,

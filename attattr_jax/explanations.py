@@ -1,7 +1,6 @@
-"""Explanations of whole data sets: computed batch by batch, written to disk as they come, read back lazily.
+"""Explanations, computed: of whole data sets batch by batch, of a few texts at once, and what is kept over all of them.
 
-A folder of explanations holds `examples.jsonl`, one row per example in order, and `shard-*.safetensors`, whose tensors are named
-`<index>/<array>` and are not padded. A row is written after its arrays, so it never points to arrays that are not there.
+`results` has what comes out, as objects and as files.
 
 Shapes: T tokens of one example (no padding), L layers (those asked for), N heads.
 """
@@ -11,37 +10,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-import json
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from . import engine, sharding
 from .attribution import AttentionAttributions, attribute_attention, attribute_tokens
 from .bert import model_inputs
-from .data import Encoded, Split, inference_batches
+from .data import Encoded, Split, class_indices, encode, inference_batches
 from .errors import InputError
-from .files import read_json, user_path, write_file
 from .heads import top_heads
 from .pretrained import Classifier
-
-EXAMPLES_FILE = "examples.jsonl"
-SHARD_BYTES = 64 * 2**20
-SHARD_ROWS = 1024
-
-# Arrays per example by what `--save` asks for.
-SAVED_ARRAYS = {
-    "none": (),
-    "summary": ("head_importance", "token_pairs", "token_attributions"),
-    "full": ("head_importance", "token_pairs", "token_attributions", "attributions", "attention_probs"),
-}
+from .results import SAVED_ARRAYS, Explanation, Explanations
+from .tokens import strongest_pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +43,6 @@ class AttributionOptions:
     max_steps: int = 63
 
 
-@dataclasses.dataclass(frozen=True)
-class Explained:
-    """One example, explained."""
-
-    row: dict[str, Any]  # of `examples.jsonl`
-    head_importance: np.ndarray  # [L, N], each head's largest attribution
-    arrays: dict[str, np.ndarray]  # what is to be saved
-
-
 def explain(
     classifier: Classifier,
     split: Split,
@@ -78,7 +53,7 @@ def explain(
     batch_size: int | None = None,
     num_pairs: int = 10,
     skip_special_tokens: bool = False,
-) -> Iterator[Explained]:
+) -> Iterator[Explanation]:
     """Yield the explanation of every example, bucket by bucket: the order is that of the lengths, `row["index"]` tells which.
 
     Args:
@@ -87,7 +62,7 @@ def explain(
       encoded: the same, tokenized, with labels where target is "gold".
       mesh: the devices.
       options: how to attribute.
-      save: "none", "summary" or "full": which arrays to bring to the host.
+      save: "none", "summary" or "full": which arrays to bring to the host (`head_importance` always is).
       batch_size: examples at once, by default from the length.
       num_pairs: how many token pairs and heads a row lists.
       skip_special_tokens: leave pairs with a special token out of that list.
@@ -127,8 +102,7 @@ def explain(
                 raise InputError(f"the model's output for {split.row(index)} is {host['score'][position]}: its weights are not usable")
             arrays = _unpad({name: values[position] for name, values in host.items()}, encoded.lengths[index])
             row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) | {"path": options.path}
-            saved = {name: np.ascontiguousarray(arrays[name]) for name in wanted}
-            yield Explained(row, arrays["head_importance"], saved)
+            yield Explanation(row, {name: np.ascontiguousarray(arrays[name]) for name in {"head_importance", *wanted}})
 
 
 @jax.jit
@@ -150,25 +124,31 @@ def _unpad(arrays: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
 
 def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) -> dict[str, Any]:
     """Return the row of `examples.jsonl`: all that a person wants to read of one example."""
-    tokens = classifier.tokenizer.convert_ids_to_tokens(encoded.input_ids[index])
     special = encoded.special_tokens_mask[index]
-    total = arrays["token_pairs"]
-    largest = float(np.abs(total).max()) or 1.0
-    pairs = strongest_pairs(total / largest, num_pairs, special if skip_special_tokens else None)
     label = None if encoded.labels is None else int(encoded.labels[index])
-    target = int(arrays["target"])
     return {
         "index": index,
         "text": split.texts[index],
         "text_pair": None if split.text_pairs is None else split.text_pairs[index],
-        "tokens": tokens,
+        "tokens": classifier.tokenizer.convert_ids_to_tokens(encoded.input_ids[index]),
         "offsets": [list(span) for span in encoded.offsets[index]],
+        "word_ids": encoded.word_ids[index],
         "token_type_ids": encoded.token_type_ids[index],
         "special_tokens_mask": special,
         "label": None if label is None else classifier.id2label[label],
-        "predicted": classifier.id2label[int(arrays["probabilities"].argmax())],
-        "target": classifier.id2label[target],
-        "probabilities": {name: float(arrays["probabilities"][at]) for at, name in sorted(classifier.id2label.items())},
+        **_findings(arrays, classifier.id2label, layers, num_pairs, special if skip_special_tokens else None),
+        "num_hidden_layers": classifier.config.num_hidden_layers,
+    }
+
+
+def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
+    """Return the fields of a row that come from the arrays of an example."""
+    total = arrays["token_pairs"]
+    largest = float(np.abs(total).max()) or 1.0
+    return {
+        "predicted": id2label[int(arrays["probabilities"].argmax())],
+        "target": id2label[int(arrays["target"])],
+        "probabilities": {name: float(arrays["probabilities"][at]) for at, name in sorted(id2label.items())},
         "score": float(arrays["score"]),
         "layers": list(layers),
         "baseline_scores": arrays["baseline_score"].tolist(),
@@ -176,12 +156,14 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
         "absolute_attribution_sums": arrays["magnitude"].tolist(),
         "n_steps": arrays["n_steps"].tolist(),
         "converged": arrays["converged"].tolist() if "converged" in arrays else None,
-        "token_attributions": arrays["token_attributions"].tolist(),
-        "token_convergence_delta": float(arrays["token_delta"]),
-        "token_n_steps": int(arrays["token_n_steps"]),
+        "token_attributions": arrays["token_attributions"].tolist() if "token_attributions" in arrays else None,
+        "token_convergence_delta": float(arrays["token_delta"]) if "token_delta" in arrays else None,
+        "token_n_steps": int(arrays["token_n_steps"]) if "token_n_steps" in arrays else None,
         "token_converged": bool(arrays["token_converged"]) if "token_converged" in arrays else None,
         "token_pairs_scale": largest,
-        "token_pairs": [{"from": i, "to": j, "attribution": value} for i, j, value in pairs],
+        "token_pairs": [
+            {"from": i, "to": j, "attribution": value} for i, j, value in strongest_pairs(total / largest, num_pairs, left_out)
+        ],
         "heads": [
             {"layer": layer, "head": head, "importance": value}
             for layer, head, value in top_heads(arrays["head_importance"], num_pairs, layers)
@@ -189,167 +171,101 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
     }
 
 
-def strongest_pairs(matrix: np.ndarray, count: int, left_out: Sequence[int] | None = None) -> list[tuple[int, int, float]]:
-    """Return (from, to, value) of the entries of `matrix` [T, T] with the largest absolute value, largest first.
+def explain_texts(
+    classifier: Classifier,
+    texts: Sequence[str],
+    text_pairs: Sequence[str] | None = None,
+    labels: Sequence[int] | Sequence[str] | None = None,
+    options: AttributionOptions | None = None,
+    **changes: Any,
+) -> Explanations:
+    """Explain a few texts at once: what `attribute.py` does, in memory. In a notebook the result shows itself as a report.
 
     Args:
-      matrix: row attends to column.
-      count: how many.
-      left_out: [T], 1 for tokens whose pairs are left out.
-    """
-    size = np.abs(matrix)
-    if left_out is not None:
-        out = np.asarray(left_out) != 0
-        size = np.where(out[:, None] | out[None, :], -1.0, size)
-    order = np.argsort(-size.ravel(), kind="stable")[:count]
-    found = [divmod(int(at), matrix.shape[1]) for at in order if size.ravel()[at] >= 0]
-    return [(i, j, float(matrix[i, j])) for i, j in found]
+      classifier: the model, with its tokenizer.
+      texts, text_pairs: B texts, and B second segments for tasks on sentence pairs; too long ones are truncated.
+      labels: B class indices or names.
+      options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", a class index), `n_steps`, `method`,
+        `objective`, `layers`, `path`, …, as for `attribute_attention`.
 
-
-class ExplanationWriter:
-    """Writes explanations into a folder as they come: arrays in shards of about 64 MiB, then the rows that point to them."""
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._rows: list[dict[str, Any]] = []
-        self._arrays: dict[str, np.ndarray] = {}
-        self._num_bytes = 0
-        self._num_shards = 0
-        self._written: list[tuple[int, int, int]] = []  # index of the example, start and length of its row in the file
-
-    def add(self, explained: Explained) -> None:
-        """Take one explanation; it is on disk after the shard is full, or after `close`."""
-        row = dict(explained.row, arrays=None)
-        if explained.arrays:
-            prefix = f"{row['index']}/"
-            row["arrays"] = {"file": self._shard_name(), "prefix": prefix, "names": sorted(explained.arrays)}
-            self._arrays |= {prefix + name: values for name, values in explained.arrays.items()}
-        self._rows.append(row)
-        self._num_bytes += sum(values.nbytes for values in explained.arrays.values())
-        if self._num_bytes >= SHARD_BYTES or len(self._rows) >= SHARD_ROWS:
-            self.flush()
-
-    def _shard_name(self) -> str:
-        return f"shard-{self._num_shards:05d}.safetensors"
-
-    def flush(self) -> None:
-        """Write what has been taken so far."""
-        if self._arrays:
-            write_file(self.folder / self._shard_name(), safetensors.numpy.save(self._arrays))
-            self._num_shards += 1
-        with open(self.folder / EXAMPLES_FILE, "ab") as file:
-            for row in self._rows:
-                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-                self._written.append((row["index"], file.tell(), len(line)))
-                file.write(line)
-        self._rows, self._arrays, self._num_bytes = [], {}, 0
-
-    def close(self) -> None:
-        """Write the rest and put the rows in the order of the examples."""
-        self.flush()
-        file = self.folder / EXAMPLES_FILE
-        ordered = file.with_name(f".{file.name}.part")
-        try:
-            with open(file, "rb") as source, open(ordered, "wb") as destination:
-                for _, start, length in sorted(self._written):
-                    source.seek(start)
-                    destination.write(source.read(length))
-            os.replace(ordered, file)
-        finally:
-            ordered.unlink(missing_ok=True)
-
-
-class StoredExplanation:
-    """One example of a folder of explanations. Fields of its row are attributes; arrays are read when they are asked for."""
-
-    def __init__(self, folder: Path, row: dict[str, Any]):
-        self._folder, self.row = folder, row
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["row"][name]
-        except KeyError:
-            raise AttributeError(f"no field {name!r}; there are {', '.join(self.__dict__.get('row', ()))}") from None
-
-    def array(self, name: str) -> np.ndarray:
-        """Return one array: `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L, N], `token_pairs` [T, T] (the sum
-        over layers and heads, not normalised), `token_attributions` [T].
-
-        Raises:
-          InputError: it was not saved, or its shard is missing or damaged.
-        """
-        where = self.row["arrays"]
-        if where is None or name not in where["names"]:
-            has = "no arrays" if where is None else f"only {', '.join(where['names'])}"
-            raise InputError(f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py with --save full")
-        file = self._folder / Path(where["file"]).name
-        try:
-            with safetensors.safe_open(file, "numpy") as reader:
-                return reader.get_tensor(where["prefix"] + name)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from None
-
-    @property
-    def attributions(self) -> np.ndarray:
-        """[L, N, T, T], row attends to column."""
-        return self.array("attributions")
-
-    @property
-    def attention_probs(self) -> np.ndarray:
-        """[L, N, T, T]."""
-        return self.array("attention_probs")
-
-    @property
-    def token_pair_attributions(self) -> np.ndarray:
-        """[T, T]: the sum over layers and heads divided by its largest absolute value."""
-        return self.array("token_pairs") / self.row["token_pairs_scale"]
-
-
-class StoredExplanations(Sequence):
-    """The examples of a folder written by `attribute.py`, in order. Rows are read when an example is asked for."""
-
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = user_path(folder)
-        self._file = self.folder / EXAMPLES_FILE
-        if not self._file.is_file():
-            raise InputError(f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py")
-        self._starts = [0]
-        with open(self._file, "rb") as file:
-            for line in file:
-                self._starts.append(self._starts[-1] + len(line))
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        start = self._starts[index % len(self)]
-        with open(self._file, "rb") as file:
-            file.seek(start)
-            try:
-                row = json.loads(file.readline())
-            except ValueError as error:
-                raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {error}") from None
-        return StoredExplanation(self.folder, row)
-
-    @functools.cached_property
-    def run(self) -> dict[str, Any]:
-        """The `run.json` of the folder, {} where there is none."""
-        file = self.folder / "run.json"
-        return read_json(file) if file.is_file() else {}
-
-
-def load_attributions(folder: str | os.PathLike) -> StoredExplanations:
-    """Open a folder written by `attribute.py`: a sequence of examples whose arrays are read when they are asked for.
+    Returns:
+      A sequence of B explanations, with all their arrays.
 
     Raises:
-      InputError: the folder holds no explanations.
+      InputError: no texts, an empty text, texts, pairs and labels of different number, or what `attribute_attention` raises.
     """
-    return StoredExplanations(folder)
+    if isinstance(texts, str) or not len(texts):
+        raise InputError("texts must be a non-empty list of strings")
+    for name, values in (("text_pairs", text_pairs), ("labels", labels)):
+        if values is not None and (isinstance(values, str) or len(values) != len(texts)):
+            raise InputError(f"{name} must be a list with an entry for each of the {len(texts)} texts")
+    options = dataclasses.replace(options or AttributionOptions(), **changes)
+    pairs = None if text_pairs is None else list(text_pairs)
+    split = Split("texts", "texts", list(texts), pairs, None if labels is None else list(labels))
+    indices = None if labels is None else class_indices(split, classifier.id2label)
+    encoded = encode(classifier, split, classifier.config.max_position_embeddings, indices)
+    explained = explain(classifier, split, encoded, sharding.data_mesh(), options)
+    by_index = {each.row["index"]: each for each in explained}
+    return Explanations([by_index[index] for index in range(len(split))])
+
+
+def explanations_of(
+    result: AttentionAttributions, classifier: Classifier | None = None, batch: Mapping[str, Any] | None = None, layers=None
+) -> Explanations:
+    """Return the result of `attribute_attention` as explanations, an example each, without token-level attributions.
+
+    Args:
+      result: with whole attributions or reduced ones.
+      classifier, batch: for the names of classes and tokens, and to leave padding out; without them these are numbers.
+      layers: those that were asked for, by default all from the first.
+    """
+    is_whole = np.ndim(result.attributions) == 5
+    num_rows, num_layers = np.shape(result.attributions)[:2]
+    layers = tuple(range(num_layers)) if layers is None else tuple(layers)
+    num_tokens = np.shape(result.attributions)[-1] if is_whole else 0
+    if batch is not None:
+        num_tokens = np.shape(batch["input_ids"])[1]
+    real = np.ones((num_rows, num_tokens), bool) if batch is None else np.asarray(batch["attention_mask"]) != 0
+    names = dict(enumerate(map(str, range(np.shape(result.logits)[1])))) if classifier is None else classifier.id2label
+    found = {
+        "probabilities": jax.nn.softmax(result.logits, axis=-1),
+        "head_importance": result.attributions,
+        "token_pairs": np.zeros((num_rows, num_tokens, num_tokens)),
+        "magnitude": np.zeros((num_rows, num_layers)),
+        **{name: getattr(result, name) for name in ("target", "score", "baseline_score", "convergence_delta", "n_steps")},
+    }
+    kept = ["head_importance"]
+    if is_whole:
+        found |= _summarize(result, jnp.asarray(real)) | {"attributions": result.attributions, "attention_probs": result.attention_probs}
+        kept += ["token_pairs", "attributions", "attention_probs"]
+    if result.converged is not None:
+        found["converged"] = result.converged
+    host = jax.device_get(found)
+    examples = []
+    for index in range(num_rows):
+        count = int(real[index].sum())
+        arrays = _unpad({name: np.asarray(values[index]) for name, values in host.items()}, count)
+        tokens = list(map(str, range(count)))
+        if classifier is not None and batch is not None and classifier.tokenizer is not None:
+            tokens = classifier.tokenizer.convert_ids_to_tokens(np.asarray(batch["input_ids"])[index, :count].tolist())
+        given = {name: np.asarray(batch[name])[index, :count].tolist() for name in _SEGMENTS if batch is not None and name in batch}
+        row = {
+            "index": index,
+            "text": " ".join(tokens).replace(" ##", ""),
+            "text_pair": None,
+            "tokens": tokens,
+            "offsets": [[0, 0]] * count,
+            **dict.fromkeys(_SEGMENTS, [0] * count),
+            **given,
+            "label": None,
+            **_findings(arrays, names, layers, 10),
+            "path": "layer" if np.shape(result.convergence_delta) == (num_rows, num_layers) else "joint",
+        }
+        examples.append(Explanation(row, {name: arrays[name] for name in kept}))
+    return Explanations(examples)
+
+
+_SEGMENTS = ("token_type_ids", "special_tokens_mask")
 
 
 class DatasetSummary:
@@ -365,11 +281,11 @@ class DatasetSummary:
         self._n_steps_sum: np.ndarray | float = 0.0
         self._pairs: list[tuple] = []
 
-    def add(self, explained: Explained) -> None:
+    def add(self, explained: Explanation) -> None:
         """Take one example."""
         row = explained.row
         self.num_examples += 1
-        self._importance_sum = self._importance_sum + explained.head_importance.astype(np.float64)
+        self._importance_sum = self._importance_sum + explained.array("head_importance").astype(np.float64)
         self._n_steps_sum = self._n_steps_sum + np.asarray(row["n_steps"], np.float64)
         for layer, converged in zip(row["layers"], row["converged"] or (), strict=False):
             if not converged:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def user_path(name: str | os.PathLike) -> Path:
@@ -16,14 +18,22 @@ def user_path(name: str | os.PathLike) -> Path:
         return Path(name)
 
 
-def write_file(file: Path, content: bytes | str) -> None:
-    """Write beside the file's place, then move there; a failure leaves what was there before, and nothing else."""
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Open a file beside the place of `file`, and move it there at the end; a failure leaves what was there before, and nothing else."""
     staging = file.with_name(f".{file.name}.part")
     try:
-        staging.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with open(staging, "wb") as written:
+            yield written
         os.replace(staging, file)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def write_file(file: Path, content: bytes | str) -> None:
+    """Write a whole file; it is never seen half written."""
+    with replacing(file) as written:
+        written.write(content if isinstance(content, bytes) else content.encode())
 
 
 def read_json(file: Path) -> Any:

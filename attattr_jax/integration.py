@@ -52,6 +52,20 @@ def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return (nodes + 1) / 2, weights / 2
 
 
+def checked_rule(nodes, weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return a caller's own nodes and weights, float64 [M] each.
+
+    Raises:
+      InputError: they differ in length, a node is not in 0 … 1, or the weights do not sum to 1.
+    """
+    nodes, weights = np.asarray(nodes, np.float64), np.asarray(weights, np.float64)
+    if nodes.ndim != 1 or nodes.shape != weights.shape or not 0 < nodes.size <= MAX_STEPS:
+        raise InputError(f"a rule is nodes [M] and weights [M], not {list(nodes.shape)} and {list(weights.shape)}")
+    if not ((nodes >= 0) & (nodes <= 1)).all() or not abs(weights.sum() - 1) < 1e-6:
+        raise InputError("the nodes of a rule must be in 0 … 1, and its weights must sum to 1")
+    return nodes, weights
+
+
 class NestedRules(NamedTuple):
     """Rules each of which contains the nodes of the one before it."""
 

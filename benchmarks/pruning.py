@@ -71,7 +71,7 @@ def encoded_split(classifier: aa.Classifier, folder: str, split: str) -> data.En
 def part_of(encoded: data.Encoded, indices) -> data.Encoded:
     """Return some of the examples."""
     lists = ([values[index] for index in indices] for values in (encoded.input_ids, encoded.token_type_ids, encoded.special_tokens_mask))
-    return data.Encoded(*lists, [], encoded.labels[indices])
+    return data.Encoded(*lists, [], [], encoded.labels[indices])
 
 
 @contextlib.contextmanager

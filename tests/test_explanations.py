@@ -5,7 +5,8 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, explanations, sharding
+from attattr_jax import data, explanations, results, sharding
+from attattr_jax.tokens import strongest_pairs
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -25,7 +26,7 @@ def explained(tiny, split):
 @pytest.fixture(scope="module")
 def folder(explained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("explained")
-    writer = explanations.ExplanationWriter(folder)
+    writer = results.ExplanationWriter(folder)
     for one in reversed(explained):
         writer.add(one)
         writer.flush()  # a shard each
@@ -81,7 +82,7 @@ def test_reading_is_lazy_and_negative_indices_work(folder):
 def test_what_was_not_saved_is_said(tiny, split, tmp_path):
     encoded = data.encode(tiny, split, 32)
     for save in ("none", "summary"):
-        writer = explanations.ExplanationWriter(tmp_path / save)
+        writer = results.ExplanationWriter(tmp_path / save, save)
         for one in explanations.explain(tiny, split, encoded, sharding.data_mesh(), explanations.AttributionOptions(n_steps=2), save):
             writer.add(one)
         writer.close()
@@ -94,7 +95,7 @@ def test_what_was_not_saved_is_said(tiny, split, tmp_path):
 def test_any_character_in_a_text_survives(tiny, tmp_path):
     text = "good\u2028film \u202e<b>\x85\U0001f600"
     split = data.Split("texts", "--text", [text, "bad"], None, None)
-    writer = explanations.ExplanationWriter(tmp_path)
+    writer = results.ExplanationWriter(tmp_path, "none")
     options = explanations.AttributionOptions(n_steps=2)
     for one in explanations.explain(tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, "none"):
         writer.add(one)
@@ -123,7 +124,7 @@ def test_data_set_summary(explained):
     summary = explanations.DatasetSummary(num_pairs=3)
     for one in explained:
         summary.add(one)
-    np.testing.assert_allclose(summary.importance, np.mean([one.head_importance for one in explained], axis=0))
+    np.testing.assert_allclose(summary.importance, np.mean([one.array("head_importance") for one in explained], axis=0))
     everything = [
         (abs(pair["attribution"]) * one.row["token_pairs_scale"], one.row["index"]) for one in explained for pair in one.row["token_pairs"]
     ]
@@ -139,9 +140,9 @@ def test_data_set_summary(explained):
 
 def test_strongest_pairs_can_leave_special_tokens_out():
     matrix = np.asarray([[9.0, 1, 0], [0, -3, 2], [8, 0, 0]])
-    assert explanations.strongest_pairs(matrix, 2) == [(0, 0, 9.0), (2, 0, 8.0)]
-    assert explanations.strongest_pairs(matrix, 5, left_out=[1, 0, 0])[:2] == [(1, 1, -3.0), (1, 2, 2.0)]
-    assert len(explanations.strongest_pairs(matrix, 9, left_out=[1, 0, 0])) == 4
+    assert strongest_pairs(matrix, 2) == [(0, 0, 9.0), (2, 0, 8.0)]
+    assert strongest_pairs(matrix, 5, left_out=[1, 0, 0])[:2] == [(1, 1, -3.0), (1, 2, 2.0)]
+    assert len(strongest_pairs(matrix, 9, left_out=[1, 0, 0])) == 4
 
 
 def test_damaged_rows_are_named(folder, tmp_path):

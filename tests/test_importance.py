@@ -18,7 +18,7 @@ def encoded(golden):
     ids, segments = (
         [row[:length].tolist() for row, length in zip(golden[name], lengths, strict=True)] for name in ("input_ids", "token_type_ids")
     )
-    return Encoded(ids, segments, [[0] * length for length in lengths], [], golden["labels"].astype(np.int32))
+    return Encoded(ids, segments, [[0] * length for length in lengths], [], [], golden["labels"].astype(np.int32))
 
 
 @pytest.fixture(scope="module")

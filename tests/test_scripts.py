@@ -15,7 +15,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import costs, data, importance
+from attattr_jax import costs, data, importance, results
 from attattr_jax.commands import attribute, correlate, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -563,12 +563,10 @@ def test_overwrite_starts_anew_and_leaves_other_files(trained_folder, tmp_path, 
 
 
 def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
-    from attattr_jax import explanations
-
     def no_space(self, explained):
         raise OSError(28, "No space left on device", str(tmp_path / "out" / "shard"))
 
-    monkeypatch.setattr(explanations.ExplanationWriter, "add", no_space)
+    monkeypatch.setattr(results.ExplanationWriter, "add", no_space)
     command = words("--checkpoint {c} --n_steps 2 --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
     assert attribute.main(command) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")

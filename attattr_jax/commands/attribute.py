@@ -22,9 +22,10 @@ from ..attribution import check_adaptive, check_objective
 from ..cli import option, printable, require
 from ..engine import OBJECTIVES, PATHS
 from ..errors import InputError
-from ..explanations import AttributionOptions, DatasetSummary, ExplanationWriter, explain
+from ..explanations import AttributionOptions, DatasetSummary, explain
 from ..files import write_json
 from ..integration import METHODS
+from ..results import ExplanationWriter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _attribute(options: Options) -> None:
         options.tolerance,
         options.max_steps,
     )
-    writer, summary = ExplanationWriter(folder.path), DatasetSummary()
+    writer, summary = ExplanationWriter(folder.path, options.save), DatasetSummary()
     printed = {}
     with cli.progress(len(split), "texts", "attributing") as bar:
         explained_texts = explain(

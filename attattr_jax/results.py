@@ -1,0 +1,290 @@
+"""Explanations as objects and as files: written as they come, read back lazily, shown, and handed on.
+
+A folder of explanations holds `examples.jsonl`, one row per example in order, and `shard-*.safetensors`, whose tensors are named
+`<index>/<array>` and are not padded. A row is written after its arrays, so it never points to arrays that are not there.
+
+Shapes: T tokens of one example (no padding), L layers (those asked for), N heads.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .errors import InputError
+from .files import read_json, replacing, user_path, write_file
+from .tokens import sum_over_pieces, word_groups, word_labels
+from .tree import THRESHOLD, AttributionTree, attribution_tree
+
+EXAMPLES_FILE = "examples.jsonl"
+SHARD_BYTES = 64 * 2**20
+SHARD_ROWS = 1024
+
+# Arrays per example by what `--save` asks for.
+SAVED_ARRAYS = {
+    "none": (),
+    "summary": ("head_importance", "token_pairs", "token_attributions"),
+    "full": ("head_importance", "token_pairs", "token_attributions", "attributions", "attention_probs"),
+}
+
+
+class Explanation:
+    """One example, explained. Fields of its row in `examples.jsonl` (docs/files.md) are attributes: `.text`, `.tokens`, `.predicted`, …"""
+
+    def __init__(self, row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
+        self.row, self._arrays = row, arrays
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["row"][name]
+        except KeyError:
+            raise AttributeError(f"no field {name!r}; there are {', '.join(self.__dict__.get('row', ()))}") from None
+
+    @property
+    def array_names(self) -> Sequence[str]:
+        """The arrays that there are."""
+        return sorted(self._arrays)
+
+    def array(self, name: str) -> np.ndarray:
+        """Return one array: `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L, N], `token_pairs` [T, T] (the sum
+        over layers and heads, not normalised), `token_attributions` [T].
+
+        Raises:
+          InputError: it was not kept, or its shard is missing or damaged.
+        """
+        if name not in self.array_names:
+            has = f"only {', '.join(self.array_names)}" if self.array_names else "no arrays"
+            raise InputError(f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py with --save full")
+        return self._read(name)
+
+    def _read(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    @property
+    def attributions(self) -> np.ndarray:
+        """[L, N, T, T], row attends to column."""
+        return self.array("attributions")
+
+    @property
+    def attention_probs(self) -> np.ndarray:
+        """[L, N, T, T]."""
+        return self.array("attention_probs")
+
+    @property
+    def token_pair_attributions(self) -> np.ndarray:
+        """[T, T]: the sum over layers and heads divided by its largest absolute value."""
+        return self.array("token_pairs") / self.row["token_pairs_scale"]
+
+    @functools.cached_property
+    def words(self) -> list[list[int]]:
+        """The positions of each word's pieces; a special token is a word of its own."""
+        return word_groups(self.row)
+
+    @property
+    def word_labels(self) -> list[str]:
+        """Each word as the text has it; special tokens by their names."""
+        return word_labels(self.row, self.words)
+
+    def tree(self, threshold: float = THRESHOLD, penalty: float = 0.0, words: bool = False) -> AttributionTree:
+        """Return the attribution tree; see `attribution_tree`.
+
+        Args:
+          threshold, penalty: τ and λ.
+          words: of words instead of word pieces: attributions are summed over the pieces of each.
+
+        Raises:
+          InputError: the arrays were not kept, or are not of all layers.
+        """
+        layers = self.row["layers"]
+        if sorted(layers) != list(range(self.row.get("num_hidden_layers", len(layers)))):
+            raise InputError(f"example {self.row['index']} has layers {layers} only: a tree needs those of all layers")
+        by_layer = self.attributions.sum(axis=1, dtype=np.float64)[np.argsort(layers)]
+        if words:
+            return attribution_tree(sum_over_pieces(by_layer, self.words, axes=(1, 2)), self.word_labels, threshold, penalty)
+        return attribution_tree(by_layer, self.row["tokens"], threshold, penalty)
+
+    def show(self, file: str | os.PathLike | None = None) -> Path | None:
+        """Show the report of this example: in a notebook below the cell, elsewhere as a file whose path is returned.
+
+        Args:
+          file: where to write it; by default into a new temporary folder.
+        """
+        return _show([self], file)
+
+    def _repr_html_(self) -> str:
+        return _notebook_frame([self])
+
+
+class Explanations(Sequence):
+    """Examples, explained, in order. As the last line of a notebook's cell they are shown as a report."""
+
+    def __init__(self, examples: Sequence[Explanation]):
+        self._examples = list(examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index):
+        return self._examples[index]
+
+    def show(self, file: str | os.PathLike | None = None) -> Path | None:
+        """Show the report of these examples: in a notebook below the cell, elsewhere as a file whose path is returned.
+
+        Args:
+          file: where to write it; by default into a new temporary folder.
+        """
+        return _show(self, file)
+
+    def _repr_html_(self) -> str:
+        return _notebook_frame(self)
+
+
+def _show(examples: Sequence[Explanation], file: str | os.PathLike | None) -> Path | None:
+    from . import report  # the page's template is needed only by who looks
+
+    if file is None:
+        try:  # defined by IPython; a terminal of its shows no pages
+            is_notebook = get_ipython().has_trait("kernel")  # type: ignore[name-defined]
+        except NameError:
+            is_notebook = False
+        if is_notebook:
+            from IPython.display import HTML, display
+
+            display(HTML(_notebook_frame(examples)))
+            return None
+        file = Path(tempfile.mkdtemp(prefix="attattr-")) / "report.html"
+    return report.write_report(examples, file).file
+
+
+def _notebook_frame(examples: Sequence[Explanation]) -> str:
+    from . import report
+
+    return report.notebook_frame(examples)
+
+
+class ExplanationWriter:
+    """Writes explanations into a folder as they come: arrays in shards of about 64 MiB, then the rows that point to them."""
+
+    def __init__(self, folder: Path, save: str = "full"):
+        self.folder, self._names = Path(folder), SAVED_ARRAYS[save]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._rows: list[dict[str, Any]] = []
+        self._arrays: dict[str, np.ndarray] = {}
+        self._num_bytes = 0
+        self._num_shards = 0
+        self._written: list[tuple[int, int, int]] = []  # index of the example, start and length of its row in the file
+
+    def add(self, explained: Explanation) -> None:
+        """Take one explanation; it is on disk after the shard is full, or after `close`."""
+        row = dict(explained.row, arrays=None)
+        arrays = {name: explained.array(name) for name in self._names}
+        if arrays:
+            prefix = f"{row['index']}/"
+            row["arrays"] = {"file": self._shard_name(), "prefix": prefix, "names": sorted(arrays)}
+            self._arrays |= {prefix + name: values for name, values in arrays.items()}
+        self._rows.append(row)
+        self._num_bytes += sum(values.nbytes for values in arrays.values())
+        if self._num_bytes >= SHARD_BYTES or len(self._rows) >= SHARD_ROWS:
+            self.flush()
+
+    def _shard_name(self) -> str:
+        return f"shard-{self._num_shards:05d}.safetensors"
+
+    def flush(self) -> None:
+        """Write what has been taken so far."""
+        if self._arrays:
+            write_file(self.folder / self._shard_name(), safetensors.numpy.save(self._arrays))
+            self._num_shards += 1
+        with open(self.folder / EXAMPLES_FILE, "ab") as file:
+            for row in self._rows:
+                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+                self._written.append((row["index"], file.tell(), len(line)))
+                file.write(line)
+        self._rows, self._arrays, self._num_bytes = [], {}, 0
+
+    def close(self) -> None:
+        """Write the rest and put the rows in the order of the examples."""
+        self.flush()
+        file = self.folder / EXAMPLES_FILE
+        with replacing(file) as ordered, open(file, "rb") as source:
+            for _, start, length in sorted(self._written):
+                source.seek(start)
+                ordered.write(source.read(length))
+
+
+class StoredExplanation(Explanation):
+    """One example of a folder of explanations; its arrays are read when they are asked for."""
+
+    def __init__(self, folder: Path, row: dict[str, Any]):
+        super().__init__(row, {})
+        self._folder = folder
+
+    @property
+    def array_names(self) -> Sequence[str]:
+        """The arrays that were saved."""
+        where = self.row["arrays"]
+        return () if where is None else where["names"]
+
+    def _read(self, name: str) -> np.ndarray:
+        where = self.row["arrays"]
+        file = self._folder / Path(where["file"]).name
+        try:
+            with safetensors.safe_open(file, "numpy") as reader:
+                return reader.get_tensor(where["prefix"] + name)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"{file} cannot be read: {error}") from None
+
+
+class StoredExplanations(Explanations):
+    """The examples of a folder written by `attribute.py`, in order. Rows are read when an example is asked for."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = user_path(folder)
+        self._file = self.folder / EXAMPLES_FILE
+        if not self._file.is_file():
+            raise InputError(f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py")
+        self._starts = [0]
+        with open(self._file, "rb") as file:
+            for line in file:
+                self._starts.append(self._starts[-1] + len(line))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        start = self._starts[index % len(self)]
+        with open(self._file, "rb") as file:
+            file.seek(start)
+            try:
+                row = json.loads(file.readline())
+            except ValueError as error:
+                raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {error}") from None
+        return StoredExplanation(self.folder, row)
+
+    @functools.cached_property
+    def run(self) -> dict[str, Any]:
+        """The `run.json` of the folder, {} where there is none."""
+        file = self.folder / "run.json"
+        return read_json(file) if file.is_file() else {}
+
+
+def load_attributions(folder: str | os.PathLike) -> StoredExplanations:
+    """Open a folder written by `attribute.py`: a sequence of examples whose arrays are read when they are asked for.
+
+    Raises:
+      InputError: the folder holds no explanations.
+    """
+    return StoredExplanations(folder)

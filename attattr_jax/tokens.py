@@ -1,0 +1,80 @@
+"""Tokens and their pairs: the strongest pairs, and words made of word pieces.
+
+Attributions add up, so a word's is the sum over its pieces, and completeness holds as before. Attention is a distribution over what is
+attended to: summed over the pieces of that word, and averaged over the pieces that attend (Clark et al., What Does BERT Look at?, 2019,
+section 4.1).
+
+Shapes: T word pieces, W words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
+    """Return the positions of each word's pieces, in order; a special token is a word of its own.
+
+    Args:
+      row: of `examples.jsonl`. One without `word_ids` is grouped by the `##` that WordPiece puts before what continues a word.
+    """
+    word_ids = row.get("word_ids")
+    segments = row.get("token_type_ids") or [0] * len(row["tokens"])
+    groups: list[list[int]] = []
+    for at, token in enumerate(row["tokens"]):
+        if word_ids is None:
+            continues = at > 0 and token.startswith("##") and len(token) > 2
+        else:
+            # Words are counted from 0 in each segment.
+            continues = at > 0 and word_ids[at] is not None and (word_ids[at], segments[at]) == (word_ids[at - 1], segments[at - 1])
+        if continues:
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    return groups
+
+
+def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list[str]:
+    """Return each word as the text has it, case and accents included; special tokens by their names."""
+    labels = []
+    for group in groups:
+        first, last = group[0], group[-1]
+        text = row["text_pair"] if row["token_type_ids"][first] and row.get("text_pair") is not None else row["text"]
+        written = "" if row["special_tokens_mask"][first] else text[row["offsets"][first][0] : row["offsets"][last][1]]
+        labels.append(written or "".join(row["tokens"][at].removeprefix("##") for at in group))
+    return labels
+
+
+def sum_over_pieces(values, groups: Sequence[Sequence[int]], axes: Sequence[int]) -> np.ndarray:
+    """Sum along each of `axes`, of length T, over the pieces of every word: length W."""
+    values = np.asarray(values)
+    starts = [group[0] for group in groups]
+    for axis in axes:
+        values = np.add.reduceat(values, starts, axis=axis)
+    return values
+
+
+def attention_between_words(probs, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return [..., W, W] of attention probabilities [..., T, T]: rows still sum to what they did."""
+    sizes = np.asarray([len(group) for group in groups])
+    return sum_over_pieces(probs, groups, axes=(-2, -1)) / sizes[:, None]
+
+
+def strongest_pairs(matrix: np.ndarray, count: int, left_out: Sequence[int] | None = None) -> list[tuple[int, int, float]]:
+    """Return (from, to, value) of the entries of `matrix` [T, T] with the largest absolute value, largest first.
+
+    Args:
+      matrix: row attends to column.
+      count: how many.
+      left_out: [T], 1 for tokens whose pairs are left out.
+    """
+    size = np.abs(matrix)
+    if left_out is not None:
+        out = np.asarray(left_out) != 0
+        size = np.where(out[:, None] | out[None, :], -1.0, size)
+    order = np.argsort(-size.ravel(), kind="stable")[:count]
+    found = [divmod(int(at), matrix.shape[1]) for at in order if size.ravel()[at] >= 0]
+    return [(i, j, float(matrix[i, j])) for i, j in found]
