@@ -224,14 +224,22 @@ def named(option_name: str, check: Callable[[], Any]) -> Any:
         raise InputError(f"{option_name}: {error}") from None
 
 
-def checked_n_steps(n_steps: str, method: str) -> int | str:
-    """Return the value of `--n_steps`: "auto", or a number that the rule allows."""
+def checked_n_steps(n_steps: str, method: str, option_name: str = "--n_steps") -> int | str:
+    """Return the value of a number of steps: "auto", or a number that the rule allows."""
     if n_steps == "auto":
         return n_steps
     digits = n_steps.removeprefix("-")
-    require(digits.isascii() and digits.isdigit() and len(digits) < 20, f"--n_steps must be an integer or auto, not {n_steps!r}")
-    named("--n_steps", lambda: quadrature(method, int(n_steps)))
+    require(digits.isascii() and digits.isdigit() and len(digits) < 20, f"{option_name} must be an integer or auto, not {n_steps!r}")
+    named(option_name, lambda: quadrature(method, int(n_steps)))
     return int(n_steps)
+
+
+def listed(value: str | None, option_name: str, allowed: Sequence[str]) -> list[str]:
+    """Return the names of a list separated by commas, each once; None is none."""
+    names = list(dict.fromkeys(part.strip() for part in value.split(","))) if value is not None else []
+    unknown = [name for name in names if name not in allowed]
+    require(not unknown, f"{option_name}: {', '.join(map(repr, unknown))} is none of {', '.join(allowed)}")
+    return names
 
 
 def warn_truncated(encoded: data.Encoded, source: str) -> None:

@@ -23,6 +23,7 @@ from .bert import model_inputs
 from .data import Encoded, Split, class_indices, encode, inference_batches
 from .errors import InputError
 from .heads import top_heads
+from .integration import quadrature
 from .pretrained import Classifier
 from .results import SAVED_ARRAYS, Explanation, Explanations
 from .tokens import strongest_pairs
@@ -41,6 +42,7 @@ class AttributionOptions:
     path: str = "layer"
     tolerance: float = 1e-3
     max_steps: int = 63
+    token_n_steps: int | str | None = None  # of the token-level integrated gradients; None: n_steps
 
 
 def explain(
@@ -79,6 +81,7 @@ def explain(
         target = labels if options.target == "gold" else options.target
         how = {name: getattr(options, name) for name in ("n_steps", "method", "objective", "step_batch_size", "tolerance", "max_steps")}
         result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, path=options.path, **how)
+        how["n_steps"] = options.n_steps if options.token_n_steps is None else options.token_n_steps
         tokens = attribute_tokens(params, inputs, config, result.target, **how)
         device_arrays = {
             **_summarize(result, inputs["attention_mask"]),
@@ -91,8 +94,8 @@ def explain(
             "n_steps": result.n_steps,
             "token_n_steps": tokens.n_steps,
         }
-        if options.n_steps == "auto":
-            device_arrays |= {"converged": result.converged, "token_converged": tokens.converged}
+        converged = {"converged": result.converged, "token_converged": tokens.converged}  # None for a given number of steps
+        device_arrays |= {name: values for name, values in converged.items() if values is not None}
         if "attributions" in wanted:
             device_arrays |= {"attributions": result.attributions, "attention_probs": result.attention_probs}
         host = jax.device_get(device_arrays)
@@ -263,6 +266,49 @@ def explanations_of(
         }
         examples.append(Explanation(row, {name: arrays[name] for name in kept}))
     return Explanations(examples)
+
+
+def convergence_by_steps(
+    classifier: Classifier, explanations: Sequence[Explanation], options: AttributionOptions, steps: Sequence[int]
+) -> np.ndarray:
+    """Return |convergence delta| / Σ|attributions| for several numbers of integration steps, [B, S, L]; 0 where nothing is attributed.
+
+    The rules are filled up with nodes of weight 0 to the longest of them: one compiled program serves all.
+
+    Args:
+      classifier: the model that was explained.
+      explanations: B of them; the class explained is taken from there.
+      options: how they were attributed; of `method` there must be rules of all of `steps`.
+      steps: S numbers.
+    """
+    classes = {name: index for index, name in classifier.id2label.items()}
+    rules = [quadrature(options.method, count) for count in steps]
+    longest = max(steps)
+    config = classifier.config
+    texts, pairs = ([example.row[name] for example in explanations] for name in ("text", "text_pair"))
+    encoded = encode(classifier, Split("texts", "texts", texts, None if None in pairs else pairs, None), config.max_position_embeddings)
+    found = []
+    for at, example in enumerate(explanations):  # by themselves: one that is long makes no other longer
+        batch = encoded.batch(np.asarray([at]), 1, config.pad_token_id, config.max_position_embeddings).inputs
+        relative = []
+        for nodes, weights in rules:
+            rule = tuple(np.pad(values, (0, longest - len(values))) for values in (nodes, weights))
+            result = attribute_attention(
+                classifier.params,
+                model_inputs(batch),
+                config,
+                classes[example.row["target"]],
+                method=rule,
+                objective=options.objective,
+                layers=options.layers,
+                step_batch_size=options.step_batch_size,
+                path=options.path,
+            )
+            sizes = np.abs(np.asarray(result.attributions)).sum(axis=(2, 3, 4))
+            sizes = sizes if options.path == "layer" else sizes.sum(axis=1, keepdims=True)
+            relative.append(np.abs(np.asarray(result.convergence_delta)[0]) / np.where(sizes[0] == 0, 1, sizes[0]))
+        found.append(relative)
+    return np.asarray(found)
 
 
 _SEGMENTS = ("token_type_ids", "special_tokens_mask")

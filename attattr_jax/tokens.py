@@ -9,6 +9,7 @@ Shapes: T word pieces, W words.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,10 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
     for group in groups:
         first, last = group[0], group[-1]
         text = row["text_pair"] if row["token_type_ids"][first] and row.get("text_pair") is not None else row["text"]
-        written = "" if row["special_tokens_mask"][first] else text[row["offsets"][first][0] : row["offsets"][last][1]]
+        start, end = row["offsets"][first][0], row["offsets"][last][1]
+        while end < len(text) and unicodedata.combining(text[end]):  # the tokenizer drops accents that are characters of their own
+            end += 1
+        written = "" if row["special_tokens_mask"][first] else text[start:end]
         labels.append(written or "".join(row["tokens"][at].removeprefix("##") for at in group))
     return labels
 

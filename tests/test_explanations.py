@@ -6,7 +6,6 @@ from conftest import read_jsonl
 
 import attattr_jax as aa
 from attattr_jax import data, explanations, results, sharding
-from attattr_jax.tokens import strongest_pairs
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -136,13 +135,6 @@ def test_data_set_summary(explained):
         for delta, size in zip(one.row["convergence_deltas"], one.row["absolute_attribution_sums"], strict=True)
     )
     assert summary.worst_delta == worst
-
-
-def test_strongest_pairs_can_leave_special_tokens_out():
-    matrix = np.asarray([[9.0, 1, 0], [0, -3, 2], [8, 0, 0]])
-    assert strongest_pairs(matrix, 2) == [(0, 0, 9.0), (2, 0, 8.0)]
-    assert strongest_pairs(matrix, 5, left_out=[1, 0, 0])[:2] == [(1, 1, -3.0), (1, 2, 2.0)]
-    assert len(strongest_pairs(matrix, 9, left_out=[1, 0, 0])) == 4
 
 
 def test_damaged_rows_are_named(folder, tmp_path):

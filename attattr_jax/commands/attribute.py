@@ -4,28 +4,35 @@
     python attribute.py --checkpoint runs/sst2 --dataset sst2 --max_examples 200 --save summary
 
 Prints per text the prediction, each token's attribution, the strongest token pairs (special tokens are marked with *) and the most
-important heads. Writes into --output_dir examples.jsonl, shard-*.safetensors (read both with attattr_jax.load_attributions),
-head_importance.json, token_pairs.json for a data set, and run.json.
+important heads. Writes into --output_dir report.html, a page to look at all this in a browser; examples.jsonl and shard-*.safetensors
+(read both with attattr_jax.load_attributions); head_importance.json; token_pairs.json for a data set; figures and exports where they
+are asked for; and run.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from .. import cli, data, heads, pretrained, sharding
+from .. import cli, data, heads, plots, pretrained, report, sharding
 from ..attribution import check_adaptive, check_objective
 from ..cli import option, printable, require
 from ..engine import OBJECTIVES, PATHS
 from ..errors import InputError
-from ..explanations import AttributionOptions, DatasetSummary, explain
+from ..explanations import AttributionOptions, DatasetSummary, convergence_by_steps, explain
+from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, export
 from ..files import write_json
 from ..integration import METHODS
-from ..results import ExplanationWriter
+from ..results import Explanation, Explanations, ExplanationWriter, load_attributions
+from ..tree import THRESHOLD, check_tree_options
+
+EXPORT_FORMATS = (*TABLE_FORMATS, *EXAMPLE_FORMATS)
+CONVERGENCE_STEPS = (2, 3, 5, 8, 12, 20, 32)  # of the figure; every rule has so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Options(cli.CommonOptions):
     tolerance: float = option(1e-3, "with auto: bound on |convergence delta| and on the change between levels, relative to a layer's sum")
     max_steps: int = option(63, "with auto: give up at so many steps; the levels are 7, 11, 15, 31 and 63")
     path: Literal[*PATHS] = option("layer", "scale the attention of one layer at a time (the paper), or of all layers at once")
+    token_n_steps: str | None = option(None, "integration steps of the token-level gradients, or auto (default: as --n_steps)")
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)")
     save: Literal["none", "summary", "full"] = option("full", "arrays to save: none; summary, without the L x N x T x T ones; or full")
     dtype: Literal["float32", "bfloat16"] = option(
@@ -53,6 +61,19 @@ class Options(cli.CommonOptions):
     )
     num_pairs: int = option(10, "token pairs and heads to list per text")
     skip_special_tokens: bool = option(False, "leave pairs with [CLS] or [SEP] out of the lists")
+    report_examples: int = option(report.MAX_EXAMPLES, "texts in report.html; 0: no report")
+    report_megabytes: float = option(report.MAX_MEGABYTES, "room for the matrices in report.html; what does not fit is left out, and said")
+    figures: str | None = option(None, "figures to save, as png,svg,pdf (default: none)")
+    figure_examples: int = option(5, "texts to save figures of")
+    export: str | None = option(
+        None,
+        f"other files to save, of {','.join(EXPORT_FORMATS)}: tables of the largest attributions, arrays by text, trees (default: none)",
+    )
+    export_top_k: int = option(100, "rows for each text in the tables of --export")
+    tree_threshold: float = option(
+        THRESHOLD, "trees: an edge needs more than this share of its layer's largest attribution (the paper's tau)"
+    )
+    tree_penalty: float = option(0.0, "trees: an edge needs more attribution than this (the paper's lambda)")
     num_printed: int = option(5, "texts to print; all are written")
     batch_size: int | None = option(None, "texts at once (default: by their length)")
     step_batch_size: int | None = option(
@@ -68,11 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _attribute(options: Options) -> None:
     options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, options.method))
+    if options.token_n_steps is not None:
+        token_n_steps = cli.checked_n_steps(options.token_n_steps, options.method, "--token_n_steps")
+        options = dataclasses.replace(options, token_n_steps=token_n_steps)
     _check_ranges(options)
+    figure_formats = cli.listed(options.figures, "--figures", plots.FIGURE_FORMATS)
+    export_formats = cli.listed(options.export, "--export", EXPORT_FORMATS)
+    for name in ("figures", "export"):
+        require(getattr(options, name) is None or options.save == "full", f"--{name} needs the arrays of every text: give --save full")
     folder = cli.OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
         "attribute",
-        ("examples.jsonl", "shard-*.safetensors", "head_importance.json", "token_pairs.json"),
+        ("examples.jsonl", "shard-*.safetensors", "head_importance.json", "token_pairs.json", "report.html", "figures", "export"),
         options.overwrite,
     )
     split = _load_texts(options)
@@ -96,6 +124,7 @@ def _attribute(options: Options) -> None:
         options.path,
         options.tolerance,
         options.max_steps,
+        options.token_n_steps,
     )
     writer, summary = ExplanationWriter(folder.path, options.save), DatasetSummary()
     printed = {}
@@ -114,6 +143,14 @@ def _attribute(options: Options) -> None:
     write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
         write_json(folder.path / "token_pairs.json", summary.token_pairs)
+    stored = load_attributions(folder.path)
+    written = _write_report(options, stored)
+    written += _write_figures(options, figure_formats, stored[: options.figure_examples], folder.path / "figures", classifier, how)
+    if export_formats:
+        with cli.progress(len(stored), "texts", "exporting") as bar:
+            trees = (options.tree_threshold, options.tree_penalty)
+            files = export(_counted(stored, bar), folder.path / "export", export_formats, options.export_top_k, *trees)
+        written += [f"export: {file}" for file in files]
     results = {"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta}
     if options.n_steps == "auto":
         results |= {"mean_n_steps": summary.mean_n_steps, "not_converged": summary.not_converged}
@@ -128,14 +165,69 @@ def _attribute(options: Options) -> None:
     if options.n_steps == "auto":
         _print_steps(summary, layers, options)
     print(f"largest |convergence delta| / sum of |attributions| of a layer: {summary.worst_delta:.2g}")
+    print("\n".join(written))
     print(f"{len(split)} explanations: {folder.path}")
+
+
+def _counted(stored: Sequence[Explanation], bar: Any) -> Iterator[Explanation]:
+    for example in stored:
+        yield example
+        bar.update()
+
+
+def _write_report(options: Options, stored: Explanations) -> list[str]:
+    """Write the page, and return what to say of it."""
+    if not options.report_examples:
+        return []
+    with cli.progress(min(options.report_examples, len(stored)), "texts", "report") as bar:
+        bounds = (options.report_examples, options.report_megabytes)
+        done = report.write_report(
+            stored, stored.folder / "report.html", *bounds, options.tree_threshold, options.tree_penalty, on_example=bar.update
+        )
+    return [f"report: {done.file}" + (f" (left out: {'; '.join(done.left_out)})" if done.left_out else "")]
+
+
+def _write_figures(
+    options: Options,
+    formats: Sequence[str],
+    stored: Sequence[Explanation],
+    folder: Path,
+    classifier: pretrained.Classifier,
+    how: AttributionOptions,
+) -> list[str]:
+    """Write the figures of these examples, a folder each, and return what to say of them."""
+    if not formats or not stored:
+        return []
+    with cli.progress(len(stored), "texts", "figures") as bar:
+        for example in stored:
+            place = folder / f"{example.index:05d}"
+            place.mkdir(parents=True, exist_ok=True)
+            errors = None
+            if options.n_steps != "auto" and options.dtype == "float32":
+                (errors,) = convergence_by_steps(classifier, [example], how, CONVERGENCE_STEPS)
+            figures = plots.example_figures(example, options.tree_threshold, options.tree_penalty, options.objective)
+            if errors is not None:
+                layers = example.layers if options.path == "layer" else ["all together"]
+                figures["convergence"] = plots.convergence(CONVERGENCE_STEPS, errors, layers, options.method, options.n_steps)
+            for name, figure in figures.items():
+                plots.save_figure(figure, place / name, formats)
+            bar.update()
+    return [f"figures: {folder}"]
 
 
 def _check_ranges(options: Options) -> None:
     cli.named("--tolerance, --max_steps", lambda: check_adaptive(options.tolerance, options.max_steps))
     require(options.n_steps != "auto" or options.dtype == "float32", "--n_steps auto needs --dtype float32: give a number of steps")
     require(options.n_steps != "auto" or options.path == "layer", "--n_steps auto goes with --path layer: give a number of steps")
-    for name in ("max_examples", "batch_size", "step_batch_size"):
+    require(
+        options.token_n_steps != "auto" or options.dtype == "float32",
+        "--token_n_steps auto needs --dtype float32: give a number of steps",
+    )
+    cli.named("--tree_threshold, --tree_penalty", lambda: check_tree_options(options.tree_threshold, options.tree_penalty))
+    cli.named(
+        "--report_examples, --report_megabytes", lambda: report.check_report_options(options.report_examples or 1, options.report_megabytes)
+    )
+    for name in ("max_examples", "batch_size", "step_batch_size", "export_top_k", "figure_examples"):
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
     for name in ("num_pairs", "num_printed"):

@@ -1,0 +1,652 @@
+// The page's only script. Everything shown is put into text nodes and attributes, never parsed as HTML.
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const blocks = [...document.querySelectorAll("script[data-example]")];
+  const buttons = [...document.querySelectorAll("#example-list button")];
+  const state = { at: 0, layer: null, head: null, words: false, special: true, count: 10, token: null, cell: null };
+  let example = null; // the data of the example shown, with its matrices unpacked
+  const unpacked = new Map(); // the last few, by number
+
+  // ---- Elements ----
+
+  function make(tag, attributes = {}, ...children) {
+    const isDrawing = ["svg", "g", "path", "text", "rect", "line", "title"].includes(tag);
+    const element = isDrawing ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (value !== null && value !== undefined) element.setAttribute(name, value);
+    }
+    element.append(...children);
+    return element;
+  }
+
+  // Text of users may be written from right to left: it stays within its own element.
+  const isolated = (text) => make("bdi", {}, text);
+  const shortened = (text, length = 16) => ([...text].length > length ? [...text].slice(0, length - 1).join("") + "…" : text);
+
+  // ---- Numbers and colours ----
+
+  function fixed(value, decimals, signed = true) {
+    if (decimals > 6) return `${signed && value > 0 ? "+" : ""}${value.toExponential(2)}`;
+    const text = Math.abs(value).toFixed(Math.max(0, decimals));
+    const isZero = Number(text) === 0;
+    return (isZero ? "" : value < 0 ? "−" : signed ? "+" : "") + text;
+  }
+
+  // Three digits of a number that was stored in full.
+  const rounded = (value, signed = true) =>
+    Number.isFinite(value) && value !== 0 ? fixed(value, 2 - Math.floor(Math.log10(Math.abs(value))), signed) : "0";
+
+  const parsed = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  let palette = {};
+  function readPalette() {
+    const style = getComputedStyle(document.documentElement);
+    for (const name of ["zero", "positive", "negative", "attention", "ink"]) palette[name] = parsed(style.getPropertyValue(`--${name}`).trim());
+  }
+  const mixed = (from, to, share) => from.map((channel, at) => Math.round(channel + (to[at] - channel) * share));
+  const css = (colour) => `rgb(${colour.join(" ")})`;
+  function diverging(value, largest) {
+    const share = largest > 0 ? Math.min(1, Math.abs(value) / largest) : 0;
+    return mixed(palette.zero, value < 0 ? palette.negative : palette.positive, share);
+  }
+  const sequential = (value, largest) => mixed(palette.zero, palette.attention, largest > 0 ? Math.min(1, value / largest) : 0);
+  // Black or white, whichever is read more easily on a colour (WCAG 2 relative luminance).
+  function inkOn(colour) {
+    const [r, g, b] = colour.map((channel) => ((channel /= 255) <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff";
+  }
+
+  // ---- An example's data ----
+
+  async function load(at) {
+    if (!unpacked.has(at)) {
+      const data = JSON.parse(blocks[at].textContent);
+      data.codes = await unpack(data.data);
+      data.data = null;
+      unpacked.set(at, data);
+      if (unpacked.size > 3) unpacked.delete(unpacked.keys().next().value);
+    }
+    return unpacked.get(at);
+  }
+
+  async function unpack(text) {
+    if (!text) return new Int16Array(0);
+    const packed = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const count = planes.length / 2;
+    const codes = new Int16Array(count);
+    for (let at = 0; at < count; at++) codes[at] = planes[at] | (planes[at + count] << 8);
+    return codes;
+  }
+
+  const labels = () => (state.words ? example.words.labels : example.tokens);
+  const groups = () => (state.words ? example.words.groups : example.tokens.map((_, at) => [at]));
+  const areMerged = () => state.words && example.words.groups.length < example.tokens.length;
+  const specialOf = () => groups().map((group) => example.special[group[0]] !== 0);
+
+  // The matrix of what is selected: {values, size, decimals, largest}, or null where it is not in the page.
+  let known = { key: null };
+  function matrix(kind) {
+    const key = [state.at, state.layer, state.head, state.words].join();
+    if (known.key !== key) known = { key };
+    if (!(kind in known)) known[kind] = readMatrix(kind);
+    return known[kind];
+  }
+
+  function readMatrix(kind) {
+    const numLayers = example.layers.length;
+    const numHeads = example.importance ? example.importance[0].length : 0;
+    const inPage = { heads: 1 + numLayers + numLayers * numHeads, layers: 1 + numLayers, sentence: 1, none: 0 }[example.detail];
+    const row = state.layer;
+    const place = row === null ? 0 : state.head === null ? 1 + row : 1 + numLayers + row * numHeads + state.head;
+    const isAttention = kind === "attention";
+    if (place >= inPage || (isAttention && example.decimals.attention === null)) return null;
+    const numTokens = example.tokens.length;
+    const start = (place + (isAttention ? inPage : 0)) * numTokens * numTokens;
+    let decimals = isAttention ? example.decimals.attention : example.decimals.attribution[place];
+    const scale = 10 ** -decimals;
+    const merged = groups();
+    const size = merged.length;
+    const values = new Float64Array(size * size);
+    merged.forEach((from, i) =>
+      merged.forEach((to, j) => {
+        let sum = 0;
+        for (const a of from) for (const b of to) sum += example.codes[start + a * numTokens + b];
+        values[i * size + j] = (isAttention ? sum / from.length : sum) * scale;
+      }),
+    );
+    if (areMerged()) decimals -= 1; // sums of rounded numbers
+    let largest = 0;
+    for (const value of values) largest = Math.max(largest, Math.abs(value));
+    return { values, size, decimals, largest };
+  }
+
+  function strongestPairs(found) {
+    const special = specialOf();
+    const pairs = [];
+    for (let i = 0; i < found.size; i++) {
+      for (let j = 0; j < found.size; j++) {
+        const value = found.values[i * found.size + j];
+        if (value === 0 || (!state.special && (special[i] || special[j]))) continue;
+        if (state.token !== null && state.token !== i && state.token !== j) continue;
+        pairs.push([i, j, value]);
+      }
+    }
+    return pairs.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]) || a[0] - b[0] || a[1] - b[1]).slice(0, state.count);
+  }
+
+  function selectionName() {
+    if (state.layer === null) return "all layers and heads";
+    return `layer ${example.layers[state.layer]}` + (state.head === null ? ", all heads" : `, head ${state.head}`);
+  }
+
+  // ---- Parts of the page ----
+
+  function showFacts() {
+    const probability = example.probabilities[example.predicted];
+    const facts = [["predicted", `${example.predicted} (p = ${probability.toFixed(3)})`]];
+    if (example.label !== null) facts.push(["label", example.label]);
+    if (example.target !== example.predicted) facts.push(["explained", example.target]);
+    facts.push(["explained output F", rounded(example.score, false)]);
+    facts.push(["largest relative convergence delta", example.relative_deltas.length ? rounded(Math.max(...example.relative_deltas), false) : "–"]);
+    const texts = [example.text, example.text_pair].filter((text) => text !== null);
+    byId("facts").replaceChildren(
+      ...texts.map((text) => make("p", { class: "sentence", dir: "auto" }, text)),
+      make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, isolated(value))])),
+    );
+  }
+
+  function showTokens() {
+    const values = state.words ? example.words.token_attributions : example.token_attributions;
+    const largest = values ? Math.max(...values.map(Math.abs)) : 0;
+    const decimals = largest > 0 ? 2 - Math.floor(Math.log10(largest)) : 3;
+    byId("tokens").replaceChildren(
+      ...labels().map((label, at) => {
+        const colour = diverging(values ? values[at] : 0, largest);
+        const value = values && !specialOf()[at] ? fixed(values[at], Math.min(decimals, 4)) : "";
+        const token = make(
+          "button",
+          { type: "button", class: "token", "data-at": at, tabindex: at === (state.token ?? 0) ? 0 : -1, "aria-pressed": state.token === at },
+          isolated(label),
+          make("span", { class: "value" }, value || " "),
+        );
+        token.style.background = css(colour);
+        token.style.color = inkOn(colour);
+        return token;
+      }),
+    );
+    byId("tokens-note").textContent = values
+      ? `Change of F from [PAD] to the token; ${roughness(values)} Choose a token to see its pairs only.`
+      : "Not computed here: explain_texts and attribute.py do. Choose a token to see its pairs only.";
+  }
+
+  // The path of the embeddings is rougher than that of attention: often as many steps are too few for it.
+  function roughness(values) {
+    const size = values.reduce((sum, value) => sum + Math.abs(value), 0);
+    const share = size > 0 ? Math.abs(example.token_delta) / size : 0;
+    const delta = `convergence delta ${rounded(example.token_delta)}`;
+    if (share < 0.05) return `${delta}.`;
+    return `${delta}, ${Math.round(100 * share)} % of Σ|attribution|: too rough to rely on, --token_n_steps auto takes as many steps as it needs.`;
+  }
+
+  function showHeads() {
+    const place = byId("heads");
+    if (!example.importance) {
+      place.replaceChildren(make("p", { class: "quiet" }, "Not saved (--save none)."));
+      return;
+    }
+    const largest = Math.max(...example.importance.flat().map(Math.abs));
+    const cell = (row, head, label, text) => {
+      const isSelected = state.layer === row && state.head === head;
+      const button = make(
+        "button",
+        { type: "button", class: head === null ? "whole" : "cell", "aria-label": label, title: label, "aria-pressed": isSelected },
+        text,
+      );
+      Object.assign(button.dataset, { row: row ?? "", head: head ?? "" });
+      button.tabIndex = isSelected ? 0 : -1;
+      if (head !== null) button.style.background = css(diverging(example.importance[row][head], largest));
+      return make("td", {}, button);
+    };
+    const numbers = example.importance[0].map((_, head) => make("th", { scope: "col" }, `${head}`));
+    place.replaceChildren(
+      make(
+        "table",
+        { class: "heads", "aria-label": "layers by heads" },
+        make("thead", {}, make("tr", {}, cell(null, null, "all layers and heads", "all layers"), ...numbers)),
+        make(
+          "tbody",
+          {},
+          ...example.importance.map((values, row) =>
+            make(
+              "tr",
+              {},
+              cell(row, null, `layer ${example.layers[row]}, all heads`, `layer ${example.layers[row]}`),
+              ...values.map((value, head) => cell(row, head, `layer ${example.layers[row]}, head ${head}: ${rounded(value)}`, "")),
+            ),
+          ),
+        ),
+      ),
+      make("div", { class: "scale diverging" }, make("span", {}, rounded(-largest)), make("i"), make("span", {}, rounded(largest))),
+    );
+  }
+
+  function showPairs() {
+    const found = matrix("attribution");
+    const importance = state.head === null || !example.importance ? "" : ` Its largest attribution: ${rounded(example.importance[state.layer][state.head])}.`;
+    const only = state.token === null ? "" : ` Only pairs with “${labels()[state.token]}” (${state.token}).`;
+    byId("selection").textContent = `Of ${selectionName()}.${importance}${only}${found ? "" : " " + whyNot()}`;
+    const attention = matrix("attention");
+    const pairs = found ? strongestPairs(found) : [];
+    const name = (at) => [isolated(shortened(labels()[at], 24)), make("span", { class: "quiet" }, ` ${at}`)];
+    const heading = ["from", "to", "attribution", "of largest", ...(attention ? ["attention"] : [])];
+    let rows = pairs.map(([i, j, value]) => {
+      const numbers = [fixed(value, found.decimals), fixed(value / found.largest, 2)];
+      if (attention) numbers.push(fixed(attention.values[i * attention.size + j], attention.decimals, false));
+      const row = make("tr", { "data-from": i, "data-to": j }, make("td", {}, ...name(i)), make("td", {}, ...name(j)));
+      row.append(...numbers.map((text) => make("td", { class: "number" }, text)));
+      row.addEventListener("click", () => setCell(i, j));
+      return row;
+    });
+    if (!found && example.listed_pairs.length && state.layer === null && !state.words) {
+      rows = example.listed_pairs.slice(0, state.count).map(([i, j, value]) =>
+        make("tr", {}, make("td", {}, ...name(i)), make("td", {}, ...name(j)), make("td"), make("td", { class: "number" }, fixed(value, 2))),
+      );
+    }
+    byId("pairs").replaceChildren(
+      make("thead", {}, make("tr", {}, ...heading.map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, ...rows),
+    );
+    showArcs(pairs, found);
+  }
+
+  function whyNot() {
+    if (!example.is_saved) return "These matrices were not saved: run attribute.py with --save full.";
+    return "These matrices are not in this page, to keep it small: see the end of the page.";
+  }
+
+  // Tokens twice, from left to right: who attends, and what is attended to. Of many tokens only those with a pair.
+  function showArcs(pairs, found) {
+    const svg = byId("arcs");
+    const height = 19, gap = 190, column = 120;
+    const all = labels();
+    const shown = all.length <= 24 ? all.map((_, at) => at) : [...new Set(pairs.flatMap(([i, j]) => [i, j]))].sort((a, b) => a - b);
+    const line = new Map(shown.map((token, at) => [token, (at + 0.5) * height + 16]));
+    const middle = column + gap / 2;
+    const text = (token, x, anchor) =>
+      make("text", { x, y: line.get(token) + 4, "text-anchor": anchor, class: state.token === token ? "chosen" : null }, shortened(all[token]));
+    svg.setAttribute("viewBox", `0 0 ${2 * column + gap} ${shown.length * height + 24}`);
+    svg.setAttribute("width", 2 * column + gap);
+    svg.setAttribute("height", shown.length * height + 24);
+    svg.replaceChildren(
+      make("text", { x: column - 6, y: 11, "text-anchor": "end", class: "heading" }, "from"),
+      make("text", { x: column + gap + 6, y: 11, class: "heading" }, "to"),
+      ...shown.flatMap((token) => [text(token, column - 6, "end"), text(token, column + gap + 6, "start")]),
+      ...[...pairs].reverse().map(([i, j, value]) => {
+        const share = Math.abs(value) / found.largest;
+        const arc = make("path", {
+          d: `M ${column} ${line.get(i)} C ${middle} ${line.get(i)}, ${middle} ${line.get(j)}, ${column + gap} ${line.get(j)}`,
+          class: value < 0 ? "arc negative" : "arc positive",
+          "stroke-width": (1 + 6 * share).toFixed(2),
+          "stroke-opacity": (0.35 + 0.65 * share).toFixed(2),
+          "data-from": i,
+          "data-to": j,
+        });
+        arc.append(make("title", {}, `${all[i]} (${i}) → ${all[j]} (${j}): ${fixed(value, found.decimals)}`));
+        return arc;
+      }),
+    );
+  }
+
+  function showMaps() {
+    for (const kind of ["attribution", "attention"]) drawMap(byId(kind), kind, matrix(kind));
+    showReadout();
+  }
+
+  function drawMap(canvas, kind, found) {
+    const figure = canvas.parentElement;
+    canvas.found = found;
+    figure.classList.toggle("empty", !found);
+    canvas.setAttribute("aria-label", `${kind} of ${selectionName()}, token by token`);
+    if (!found) return;
+    const all = labels();
+    const context = canvas.getContext("2d");
+    const font = "12px system-ui, sans-serif";
+    context.font = font;
+    const names = all.map((label) => shortened(label, 14));
+    const gutter = Math.min(120, 10 + Math.ceil(Math.max(...names.map((name) => context.measureText(name).width))));
+    const width = byId("example").clientWidth;
+    const room = Math.min(620, (width > 900 ? width / 2 : width) - gutter - 60);
+    const cell = Math.max(2, Math.min(24, Math.floor(room / found.size)));
+    const side = gutter + cell * found.size + 1;
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = canvas.height = Math.ceil(side * ratio);
+    canvas.style.width = canvas.style.height = `${side}px`;
+    Object.assign(canvas, { gutter, cell });
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+
+    const image = new ImageData(found.size, found.size);
+    found.values.forEach((value, at) => {
+      const colour = kind === "attribution" ? diverging(value, found.largest) : sequential(value, found.largest);
+      image.data.set([...colour, 255], 4 * at);
+    });
+    const small = new OffscreenCanvas(found.size, found.size);
+    small.getContext("2d").putImageData(image, 0, 0);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, gutter, gutter, cell * found.size, cell * found.size);
+
+    context.font = font;
+    context.fillStyle = css(palette.ink);
+    context.textBaseline = "middle";
+    const every = Math.ceil(12 / cell);
+    names.forEach((name, at) => {
+      if (at % every) return;
+      const middle = gutter + (at + 0.5) * cell;
+      context.textAlign = "right";
+      context.fillText(name, gutter - 5, middle);
+      context.save();
+      context.translate(middle, gutter - 5);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = "left";
+      context.fillText(name, 0, 0);
+      context.restore();
+    });
+    canvas.plain = new OffscreenCanvas(canvas.width, canvas.height);
+    canvas.plain.getContext("2d").drawImage(canvas, 0, 0);
+    outlineCell(canvas);
+    const [low, high] = figure.querySelectorAll(".scale span");
+    low.textContent = kind === "attribution" ? fixed(-found.largest, found.decimals) : "0";
+    high.textContent = fixed(found.largest, found.decimals, kind === "attribution");
+  }
+
+  function outlineCell(canvas) {
+    if (!state.cell || !canvas.found) return;
+    const context = canvas.getContext("2d");
+    const { gutter, cell, plain } = canvas;
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(plain, 0, 0);
+    context.restore();
+    context.strokeStyle = css(palette.ink);
+    context.lineWidth = 2;
+    context.strokeRect(gutter + state.cell[1] * cell, gutter + state.cell[0] * cell, cell, cell);
+  }
+
+  function showReadout() {
+    const found = matrix("attribution");
+    if (!found) {
+      byId("readout").textContent = whyNot();
+      return;
+    }
+    if (!state.cell) {
+      byId("readout").textContent = `Rows attend to columns; ${selectionName()}. Point at a cell, or use the arrow keys.`;
+      return;
+    }
+    const [i, j] = state.cell;
+    const attention = matrix("attention");
+    const all = labels();
+    const number = (name, text) => [`${name} `, make("output", { "data-name": name }, text)];
+    byId("readout").replaceChildren(
+      isolated(all[i]), ` (${i}) attends to `, isolated(all[j]), ` (${j}) in ${selectionName()}: `,
+      ...number("attribution", fixed(found.values[i * found.size + j], found.decimals)),
+      ...(attention ? [", ", ...number("attention", fixed(attention.values[i * attention.size + j], attention.decimals, false))] : []),
+    );
+  }
+
+  function showTree() {
+    const tree = state.words ? example.words.tree : example.tree;
+    const svg = byId("tree");
+    svg.replaceChildren();
+    svg.toggleAttribute("hidden", !tree);
+    if (!tree) {
+      byId("tree-note").textContent = example.is_saved ? "A tree needs the attributions of all layers." : "The tree was not computed: run attribute.py with --save full.";
+      return;
+    }
+    const all = labels();
+    const names = new Map(tree.nodes.map(([token]) => [token, shortened(all[token])]));
+    const column = Math.max(112, 24 + 8 * Math.max(...[...names.values()].map((name) => [...name].length)));
+    const level = 74;
+    const columns = tree.nodes.map((node) => node[1]);
+    const place = new Map(tree.nodes.map(([token, x, y]) => [token, [(x - Math.min(...columns) + 0.5) * column, y * level + 20]]));
+    const width = (Math.max(...columns) - Math.min(...columns) + 1) * column;
+    const height = Math.max(...tree.nodes.map((node) => node[2])) * level + 40;
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("width", width);
+    svg.setAttribute("height", height);
+    const largest = Math.max(...tree.nodes.map((node) => node[5] ?? 0));
+    for (const [token, , , parent, layer, attribution] of tree.nodes) {
+      if (parent === null) continue;
+      const [x, y] = place.get(token), [px, py] = place.get(parent);
+      const bend = y - level / 2;
+      svg.append(
+        make("path", {
+          d: `M ${px} ${py} L ${px} ${Math.min(py + 20, bend)} C ${px} ${bend}, ${x} ${bend - 16}, ${x} ${y}`,
+          class: "edge",
+          "stroke-width": (1 + 4 * (largest > 0 ? attribution / largest : 0)).toFixed(2),
+        }),
+        make("text", { x, y: y - 19, "text-anchor": "middle", class: "edge-name" }, `layer ${layer} ${rounded(attribution)}`),
+      );
+    }
+    for (const [token] of tree.nodes) {
+      const [x, y] = place.get(token);
+      const wide = column - 14;
+      svg.append(
+        make("rect", { x: x - wide / 2, y: y - 13, width: wide, height: 26, rx: 6, class: "node" }),
+        make("text", { x, y: y + 5, "text-anchor": "middle", "data-token": token }, names.get(token)),
+      );
+    }
+    byId("tree-note").textContent =
+      `An edge goes from a token down to one that it drew information from, in the layer named. τ = ${tree.threshold}, λ = ${tree.penalty}; ` +
+      `Σ attribution − λ · edges = ${rounded(tree.objective)}.`;
+  }
+
+  function showConvergence() {
+    const isJoint = example.path === "joint";
+    const rows = example.relative_deltas.map((delta, at) => [
+      isJoint ? "all together" : `layer ${example.layers[at]}`,
+      rounded(example.baseline_scores[at], false),
+      rounded(example.convergence_deltas[at]),
+      rounded(delta, false),
+      isJoint ? `${Math.max(...example.n_steps)}` : `${example.n_steps[at]}`,
+      example.converged === null ? "–" : example.converged[at] ? "yes" : "no",
+    ]);
+    const heading = ["", "F without its attention", "convergence delta", "relative to Σ|attribution|", "steps", "within tolerance"];
+    byId("convergence").replaceChildren(
+      make("thead", {}, make("tr", {}, ...heading.map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, ...rows.map(([name, ...rest]) => make("tr", {}, make("th", { scope: "row" }, name), ...rest.map((text) => make("td", { class: "number" }, text))))),
+    );
+  }
+
+  // ---- What the reader does ----
+
+  function showSelected() {
+    showPairs();
+    showMaps();
+  }
+
+  function showAll() {
+    showFacts();
+    showTokens();
+    showHeads();
+    showTree();
+    showConvergence();
+    showSelected();
+  }
+
+  async function open(at) {
+    state.at = at;
+    const loaded = await load(at);
+    if (state.at !== at) return; // another was chosen meanwhile
+    example = loaded;
+    state.token = state.cell = null;
+    if (!example.importance || state.layer >= example.importance.length || state.head >= example.importance[0].length) {
+      state.layer = state.head = null;
+    }
+    buttons.forEach((button, each) => {
+      button.toggleAttribute("aria-current", each === at);
+      button.tabIndex = each === at ? 0 : -1;
+    });
+    showAll();
+    remember();
+  }
+
+  function select(layer, head) {
+    Object.assign(state, { layer, head });
+    showHeads();
+    showSelected();
+    byId("heads").querySelector('[aria-pressed="true"]')?.focus();
+    remember();
+  }
+
+  function setCell(i, j) {
+    state.cell = [i, j];
+    for (const kind of ["attribution", "attention"]) outlineCell(byId(kind));
+    showReadout();
+  }
+
+  function chooseToken(token) {
+    state.token = state.token === token ? null : token;
+    showTokens();
+    showPairs();
+    byId("tokens").querySelector('[tabindex="0"]')?.focus();
+  }
+
+  // The address says what is shown, so that it can be sent to somebody.
+  function remember() {
+    const parts = [`text=${example.index}`];
+    if (state.layer !== null) parts.push(`layer=${example.layers[state.layer]}`);
+    if (state.head !== null) parts.push(`head=${state.head}`);
+    try {
+      if (window.top === window) history.replaceState(null, "", `#${parts.join("&")}`);
+    } catch {
+      // a page inside another has no address
+    }
+  }
+
+  async function recall() {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    const number = (name) => (/^\d+$/.test(wanted.get(name) ?? "") ? Number(wanted.get(name)) : null);
+    const at = buttons.findIndex((button) => Number(button.querySelector(".number").textContent) === number("text"));
+    await open(Math.max(0, at));
+    const row = example.layers.indexOf(number("layer"));
+    if (row >= 0 && example.importance) {
+      state.layer = row;
+      state.head = number("head") < example.importance[0].length ? number("head") : null;
+      showHeads();
+      showSelected();
+    }
+  }
+
+  // Arrow keys among the elements of a group: returns the new place.
+  function moved(key, at, count) {
+    const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -count, End: count };
+    return key in steps ? Math.min(count - 1, Math.max(0, at + steps[key])) : null;
+  }
+
+  byId("example-list").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) open(Number(button.dataset.at));
+  });
+  byId("example-list").addEventListener("keydown", (event) => {
+    const visible = buttons.filter((button) => !button.parentElement.hidden);
+    const next = moved(event.key, visible.indexOf(document.activeElement), visible.length);
+    if (next === null) return;
+    event.preventDefault();
+    visible[next].focus();
+    open(Number(visible[next].dataset.at));
+  });
+
+  function filter() {
+    const wanted = byId("filter").value.trim().toLowerCase();
+    const onlyWrong = byId("only-wrong")?.checked ?? false;
+    for (const button of buttons) {
+      const item = button.parentElement;
+      item.hidden = !item.textContent.toLowerCase().includes(wanted) || (onlyWrong && !item.hasAttribute("data-wrong"));
+    }
+    const visible = buttons.filter((button) => !button.parentElement.hidden);
+    if (visible.length && !visible.includes(buttons[state.at])) visible.forEach((button, at) => (button.tabIndex = at ? -1 : 0));
+  }
+  byId("filter").addEventListener("input", filter);
+  byId("only-wrong")?.addEventListener("change", filter);
+
+  byId("words").addEventListener("change", (event) => {
+    state.words = event.target.checked;
+    state.token = state.cell = null;
+    showAll();
+  });
+  byId("special").addEventListener("change", (event) => {
+    state.special = event.target.checked;
+    showPairs();
+  });
+  byId("count").addEventListener("input", (event) => {
+    state.count = Number(event.target.value);
+    byId("count-shown").textContent = state.count;
+    showPairs();
+  });
+
+  byId("tokens").addEventListener("click", (event) => {
+    const token = event.target.closest(".token");
+    if (token) chooseToken(Number(token.dataset.at));
+  });
+  byId("tokens").addEventListener("keydown", (event) => {
+    const tokens = [...byId("tokens").children];
+    const next = moved(event.key, tokens.indexOf(document.activeElement), tokens.length);
+    if (next === null) return;
+    event.preventDefault();
+    tokens.forEach((token, at) => (token.tabIndex = at === next ? 0 : -1));
+    tokens[next].focus();
+  });
+
+  byId("heads").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const { row, head } = button.dataset;
+    select(row === "" ? null : Number(row), head === "" ? null : Number(head));
+  });
+  byId("heads").addEventListener("keydown", (event) => {
+    const steps = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] };
+    if (!(event.key in steps) || !example.importance) return;
+    event.preventDefault();
+    const [down, right] = steps[event.key];
+    const row = Math.min(example.importance.length - 1, Math.max(-1, (state.layer ?? -1) + down));
+    const head = Math.min(example.importance[0].length - 1, Math.max(-1, (state.head ?? -1) + right));
+    select(row < 0 ? null : row, row < 0 || head < 0 ? null : head);
+  });
+
+  for (const kind of ["attribution", "attention"]) {
+    const canvas = byId(kind);
+    canvas.addEventListener("pointermove", (event) => {
+      if (!canvas.found) return;
+      const [j, i] = [event.offsetX, event.offsetY].map((at) => Math.floor((at - canvas.gutter) / canvas.cell));
+      const isInside = i >= 0 && j >= 0 && i < canvas.found.size && j < canvas.found.size;
+      if (isInside && (!state.cell || state.cell[0] !== i || state.cell[1] !== j)) setCell(i, j);
+    });
+    canvas.addEventListener("keydown", (event) => {
+      const steps = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] };
+      if (!canvas.found || !(event.key in steps)) return;
+      event.preventDefault();
+      const cell = state.cell ?? [0, 0];
+      const inside = (at) => Math.min(canvas.found.size - 1, Math.max(0, at));
+      setCell(inside(cell[0] + steps[event.key][0]), inside(cell[1] + steps[event.key][1]));
+    });
+  }
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && state.token !== null) chooseToken(state.token);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    readPalette();
+    showAll();
+  });
+  let waiting = 0;
+  addEventListener("resize", () => {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(showMaps);
+  });
+
+  readPalette();
+  state.words = byId("words").checked = false;
+  recall();
+})();

@@ -1,0 +1,314 @@
+"""One HTML page of explanations that needs nothing else: no network, no other file. `page/` has its template, style and script.
+
+The page is written as it is made, one example in memory at a time. Each example is a block of JSON with its matrices packed: decimal
+fixed-point numbers of 16 bits, low bytes before high bytes, deflated, base64. What would make the page too large is left out, and said.
+
+Text from users reaches the page through Jinja's escaping, or as JSON that the script puts into text nodes; a content security policy
+lets no other script run and nothing be loaded.
+
+Shapes: T tokens of one example (no padding), L layers (those asked for), N heads, W words, K matrices.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import html
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .errors import InputError
+from .files import replacing, user_path
+from .tokens import sum_over_pieces
+from .tree import THRESHOLD, AttributionTree, check_tree_options
+
+if TYPE_CHECKING:
+    from .results import Explanation
+
+MAX_EXAMPLES = 100
+MAX_MEGABYTES = 20.0
+NOTEBOOK_MEGABYTES = 5.0  # a notebook keeps the page in its own file
+
+HEAD_DIGITS, SUM_DIGITS = 3, 4  # of the largest number of a matrix; the others have as many decimals
+_LARGEST_CODE = 2**15 - 1
+_FEWEST_BYTES = 0.25  # a number takes at least so much of the page: what cannot fit is not packed in vain
+_RESERVED_BYTES = 4.0  # for each token pair of an example: two numbers, at the most
+
+# How much of an example's matrices is in the page, from most to least.
+_DETAILS = ("heads", "layers", "sentence", "none")
+
+
+class WrittenReport(NamedTuple):
+    """What was written."""
+
+    file: Path
+    num_examples: int
+    num_bytes: int
+    left_out: list[str]  # a phrase for each kind of thing that is not in the page
+
+
+class _LeftOut:
+    """Counts what is not in the page; complete when all examples have gone by."""
+
+    def __init__(self, num_unlisted: int):
+        self.num_unlisted = num_unlisted
+        self.counts = dict.fromkeys(_DETAILS[1:], 0)
+        self.num_unsaved = 0
+
+    def lines(self) -> list[str]:
+        """Return a phrase for each kind."""
+        kinds = {
+            "layers": "the matrices of single heads of {}",
+            "sentence": "those of layers and heads of {}",
+            "none": "all matrices of {}",
+        }
+        lines = [f"{self.num_unlisted} more texts, which are in examples.jsonl"] if self.num_unlisted else []
+        lines += [kinds[detail].format(_texts(count)) for detail, count in self.counts.items() if count]
+        return lines + ([f"what was not saved of {_texts(self.num_unsaved)}"] if self.num_unsaved else [])
+
+    @property
+    def remedy(self) -> str:
+        """What helps."""
+        tips = ["--report_examples and --report_megabytes allow more"] if self.num_unlisted or any(self.counts.values()) else []
+        tips += ["--save full keeps everything"] if self.num_unsaved else []
+        return "; ".join(tips) + "."
+
+
+def _texts(count: int) -> str:
+    return "1 text" if count == 1 else f"{count} texts"
+
+
+def write_report(
+    explanations: Sequence[Explanation],
+    file,
+    max_examples: int = MAX_EXAMPLES,
+    max_megabytes: float = MAX_MEGABYTES,
+    tree_threshold: float = THRESHOLD,
+    tree_penalty: float = 0.0,
+    on_example=lambda: None,
+) -> WrittenReport:
+    """Write the report of explanations: one HTML file that opens from disk.
+
+    One example's arrays are in memory at a time.
+
+    Args:
+      explanations: from `load_attributions`, `explain_texts`, or a list of `Explanation`.
+      file: where to write.
+      max_examples: the first so many are shown.
+      max_megabytes: what all matrices together may take. Beyond that, an example is shown with as much as fits: its layers, its sum over
+        layers, or its tokens and lists alone; the page says so.
+      tree_threshold, tree_penalty: τ and λ of the trees.
+      on_example: called after each example.
+
+    Returns:
+      `WrittenReport`.
+
+    Raises:
+      InputError: no explanations, an option is out of range, or an array that was saved cannot be read.
+    """
+    check_report_options(max_examples, max_megabytes)
+    check_tree_options(tree_threshold, tree_penalty)
+    if not len(explanations):
+        raise InputError("there are no explanations to report")
+    file = user_path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    count = min(max_examples, len(explanations))
+    left_out = _LeftOut(len(explanations) - count)
+    packed = _page_examples(explanations, count, max_megabytes, (tree_threshold, tree_penalty), left_out, on_example)
+    with replacing(file) as written:
+        for chunk in _template().generate(**_outline(explanations, count), examples=packed, left_out=left_out):
+            written.write(chunk.encode(errors="replace"))
+        num_bytes = written.tell()
+    return WrittenReport(file, count, num_bytes, left_out.lines())
+
+
+def notebook_frame(explanations: Sequence[Explanation], height: int = 900) -> str:
+    """Return the report as an HTML element of its own for a notebook: its style and script touch nothing around it."""
+    left_out = _LeftOut(max(0, len(explanations) - MAX_EXAMPLES))
+    count = len(explanations) - left_out.num_unlisted
+    packed = _page_examples(explanations, count, NOTEBOOK_MEGABYTES, (THRESHOLD, 0.0), left_out)
+    page = _template().render(**_outline(explanations, count), examples=packed, left_out=left_out)
+    return f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts" style="width:100%;height:{height}px;border:0"></iframe>'
+
+
+def check_report_options(max_examples: int, max_megabytes: float) -> None:
+    """Raise an InputError unless the bounds are such."""
+    if isinstance(max_examples, bool) or not isinstance(max_examples, (int, np.integer)) or max_examples < 1:
+        raise InputError(f"the number of texts in a report must be an integer of at least 1, not {max_examples!r}")
+    if not 0 < max_megabytes <= 1000:
+        raise InputError(f"the megabytes of a report must be more than 0 and at most 1000, not {max_megabytes}")
+
+
+@functools.cache
+def _template():
+    import jinja2  # only who writes a report waits for it
+
+    return jinja2.Environment(loader=jinja2.PackageLoader("attattr_jax", "page"), autoescape=True).get_template("report.html.jinja")
+
+
+@functools.cache
+def _assets() -> dict[str, Any]:
+    """Return style and script, and the hashes by which the page's policy knows them."""
+    from markupsafe import Markup
+
+    found = {}
+    for kind, name in (("style", "report.css"), ("script", "report.js")):
+        content = (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        found |= {kind: Markup(content), f"{kind}_hash": f"sha256-{digest}"}
+    return found
+
+
+def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
+    """Return what the template needs beside the examples' data: the list of texts, and how all was made."""
+    run = getattr(explanations, "run", {})
+    options = run.get("options", {})
+    items = [_item(explanations[at].row) for at in range(count)]
+    num_wrong = sum(item["is_wrong"] for item in items)
+    labelled = sum(item["label"] is not None for item in items)
+    made = {name: options[name] for name in ("checkpoint", "objective", "target", "method", "n_steps", "path", "dtype") if name in options}
+    made |= {"attattr-jax": run["packages"].get("attattr-jax"), "started": run.get("started")} if "packages" in run else {}
+    return {
+        "title": f"Attention attribution: {options['checkpoint']}" if "checkpoint" in options else "Attention attribution",
+        "summary": _texts(len(items)) + (f", {labelled - num_wrong} of {labelled} predicted as labelled" if labelled else ""),
+        "items": items,
+        "num_wrong": num_wrong,
+        "made": [(name, value) for name, value in made.items() if value is not None],
+        **_assets(),
+    }
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the list says of an example."""
+    return {
+        **{name: row[name] for name in ("index", "text", "text_pair", "predicted", "label")},
+        "probability": f"{row['probabilities'][row['predicted']]:.3f}",
+        "is_wrong": row["label"] not in (None, row["predicted"]),
+        "worst_delta": f"{max(relative_deltas(row), default=0.0):.1g}",
+    }
+
+
+def relative_deltas(row: Mapping[str, Any]) -> list[float]:
+    """Return |convergence delta| / Σ|attributions| of each layer, or on the joint path of all together; 0 where nothing is attributed."""
+    sizes = row["absolute_attribution_sums"]
+    sizes = sizes if row["path"] == "layer" else [sum(sizes)]
+    return [abs(delta) / size if size else 0.0 for delta, size in zip(row["convergence_deltas"], sizes, strict=True)]
+
+
+def _page_examples(explanations, count, max_megabytes, tree_options, left_out: _LeftOut, on_example=lambda: None) -> Iterator[dict]:
+    """Yield the data of each example, with as much of its matrices as there is still room for.
+
+    Room is kept for the sum over layers of every example that is yet to come: the first ones do not take everything.
+    """
+    room = max_megabytes * 1e6
+    reserves = [_RESERVED_BYTES * len(explanations[at].row["tokens"]) ** 2 for at in range(count)]
+    kept_free = sum(reserves)
+    share = min(1.0, room / kept_free)
+    for at, reserve in enumerate(reserves):
+        kept_free -= reserve
+        example = explanations[at]
+        packed = _packed_example(example, room - share * kept_free, tree_options, left_out)
+        room -= len(packed["data"])
+        yield packed
+        on_example()
+
+
+def _packed_example(example: Explanation, room: float, tree_options: tuple[float, float], left_out: _LeftOut) -> dict[str, Any]:
+    """Return all that the page's script knows of one example."""
+    row, names = example.row, example.array_names
+    num_layers, num_tokens = len(row["layers"]), len(row["tokens"])
+    importance = example.array("head_importance") if "head_importance" in names else None
+    attributions = probs = total = tree = word_tree = None
+    if "token_pairs" in names:
+        total = example.array("token_pairs")
+    if "attributions" in names:
+        attributions, probs = example.attributions, example.attention_probs
+        if sorted(row["layers"]) == list(range(row.get("num_hidden_layers", num_layers))):
+            tree, word_tree = (_tree_data(example.tree(*tree_options, words=words)) for words in (False, True))
+
+    available = "none" if total is None else "sentence" if attributions is None else "heads"
+    left_out.num_unsaved += available != "heads"
+    detail, data = available, {"data": "", "decimals": {}}
+    for detail in _DETAILS[_DETAILS.index(available) :]:
+        num_matrices = {"heads": 1 + num_layers + (0 if probs is None else num_layers * probs.shape[1]), "layers": 1 + num_layers}
+        numbers = num_matrices.get(detail, detail == "sentence") * num_tokens**2 * (1 if probs is None else 2)
+        if numbers * _FEWEST_BYTES <= room:
+            data = _packed_matrices(total, attributions, probs, detail)
+            if len(data["data"]) <= room:
+                break
+    if detail != available:
+        left_out.counts[detail] += 1
+
+    groups = example.words
+    values = row["token_attributions"]
+    return {
+        **{name: row[name] for name in ("index", "text", "text_pair", "label", "predicted", "target", "probabilities", "score", "tokens")},
+        **{name: row[name] for name in ("layers", "baseline_scores", "convergence_deltas", "n_steps", "converged", "path")},
+        "relative_deltas": relative_deltas(row),
+        "special": row["special_tokens_mask"],
+        "token_attributions": values,
+        "token_delta": row["token_convergence_delta"],
+        "listed_pairs": [] if total is not None else [[pair["from"], pair["to"], pair["attribution"]] for pair in row["token_pairs"]],
+        "importance": None if importance is None else [[float(f"{value:.6g}") for value in layer] for layer in importance],
+        "tree": tree,
+        "words": {
+            "groups": groups,
+            "labels": example.word_labels,
+            "token_attributions": None if values is None else sum_over_pieces(values, groups, axes=(0,)).tolist(),
+            "tree": word_tree,
+        },
+        "detail": detail,
+        "is_saved": available == "heads",
+        **data,
+    }
+
+
+def _packed_matrices(total, attributions, probs, detail: str) -> dict[str, Any]:
+    """Return the matrices [K, T, T] of an example, packed: the sum over layers, each layer's sum over heads, each head's; then the
+    attention likewise, means for sums.
+
+    Returns:
+      `decimals`: of each attribution matrix, and one number for the attention; `data`: base64.
+    """
+    if detail == "none":
+        return {"decimals": {}, "data": ""}
+    sums = [total[None]] if detail == "sentence" else [total[None], attributions.sum(axis=1)]
+    codes, decimals = _fixed_point(np.concatenate(sums), SUM_DIGITS)
+    parts = [codes]
+    if detail == "heads":
+        codes, more = _fixed_point(attributions.reshape(-1, *total.shape), HEAD_DIGITS)
+        parts.append(codes)
+        decimals += more
+    if probs is not None:
+        means = [probs.mean(axis=(0, 1))[None]] + ([] if detail == "sentence" else [probs.mean(axis=1)])
+        means += [probs.reshape(-1, *total.shape)] if detail == "heads" else []
+        parts.append(np.rint(np.concatenate(means) * 10**HEAD_DIGITS).astype("<i2"))
+    flat = np.concatenate([part.ravel() for part in parts])
+    planes = flat.view(np.uint8).reshape(-1, 2).T.tobytes()  # the high bytes are nearly all 0: together they take next to nothing
+    return {
+        "decimals": {"attribution": decimals, "attention": None if probs is None else HEAD_DIGITS},
+        "data": base64.b64encode(zlib.compress(planes, 6)).decode(),
+    }
+
+
+def _fixed_point(matrices: np.ndarray, digits: int) -> tuple[np.ndarray, list[int]]:
+    """Return (codes int16 [K, T, T], decimals of each matrix): value = code · 10^−decimals, the largest with `digits` digits."""
+    largest = np.abs(matrices).max(axis=(1, 2)).astype(np.float64)
+    if not np.isfinite(largest).all():
+        raise InputError("attributions have values that are not finite")
+    decimals = np.floor(digits - np.log10(np.where(largest > 0, largest, 1))).astype(int)
+    decimals = np.where(largest > 0, decimals, digits)
+    codes = np.rint(matrices * (10.0**decimals).astype(matrices.dtype)[:, None, None])
+    return np.clip(codes, -_LARGEST_CODE, _LARGEST_CODE).astype("<i2"), decimals.tolist()
+
+
+def _tree_data(tree: AttributionTree) -> dict[str, Any]:
+    """Return a tree as the script draws it: [token, column, level, parent, layer, attribution] of each node."""
+    places = tree.positions()
+    nodes = [[node.token, *places[node.token], node.parent, node.layer, node.attribution] for node in tree.nodes]
+    return {"nodes": nodes, "threshold": tree.threshold, "penalty": tree.penalty, "objective": tree.objective}
