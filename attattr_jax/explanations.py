@@ -147,7 +147,7 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
 def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
     total = arrays["token_pairs"]
-    largest = float(np.abs(total).max()) or 1.0
+    largest = float(np.abs(total).max(initial=0)) or 1.0
     return {
         "predicted": id2label[int(arrays["probabilities"].argmax())],
         "target": id2label[int(arrays["target"])],
@@ -239,7 +239,7 @@ def explanations_of(
     }
     kept = ["head_importance"]
     if is_whole:
-        found |= _summarize(result, jnp.asarray(real)) | {"attributions": result.attributions, "attention_probs": result.attention_probs}
+        found |= _summarize(result, jnp.asarray(real, jnp.int32)) | {"attributions": result.attributions, "attention_probs": result.attention_probs}
         kept += ["token_pairs", "attributions", "attention_probs"]
     if result.converged is not None:
         found["converged"] = result.converged

@@ -208,7 +208,7 @@ def _page_examples(explanations, count, max_megabytes, tree_options, left_out: _
     room = max_megabytes * 1e6
     reserves = [_RESERVED_BYTES * len(explanations[at].row["tokens"]) ** 2 for at in range(count)]
     kept_free = sum(reserves)
-    share = min(1.0, room / kept_free)
+    share = min(1.0, room / max(kept_free, 1.0))
     for at, reserve in enumerate(reserves):
         kept_free -= reserve
         example = explanations[at]

@@ -71,13 +71,11 @@ def golden_batch(golden):
     return {name: golden[name].astype(np.int32) for name in names}
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    """A two-layer random classifier with a WordPiece tokenizer, in Hugging Face format."""
+def make_tiny(words):
+    """Return a two-layer random classifier whose WordPiece vocabulary is these words or pieces."""
     from transformers import BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=32)
     config = aa.BertConfig(
         vocab_size=len(vocabulary),
@@ -88,8 +86,14 @@ def tiny_folder(tmp_path_factory):
         max_position_embeddings=32,
         initializer_range=0.2,
     )
-    params = aa.init_params(config, jax.random.key(0))
-    aa.save_classifier(aa.Classifier(config, params, tokenizer, {0: "negative", 1: "positive"}), folder)
+    return aa.Classifier(config, aa.init_params(config, jax.random.key(0)), tokenizer, {0: "negative", 1: "positive"})
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Such a classifier in Hugging Face format."""
+    folder = tmp_path_factory.mktemp("tiny")
+    aa.save_classifier(make_tiny(WORDS), folder)
     return folder
 
 

@@ -1,0 +1,289 @@
+"""The report in a real browser: what is on the screen is what is in the arrays, and nothing is loaded or run that should not be.
+
+Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); without them these tests are skipped.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import WORDS, make_tiny
+
+import attattr_jax as aa
+from attattr_jax import report
+from attattr_jax.tokens import attention_between_words, strongest_pairs, sum_over_pieces
+
+webdriver = pytest.importorskip("selenium.webdriver")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver on this machine")
+
+HOSTILE = "\u05d8\u05d5\u05d1 \U0001f600 e\u0301 \u202efilm <img src=x onerror='document.title=1'> <script>document.title=2</script>"
+SENTENCE = "the {} is {} and very good , but unwatchably dull ."
+TEXTS = [SENTENCE.format(noun, word) for noun in ("film", "plot") for word in ("fine", "bad", "slow", "silly")]
+TEXTS += [HOSTILE, "good", *(f"{word} music" for word in "great cold poor warm sharp flat rich weak strong clever".split())]
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture(scope="module")
+def explained():
+    """Twenty texts, some with words of several pieces."""
+    tiny = make_tiny([*WORDS, "un", "##watch", "##ably"])
+    labels = [index % 2 for index in range(len(TEXTS))]
+    return aa.explain_texts(tiny, TEXTS, labels=labels, n_steps=4)
+
+
+@pytest.fixture(scope="module")
+def file(explained, tmp_path_factory):
+    assert len(explained) == 20 and any(len(one.words) < len(one.tokens) for one in explained)
+    return report.write_report(explained, tmp_path_factory.mktemp("page") / "report.html", max_examples=20).file
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A browser without a network of its own."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    switches = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+    )
+    for switch in [*switches.split(), "window-size=1400,1000", f"user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, file):
+    """The report, just opened."""
+    browser.get("about:blank")
+    browser.get_log("performance")  # of the browser's own first page
+    browser.get(file.as_uri())
+    return Page(browser)
+
+
+class Page:
+    """What a reader sees and does."""
+
+    def __init__(self, browser):
+        self.browser = browser
+        self.wait(lambda: self.run("return document.querySelectorAll('.token').length"))
+
+    def run(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def wait(self, condition):
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.browser, 10).until(lambda _: condition())
+
+    def find(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def text(self, selector):
+        return self.run("return document.querySelector(arguments[0]).textContent", selector)
+
+    def open(self, index):
+        self.find("#example-list button")[index].click()
+        self.wait(lambda: self.run("return document.querySelector('[aria-current]').dataset.at") == str(index))
+        self.wait(lambda: self.text("#facts .sentence") == TEXTS[index])
+
+    def press(self, selector, *names):
+        from selenium.webdriver.common.keys import Keys
+
+        self.find(selector)[0].send_keys(*(getattr(Keys, name) for name in names))
+
+    def select(self, row, head=None):
+        self.find(f'#heads button[data-row="{row}"][data-head="{"" if head is None else head}"]')[0].click()
+
+    def point_at(self, i, j):
+        """Move the mouse to a cell of the attribution matrix and return both numbers as they are shown."""
+        self.run(
+            """const map = document.getElementById("attribution"), box = map.getBoundingClientRect();
+            const at = (k) => map.gutter + (k + 0.5) * map.cell;
+            map.dispatchEvent(new PointerEvent("pointermove",
+              {clientX: box.left + at(arguments[1]), clientY: box.top + at(arguments[0]), bubbles: true}));""",
+            i,
+            j,
+        )
+        return [self.text(f'#readout output[data-name="{name}"]') for name in ("attribution", "attention")]
+
+    def pairs(self):
+        """Return the table of pairs as it is shown: [from, to, attribution, of largest, attention] of each row."""
+        rows = self.run(
+            """return [...document.querySelectorAll("#pairs tbody tr")].map((row) =>
+            [row.dataset.from, row.dataset.to, ...[...row.querySelectorAll(".number")].map((cell) => cell.textContent)])"""
+        )
+        return [[int(row[0]), int(row[1]), *row[2:]] for row in rows]
+
+
+def number(shown):
+    return float(shown.replace(MINUS, "-"))
+
+
+def unit(shown):
+    """Return what one in the last digit is worth."""
+    digits, _, exponent = shown.partition("e")
+    return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+
+
+def assert_shows(shown, stored):
+    """Assert that a number on the screen is the stored one, rounded."""
+    assert abs(number(shown) - stored) <= 0.5001 * unit(shown), (shown, stored)
+
+
+def test_nothing_is_loaded_and_nothing_complains(page, file):
+    for index in range(20):
+        page.open(index)
+    assert page.browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")]
+    urls = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert {url.partition("#")[0] for url in urls if not url.startswith("blob:")} == {file.as_uri()}
+
+
+def test_every_choice_changes_what_is_shown_and_the_numbers_are_the_arrays(page, explained):
+    random = np.random.default_rng(0)
+    for index in (0, 3, 19):
+        page.open(index)
+        one = explained[index]
+        assert page.run("return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)") == one.tokens
+        shown = page.run("return [...document.querySelectorAll('.token .value')].map((value) => value.textContent)")
+        for text, value, special in zip(shown, one.token_attributions, one.special_tokens_mask, strict=True):
+            assert text == "\N{NO-BREAK SPACE}" or text == " " if special else abs(number(text) - value) <= 0.5001 * unit(text)
+        for row in range(2):
+            for head in (None, int(random.integers(4))):
+                page.select(row, head)
+                values, probs = one.attributions[row], one.attention_probs[row]
+                matrix = values.sum(axis=0) if head is None else values[head]
+                attention = probs.mean(axis=0) if head is None else probs[head]
+                for i, j in random.integers(len(one.tokens), size=(4, 2)).tolist():
+                    attribution, probability = page.point_at(i, j)
+                    assert_shows(attribution, matrix[i, j])
+                    assert_shows(probability, attention[i, j])
+                assert f"layer {row}" in page.text("#selection")
+                if head is not None:
+                    assert_shows(page.text("#selection").split()[-1].rstrip("."), one.array("head_importance")[row, head])
+
+
+def test_words_are_sums_of_their_pieces(page, explained):
+    page.open(0)
+    one = explained[0]
+    tree = page.text("#tree")
+    page.find("#words")[0].click()
+    assert page.run("return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)") == one.word_labels
+    assert page.text("#tree") != tree or len(one.tree().nodes) == len(one.tree(words=True).nodes)
+    page.select(0, 1)
+    attribution = sum_over_pieces(one.attributions[0, 1].astype(float), one.words, axes=(0, 1))
+    attention = attention_between_words(one.attention_probs[0, 1].astype(float), one.words)
+    merged = next(at for at, group in enumerate(one.words) if len(group) > 1)
+    for i, j in ((merged, merged), (0, merged), (merged, 2), (1, 2)):
+        shown = page.point_at(i, j)
+        for text, stored in zip(shown, (attribution[i, j], attention[i, j]), strict=True):
+            assert abs(number(text) - stored) <= unit(text), "sums of rounded numbers: right to one in the last digit"
+
+
+def test_the_strongest_pair_is_two_clicks_away(page, explained):
+    for index in (2, 11):
+        page.open(index)  # the first click
+        total = explained[index].array("token_pairs")
+        expected = strongest_pairs(total, 10)
+        shown = page.pairs()
+        i, j, value = expected[0]
+        assert shown[0][:2] == [i, j] and number(shown[0][3]) in (1, -1)
+        assert len(shown) == 10
+        for row in shown:
+            assert_shows(row[2], total[row[0], row[1]])
+            assert abs(number(row[3]) - total[row[0], row[1]] / abs(value)) < 0.0061
+        assert {tuple(row[:2]) for row in shown[:5]} <= {pair[:2] for pair in expected[:6]}
+        page.find("#pairs tbody tr")[0].click()  # the second shows it in the matrices
+        assert_shows(page.text('#readout output[data-name="attribution"]'), total[i, j])
+
+
+def test_the_slider_and_the_switch_choose_the_pairs(page, explained):
+    page.open(0)
+    page.run("const slider = document.getElementById('count'); slider.value = 25; slider.dispatchEvent(new Event('input'))")
+    assert len(page.pairs()) == len(page.find("#arcs .arc")) == 25
+    negative = sum(number(row[2]) < 0 for row in page.pairs())
+    assert negative == len(page.find("#arcs .arc.negative")) > 0
+    assert page.run("return getComputedStyle(document.querySelector('.arc.negative')).strokeDasharray") != "none"
+    page.find("#special")[0].click()
+    special = {at for at, is_special in enumerate(explained[0].special_tokens_mask) if is_special}
+    assert page.pairs() and not any(row[0] in special or row[1] in special for row in page.pairs())
+    page.find(".token")[3].click()
+    assert page.pairs() and all(3 in row[:2] for row in page.pairs())
+    page.press("body", "ESCAPE")
+    assert not all(3 in row[:2] for row in page.pairs())
+
+
+def test_the_tree_is_that_of_the_arrays(page, explained):
+    page.open(1)
+    tree = explained[1].tree()
+    shown = page.run("return [...document.querySelectorAll('#tree [data-token]')].map((node) => Number(node.dataset.token))")
+    assert shown == [node.token for node in tree.nodes] and len(page.find("#tree .edge")) == len(tree.edges)
+
+
+def test_text_is_shown_and_never_run(page):
+    index = TEXTS.index(HOSTILE)
+    page.open(index)
+    page.find("#words")[0].click()
+    page.select(1, 2)
+    assert page.text("#facts .sentence") == HOSTILE and page.run("return document.images.length") == 0
+    assert page.browser.title == "Attention attribution"
+    labels = page.run("return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)")
+    assert {"\u05d8\u05d5\u05d1", "\U0001f600", "e\u0301", "<"} <= set(labels)
+    assert page.run("return getComputedStyle(document.querySelector('.token bdi')).unicodeBidi") == "isolate"
+
+
+def test_everything_is_reached_by_keys(page):
+    page.press("#example-list [aria-current]", "ARROW_DOWN", "ARROW_DOWN")
+    page.wait(lambda: page.text("#facts .sentence") == TEXTS[2])
+    page.press('#heads [tabindex="0"]', "ARROW_DOWN")
+    assert "layer 0, all heads" in page.text("#selection")
+    page.press('#heads [tabindex="0"]', "ARROW_RIGHT")
+    page.press('#heads [tabindex="0"]', "ARROW_DOWN")
+    assert "layer 1, head 0" in page.text("#selection")
+    page.press("#attribution", "ARROW_DOWN", "ARROW_RIGHT", "ARROW_RIGHT")
+    assert "the (1) attends to plot" not in page.text("#readout") and "(1) attends to" in page.text("#readout")
+    page.press('.token[tabindex="0"]', "ARROW_RIGHT", "ENTER")
+    assert "Only pairs with “the” (1)" in page.text("#selection")
+
+
+def test_an_address_leads_back(browser, file, page):
+    page.open(4)
+    page.select(1, 3)
+    address = browser.current_url
+    browser.get("about:blank")
+    browser.get(address)
+    again = Page(browser)
+    again.wait(lambda: "layer 1, head 3" in again.text("#selection"))
+    assert again.text("#facts .sentence") == TEXTS[4]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(browser, file, scheme):
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.get("about:blank")
+    browser.get(file.as_uri())
+    page = Page(browser)
+    page.open(0)
+    colours = page.run(
+        """const known = (element) => { for (; element; element = element.parentElement) {
+          const colour = getComputedStyle(element).backgroundColor; if (!colour.endsWith(", 0)")) return colour; } };
+        const texts = document.querySelectorAll("p, dt, dd, h1, h2, label, td, th, .token, .token .value, #example-list button, .quiet");
+        return [...texts].filter((each) => each.textContent.trim()).map((each) => [getComputedStyle(each).color, known(each)])"""
+    )
+    background = {tuple(colour) for _, colour in colours}
+    assert len(colours) > 100 and background
+    for pair in {tuple(pair) for pair in colours}:
+        lighter, darker = sorted((luminance(colour) for colour in pair), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, f"WCAG 2 AA: {pair}"
+    (surface,) = {luminance(page.run("return getComputedStyle(document.body).backgroundColor"))}
+    assert (surface < 0.1) == (scheme == "dark")
+
+
+def luminance(colour):
+    channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].replace(",", " ").split()[:3]]
+    return np.dot([0.2126, 0.7152, 0.0722], [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels])
