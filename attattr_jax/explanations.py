@@ -239,7 +239,10 @@ def explanations_of(
     }
     kept = ["head_importance"]
     if is_whole:
-        found |= _summarize(result, jnp.asarray(real, jnp.int32)) | {"attributions": result.attributions, "attention_probs": result.attention_probs}
+        found |= _summarize(result, jnp.asarray(real, jnp.int32)) | {
+            "attributions": result.attributions,
+            "attention_probs": result.attention_probs,
+        }
         kept += ["token_pairs", "attributions", "attention_probs"]
     if result.converged is not None:
         found["converged"] = result.converged

@@ -49,6 +49,13 @@ def default(run):
     return run(n_steps=8)
 
 
+def test_a_rule_of_ones_own(run, default):
+    nodes, weights = aa.quadrature("gausslegendre", 8)
+    given = run(method=(np.append(nodes, 0.3), np.append(weights, 0.0)))
+    np.testing.assert_allclose(given.attributions, default.attributions, atol=1e-6)
+    assert (np.asarray(given.n_steps) == 9).all()
+
+
 @pytest.mark.parametrize(("name", "method", "n_steps", "objective"), GOLDEN_RUNS)
 def test_golden_attributions(run, golden, name, method, n_steps, objective):
     target = golden["labels"].astype(np.int32) if "gold" in name else "predicted"

@@ -5,7 +5,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, explanations, results, sharding
+from attattr_jax import data, explanations, report, results, sharding
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -145,3 +145,61 @@ def test_damaged_rows_are_named(folder, tmp_path):
         stored[1]
     with pytest.raises(aa.InputError, match=r"no examples.jsonl"):
         aa.load_attributions(tmp_path / "missing")
+
+
+def test_texts_explained_at_once_are_those_of_the_data_set(tiny, explained):
+    labels = ["positive", "negative", "negative", "positive"]
+    at_once = aa.explain_texts(tiny, TEXTS, labels=labels, target="gold", n_steps=6)
+    for one, other in zip(at_once, sorted(explained, key=lambda one: one.index), strict=True):
+        assert one.row.keys() == other.row.keys() and one.text == other.text and one.label == other.label == one.target
+        for name in results.SAVED_ARRAYS["full"]:
+            np.testing.assert_allclose(one.array(name), other.array(name), atol=1e-6)
+    pairs = aa.explain_texts(tiny, ["good film"], ["bad plot"], n_steps=2, layers=(1,))
+    assert (pairs[0].text_pair, pairs[0].layers, pairs[0].label) == ("bad plot", [1], None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": "good"}, "non-empty list"),
+        ({"texts": []}, "non-empty list"),
+        ({"texts": ["good"], "text_pairs": ["a", "b"]}, "text_pairs must be a list with an entry for each of the 1 texts"),
+        ({"texts": ["good"], "labels": []}, "labels must be a list"),
+        ({"texts": ["good"], "labels": ["neutral"]}, "neutral"),
+        ({"texts": ["good", " "]}, "no token is left of ' '"),
+        ({"texts": ["good"], "target": "gold"}, "has no labels"),
+    ],
+)
+def test_bad_texts(tiny, arguments, message):
+    with pytest.raises(aa.InputError, match=message):
+        aa.explain_texts(tiny, **arguments)
+
+
+def test_tokens_may_take_other_steps_than_pairs(tiny):
+    (one,) = aa.explain_texts(tiny, TEXTS[:1], n_steps=3, token_n_steps="auto")
+    assert one.n_steps == [3, 3] and one.converged is None
+    assert one.token_n_steps >= 7 and one.token_converged and abs(one.token_convergence_delta) < 1e-3
+    (other,) = aa.explain_texts(tiny, TEXTS[:1], n_steps="auto", token_n_steps=5)
+    assert other.token_n_steps == 5 and other.token_converged is None and other.converged == [True, True]
+
+
+@pytest.mark.parametrize("path", ["layer", "joint"])
+def test_convergence_by_steps_is_that_of_each_number_of_steps(tiny, path):
+    options = explanations.AttributionOptions(method="riemann_left", path=path)
+    texts = [TEXTS[2], TEXTS[0]]
+    found = explanations.convergence_by_steps(tiny, aa.explain_texts(tiny, texts, options=options), options, (2, 5, 20))
+    assert found.shape == (2, 3, 2 if path == "layer" else 1)
+    for at, steps in enumerate((2, 5, 20)):
+        again = aa.explain_texts(tiny, texts, n_steps=steps, method="riemann_left", path=path)
+        expected = [report.relative_deltas(one.row) for one in again]
+        np.testing.assert_allclose(found[:, at], expected, rtol=1e-3, atol=1e-6)
+    assert (found[:, -1] < found[:, 0]).all(), "more steps, smaller deltas"
+
+
+def test_a_tree_needs_all_layers_in_whatever_order(tiny):
+    everything, turned = (aa.explain_texts(tiny, TEXTS[2:3], n_steps=3, layers=layers)[0] for layers in (None, (1, 0)))
+    assert everything.tree().edges == turned.tree().edges and everything.tree(threshold=0.99).nodes != everything.tree(threshold=0.1).nodes
+    assert everything.tree(threshold=0.1).tokens == tuple(everything.tokens)
+    assert everything.tree(words=True).tokens == tuple(everything.word_labels)
+    with pytest.raises(aa.InputError, match=r"has layers \[1\] only: a tree needs those of all layers"):
+        aa.explain_texts(tiny, TEXTS[:1], n_steps=2, layers=(1,))[0].tree()

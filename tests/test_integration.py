@@ -25,6 +25,21 @@ def test_quadrature_literals():
     assert abs(weights @ nodes**9 - 1 / 10) < 1e-12, "exact up to degree 2M - 1"
 
 
+@pytest.mark.parametrize(
+    ("nodes", "weights", "message"),
+    [
+        ([0.1, 0.9], [1.0], r"nodes \[M\] and weights \[M\], not \[2\] and \[1\]"),
+        ([], [], "nodes"),
+        ([0.5, 1.5], [0.5, 0.5], "must be in 0 … 1"),
+        ([0.5, 0.6], [0.5, 0.6], "must sum to 1"),
+        ([0.5, np.nan], [0.5, 0.5], "must be in 0 … 1"),
+    ],
+)
+def test_a_rule_of_ones_own_must_be_one(nodes, weights, message):
+    with pytest.raises(integration.InputError, match=message):
+        integration.checked_rule(nodes, weights)
+
+
 def test_every_level_of_the_nested_rules_is_a_rule():
     rules = integration.nested_rules()
     assert list(SIZES) == sorted(set(SIZES)) and rules.nodes.shape == (SIZES[-1],) and rules.weights.shape == (len(SIZES), SIZES[-1])

@@ -4,26 +4,24 @@ Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver
 """
 
 import json
-import shutil
 
+import browser as browser_driver
 import numpy as np
 import pytest
+from browser import Page, assert_shows, number, unit
 from conftest import WORDS, make_tiny
 
 import attattr_jax as aa
 from attattr_jax import report
 from attattr_jax.tokens import attention_between_words, strongest_pairs, sum_over_pieces
 
-webdriver = pytest.importorskip("selenium.webdriver")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver on this machine")
+pytest.importorskip("selenium")
+pytestmark = pytest.mark.skipif(not browser_driver.is_there(), reason="no Chromium with its driver on this machine")
 
 HOSTILE = "\u05d8\u05d5\u05d1 \U0001f600 e\u0301 \u202efilm <img src=x onerror='document.title=1'> <script>document.title=2</script>"
 SENTENCE = "the {} is {} and very good , but unwatchably dull ."
 TEXTS = [SENTENCE.format(noun, word) for noun in ("film", "plot") for word in ("fine", "bad", "slow", "silly")]
 TEXTS += [HOSTILE, "good", *(f"{word} music" for word in "great cold poor warm sharp flat rich weak strong clever".split())]
-MINUS = "\N{MINUS SIGN}"
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +40,8 @@ def file(explained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """A browser without a network of its own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    switches = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    )
-    for switch in [*switches.split(), "window-size=1400,1000", f"user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    """A browser with a profile of its own."""
+    driver = browser_driver.start(tmp_path_factory.mktemp("browser"))
     yield driver
     driver.quit()
 
@@ -63,76 +53,6 @@ def page(browser, file):
     browser.get_log("performance")  # of the browser's own first page
     browser.get(file.as_uri())
     return Page(browser)
-
-
-class Page:
-    """What a reader sees and does."""
-
-    def __init__(self, browser):
-        self.browser = browser
-        self.wait(lambda: self.run("return document.querySelectorAll('.token').length"))
-
-    def run(self, script, *arguments):
-        return self.browser.execute_script(script, *arguments)
-
-    def wait(self, condition):
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        WebDriverWait(self.browser, 10).until(lambda _: condition())
-
-    def find(self, selector):
-        return self.browser.find_elements("css selector", selector)
-
-    def text(self, selector):
-        return self.run("return document.querySelector(arguments[0]).textContent", selector)
-
-    def open(self, index):
-        self.find("#example-list button")[index].click()
-        self.wait(lambda: self.run("return document.querySelector('[aria-current]').dataset.at") == str(index))
-        self.wait(lambda: self.text("#facts .sentence") == TEXTS[index])
-
-    def press(self, selector, *names):
-        from selenium.webdriver.common.keys import Keys
-
-        self.find(selector)[0].send_keys(*(getattr(Keys, name) for name in names))
-
-    def select(self, row, head=None):
-        self.find(f'#heads button[data-row="{row}"][data-head="{"" if head is None else head}"]')[0].click()
-
-    def point_at(self, i, j):
-        """Move the mouse to a cell of the attribution matrix and return both numbers as they are shown."""
-        self.run(
-            """const map = document.getElementById("attribution"), box = map.getBoundingClientRect();
-            const at = (k) => map.gutter + (k + 0.5) * map.cell;
-            map.dispatchEvent(new PointerEvent("pointermove",
-              {clientX: box.left + at(arguments[1]), clientY: box.top + at(arguments[0]), bubbles: true}));""",
-            i,
-            j,
-        )
-        return [self.text(f'#readout output[data-name="{name}"]') for name in ("attribution", "attention")]
-
-    def pairs(self):
-        """Return the table of pairs as it is shown: [from, to, attribution, of largest, attention] of each row."""
-        rows = self.run(
-            """return [...document.querySelectorAll("#pairs tbody tr")].map((row) =>
-            [row.dataset.from, row.dataset.to, ...[...row.querySelectorAll(".number")].map((cell) => cell.textContent)])"""
-        )
-        return [[int(row[0]), int(row[1]), *row[2:]] for row in rows]
-
-
-def number(shown):
-    return float(shown.replace(MINUS, "-"))
-
-
-def unit(shown):
-    """Return what one in the last digit is worth."""
-    digits, _, exponent = shown.partition("e")
-    return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
-
-
-def assert_shows(shown, stored):
-    """Assert that a number on the screen is the stored one, rounded."""
-    assert abs(number(shown) - stored) <= 0.5001 * unit(shown), (shown, stored)
 
 
 def test_nothing_is_loaded_and_nothing_complains(page, file):

@@ -109,6 +109,39 @@ def test_attribute_data_set(trained_folder, reviews_folder, tmp_path, capsys):
     assert sizes == sorted(sizes, reverse=True) and len(pairs) == 20
 
 
+def test_attribute_writes_what_there_is_to_look_at(trained_folder, reviews_folder, tmp_path, capsys):
+    command = (
+        "--checkpoint {c} --dataset {d} --max_examples 4 --n_steps 5 --token_n_steps 9 --output_dir {o} --report_examples 3 "
+        "--figures png,svg --figure_examples 1 --export parquet,csv,npz,json --export_top_k 7 --tree_threshold 0.2"
+    )
+    output = tmp_path / "out"
+    assert attribute.main(words(command, c=trained_folder, d=reviews_folder, o=output)) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"4 explanations: {output}"
+    assert f"report: {output / 'report.html'} (left out: 1 more texts, which are in examples.jsonl)" in printed
+    stored = aa.load_attributions(output)
+    page = (output / "report.html").read_text()
+    assert page.count("data-example") == 3 + 1, "three blocks, and the script that looks for them"
+    assert str(trained_folder) in page and stored[0].token_n_steps == 9 and stored[0].n_steps == [5, 5]
+
+    names = {"head_grid", "head", "token_pairs", "arcs", "tokens", "comparison", "tree", "convergence"}
+    assert [folder.name for folder in (output / "figures").iterdir()] == ["00000"]
+    assert {file.name for file in (output / "figures" / "00000").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("png", "svg")
+    }
+
+    assert f"export: {output / 'export' / 'attributions.csv'}" in printed
+    with open(output / "export" / "attributions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 7 and rows[0]["from_token"] == stored[0].tokens[int(rows[0]["from"])]
+    tree = json.loads((output / "export" / "00003.tree.json").read_text())
+    assert tree["threshold"] == 0.2 and tree["root"] == stored[3].tree().root
+
+    command = "--checkpoint {c} --n_steps 2 --overwrite --report_examples 0 --output_dir {o} --text good"
+    assert attribute.main(words(command, c=trained_folder, o=output)) == 0
+    assert {file.name for file in output.iterdir()} == {"examples.jsonl", "head_importance.json", "run.json", "shard-00000.safetensors"}
+
+
 def test_attribute_with_as_many_steps_as_needed(trained_folder, reviews_folder, tmp_path, capsys):
     command = "--checkpoint {c} --dataset {d} --max_examples 5 --layers 1,0 --save none --n_steps auto --max_steps 7 --output_dir {o}"
     assert attribute.main(words(command + " --tolerance 1e-9", c=trained_folder, d=reviews_folder, o=tmp_path / "out")) == 0
@@ -395,6 +428,16 @@ BAD_TRAIN = [
     ("--output_dir {trained}", "already holds results of train.py: --resume goes on, --overwrite starts anew"),
 ]
 BAD_ATTRIBUTE = [
+    ("--text a --figures png,gif", "--figures: 'gif' is none of png, svg, pdf"),
+    ("--text a --export xlsx", "--export: 'xlsx' is none of parquet, csv, npz, safetensors, json, dot"),
+    ("--text a --figures png --save summary", "--figures needs the arrays of every text: give --save full"),
+    ("--text a --export csv --save none", "--export needs the arrays of every text: give --save full"),
+    ("--text a --export csv --export_top_k 0", "--export_top_k must be at least 1, not 0"),
+    ("--text a --tree_threshold 1.5", "--tree_threshold, --tree_penalty: threshold must be from 0 to 1, not 1.5"),
+    ("--text a --report_examples -1", "--report_examples, --report_megabytes: the number of texts in a report must be"),
+    ("--text a --report_megabytes 0", "megabytes of a report must be more than 0"),
+    ("--text a --token_n_steps many", "--token_n_steps must be an integer or auto, not 'many'"),
+    ("--text a --token_n_steps auto --dtype bfloat16", "--token_n_steps auto needs --dtype float32"),
     ("", "give --text, --text_file or --dataset"),
     ("--text a --dataset {data}", "give only one of them"),
     ("--text a --text_pair b --text_pair c", "2 --text_pair for 1 --text"),

@@ -32,7 +32,7 @@ from ..results import Explanation, Explanations, ExplanationWriter, load_attribu
 from ..tree import THRESHOLD, check_tree_options
 
 EXPORT_FORMATS = (*TABLE_FORMATS, *EXAMPLE_FORMATS)
-CONVERGENCE_STEPS = (2, 3, 5, 8, 12, 20, 32)  # of the figure; every rule has so many
+CONVERGENCE_STEPS = (2, 3, 5, 8, 12, 20)  # of the figure; every rule has so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _attribute(options: Options) -> None:
         token_n_steps = cli.checked_n_steps(options.token_n_steps, options.method, "--token_n_steps")
         options = dataclasses.replace(options, token_n_steps=token_n_steps)
     _check_ranges(options)
-    figure_formats = cli.listed(options.figures, "--figures", plots.FIGURE_FORMATS)
+    figure_formats = cli.listed(options.figures, "--figures", plots.ALL_FORMATS)
     export_formats = cli.listed(options.export, "--export", EXPORT_FORMATS)
     for name in ("figures", "export"):
         require(getattr(options, name) is None or options.save == "full", f"--{name} needs the arrays of every text: give --save full")
@@ -202,15 +202,13 @@ def _write_figures(
         for example in stored:
             place = folder / f"{example.index:05d}"
             place.mkdir(parents=True, exist_ok=True)
-            errors = None
-            if options.n_steps != "auto" and options.dtype == "float32":
-                (errors,) = convergence_by_steps(classifier, [example], how, CONVERGENCE_STEPS)
-            figures = plots.example_figures(example, options.tree_threshold, options.tree_penalty, options.objective)
-            if errors is not None:
-                layers = example.layers if options.path == "layer" else ["all together"]
-                figures["convergence"] = plots.convergence(CONVERGENCE_STEPS, errors, layers, options.method, options.n_steps)
-            for name, figure in figures.items():
+            for name, figure in plots.example_figures(example, options.tree_threshold, options.tree_penalty, options.objective):
                 plots.save_figure(figure, place / name, formats)
+            if options.n_steps != "auto" and options.dtype == "float32":  # else there is no one number, or rounding hides the delta
+                (errors,) = convergence_by_steps(classifier, [example], how, CONVERGENCE_STEPS)
+                layers = example.layers if options.path == "layer" else ["all together"]
+                figure = plots.convergence(CONVERGENCE_STEPS, errors, layers, options.method, options.n_steps)
+                plots.save_figure(figure, place / "convergence", formats)
             bar.update()
     return [f"figures: {folder}"]
 

@@ -1,0 +1,238 @@
+"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers; and take the pictures of the docs.
+
+    python benchmarks/report.py --checkpoint runs/sst2-minilm --data path/to/sst2 --runs runs/report \\
+        --output benchmarks/results/report.json --images docs
+
+--data is a folder with GLUE's dev.tsv. --runs keeps what attribute.py writes: a folder that is already there is used, not made again.
+Needs Chromium and its driver; the numbers on the page are compared with the stored arrays.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import attattr_jax as aa
+from attattr_jax import report
+from attattr_jax.results import Explanations
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "tests"))
+import browser as browser_driver  # noqa: E402
+from pruning import make  # noqa: E402
+
+ROUNDS = 5
+SENTENCES = 20
+LONG_TOKENS = 200
+SEED_SENTENCE = "This paper introduces a new interpretation method."
+TREE_SENTENCES = (0, 3, 5, 10, 17)  # of the twenty
+MEMORY_SCRIPT = """
+import resource, sys
+import attattr_jax as aa
+sys.path.append(sys.argv[4])
+from report import Repeated
+from attattr_jax import report
+stored = aa.load_attributions(sys.argv[1])
+report._template(), report._assets()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report.write_report(Repeated(stored, int(sys.argv[2])), sys.argv[3], max_examples=10**6, max_megabytes=1000)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+class Repeated(Explanations):
+    """The same stored examples over and over, read from disk each time."""
+
+    def __init__(self, stored, count):
+        super().__init__([])
+        self.stored, self.count = stored, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.stored[index % len(self.stored)]
+
+
+def sizes_and_times(stored, scratch: Path) -> dict:
+    """Return bytes and milliseconds per sentence of the report of the twenty."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        written = report.write_report(stored, scratch / "report.html")
+        times.append(1e3 * (time.perf_counter() - start) / len(stored))
+    fixed = report.write_report(stored[:1], scratch / "one.html", max_megabytes=1e-6).num_bytes
+    return {
+        "sentences": len(stored),
+        "mean_tokens": statistics.mean(len(one.tokens) for one in stored),
+        "bytes": written.num_bytes,
+        "left_out": written.left_out,
+        "bytes_of_a_page_without_matrices": fixed,
+        "bytes_per_sentence": (written.num_bytes - fixed) / len(stored),
+        "milliseconds_per_sentence": statistics.median(times[1:]),  # the first one reads the template
+    }
+
+
+def peak_memory(folder: Path, scratch: Path) -> dict:
+    """Return by how many MB a process grows that writes a report of so many sentences."""
+    growth = {}
+    for count in (SENTENCES, 1000):
+        file = scratch / f"{count}.html"
+        command = [sys.executable, "-c", MEMORY_SCRIPT, folder, str(count), file, Path(__file__).parent]
+        before, after = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+        growth[str(count)] = {"growth_mb": (after - before) / 1024, "report_mb": file.stat().st_size / 1e6}
+        file.unlink()
+    return growth
+
+
+def milliseconds(page, script: str) -> float:
+    """Return how long it takes from a click until what it changes has been painted."""
+    waiting = """const done = arguments[0], start = performance.now();
+    (() => {%s})();
+    (async () => {
+      await new Promise((r) => setTimeout(r, 0));
+      for (let quiet = 0; quiet < 2; ) quiet += await new Promise((r) => requestAnimationFrame(() => r(1)));
+      done(performance.now() - start);
+    })();"""
+    return page.browser.execute_async_script(waiting % script)
+
+
+def answers(browser, file: Path) -> dict:
+    """Return the milliseconds until the page has answered to what a reader does; medians."""
+    loads, found = [], {}
+    for _ in range(ROUNDS):
+        browser.get("about:blank")
+        start = time.perf_counter()
+        browser.get(file.as_uri())
+        page = browser_driver.Page(browser)
+        loads.append(1e3 * (time.perf_counter() - start))
+        for name, script in {
+            "choose a head": "document.querySelectorAll('#heads .cell')[30].click()",
+            "choose a layer": "document.querySelectorAll('#heads .whole')[3].click()",
+            "words on": "document.getElementById('words').click()",
+            "words off": "document.getElementById('words').click()",
+            "choose a token": "document.querySelectorAll('.token')[5].click()",
+            "60 pairs": "const s = document.getElementById('count'); s.value = 60; s.dispatchEvent(new Event('input'))",
+            "move in a matrix": "document.getElementById('attribution').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown'}))",
+            "choose another text": "document.querySelectorAll('#example-list button')[1].click()",
+        }.items():
+            found.setdefault(name, []).append(milliseconds(page, script))
+    return {"open": statistics.median(loads)} | {name: statistics.median(times) for name, times in found.items()}
+
+
+def numbers_on_screen(browser, file: Path, stored) -> dict:
+    """Compare numbers shown for every text with the stored arrays: how many, and the worst difference in units of the last digit."""
+    random = np.random.default_rng(0)
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get(file.as_uri())
+    page = browser_driver.Page(browser)
+    differences = []
+    for index, one in enumerate(stored):
+        page.open(index)
+        num_layers, num_heads, num_tokens = one.attributions.shape[:3]
+        for layer in range(num_layers):
+            head = int(random.integers(num_heads))
+            page.select(layer, head)
+            i, j = random.integers(num_tokens, size=2).tolist()
+            matrices = one.attributions[layer, head], one.attention_probs[layer, head]
+            for shown, matrix in zip(page.point_at(i, j), matrices, strict=True):
+                differences.append(abs(browser_driver.number(shown) - float(matrix[i, j])) / browser_driver.unit(shown))
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requested = {event["params"]["request"]["url"].partition("#")[0] for event in events if event["method"] == "Network.requestWillBeSent"}
+    return {
+        "numbers": len(differences),
+        "worst_difference_in_units_of_the_last_digit": max(differences),
+        "console_messages": len(browser.get_log("browser")),
+        "requests_but_for_the_page": len([url for url in requested - {file.as_uri()} if not url.startswith("blob:")]),
+    }
+
+
+def screenshot(browser, file: Path, scheme: str, picture: Path, *scripts: str) -> None:
+    """Take a picture of the page after these scripts."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.get("about:blank")
+    browser.get(file.as_uri())
+    page = browser_driver.Page(browser)
+    for script in scripts:
+        milliseconds(page, script)
+    browser.save_screenshot(str(picture))
+
+
+def main() -> None:
+    """Run what is missing, measure, and write the result file and the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--runs", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--images", required=True, type=Path)
+    options = parser.parse_args()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    common = ("--checkpoint", options.checkpoint, "--token_n_steps", "auto", "--figures", "png")
+
+    twenty, long, seed = options.runs / "sst2-20", options.runs / "long", options.runs / "seed-sentence"
+    dev = ("--dataset", options.data / "dev.tsv")
+    run_twenty = make(twenty, "attribute.py", *common, *dev, "--max_examples", SENTENCES, "--figure_examples", SENTENCES)
+    make(seed, "attribute.py", *common, "--text", SEED_SENTENCE)
+    sentences = [line.rpartition("\t")[0] for line in (options.data / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    words, tokenizer = " ".join(sentences[:40]).split(), aa.load_classifier(options.checkpoint).tokenizer
+    count = next(at for at in range(len(words)) if len(tokenizer(" ".join(words[: at + 1]))["input_ids"]) > LONG_TOKENS)
+    make(long, "attribute.py", "--checkpoint", options.checkpoint, "--text", " ".join(words[:count]))
+    stored, (long_one,) = aa.load_attributions(twenty), aa.load_attributions(long)
+
+    result = {"machine": platform.processor() or platform.machine(), "rounds": ROUNDS}
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        result["report_of_20"] = sizes_and_times(stored, scratch)
+        result["report_of_20"]["attribution_seconds"] = run_twenty["wall_seconds"]
+        result["peak_memory"] = peak_memory(twenty, scratch)
+        hundred = report.write_report(Repeated(aa.load_attributions(long), 100), scratch / "hundred.html")
+        result["report_of_100_long"] = {
+            "tokens": len(long_one.tokens),
+            "bytes": hundred.num_bytes,
+            "left_out": hundred.left_out,
+        }
+        browser = browser_driver.start(scratch / "profile")
+        try:
+            result["milliseconds_to_answer"] = {
+                f"{SENTENCES} sentences": answers(browser, twenty / "report.html"),
+                f"100 texts of {len(long_one.tokens)} tokens": answers(browser, hundred.file),
+            }
+            result["numbers_on_screen"] = numbers_on_screen(browser, twenty / "report.html", stored)
+        finally:
+            browser.quit()
+        browser = browser_driver.start(scratch / "profile-2", height=1500)
+        try:
+            strongest = stored[0].heads[0]
+            head = f'document.querySelector(\'#heads [data-row="{strongest["layer"]}"][data-head="{strongest["head"]}"]\').click()'
+            pair = "document.querySelector('#pairs tbody tr').click()"
+            screenshot(browser, twenty / "report.html", "light", options.images / "report_light.png", pair)
+            screenshot(browser, twenty / "report.html", "dark", options.images / "report_dark.png", head, pair)
+        finally:
+            browser.quit()
+
+    shutil.copy(seed / "figures" / "00000" / "comparison.png", options.images / "comparison.png")
+    (one,) = aa.load_attributions(seed)
+    result["seed_sentence"] = {
+        name: one.row[name]
+        for name in ("text", "tokens", "predicted", "probabilities", "token_attributions", "token_convergence_delta", "token_n_steps")
+    } | {"token_pairs": one.token_pairs, "relative_deltas": report.relative_deltas(one.row)}
+    result["trees"] = []
+    for index in TREE_SENTENCES:
+        shutil.copy(twenty / "figures" / f"{index:05d}" / "tree.png", options.images / f"tree_{index}.png")
+        result["trees"].append({"text": stored[index].text, "predicted": stored[index].predicted, **stored[index].tree().to_dict()})
+    options.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps({name: value for name, value in result.items() if name not in ("trees", "seed_sentence")}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
