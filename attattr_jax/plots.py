@@ -33,11 +33,10 @@ from matplotlib.textpath import text_to_path
 from .errors import InputError
 from .files import write_file
 from .tokens import strongest_pairs
-from .tree import THRESHOLD
+from .tree import THRESHOLD, AttributionTree
 
 if TYPE_CHECKING:
     from .results import Explanation
-    from .tree import AttributionTree
 
 ALL_FORMATS = ("png", "svg", "pdf")
 FORMATS = ("png", "svg")  # what is written unless formats are named
@@ -75,7 +74,8 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) ->
     for extension in formats:
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "attattr-jax", "svg.fonttype": "none", "pdf.fonttype": 42}):
-            figure.savefig(buffer, format=extension, dpi=200, metadata=undated.get(extension))
+            # A copy is saved: drawing a figure moves its layout a little, and the next time would start from there.
+            pickle.loads(pickle.dumps(figure)).savefig(buffer, format=extension, dpi=200, metadata=undated.get(extension))
         files.append(stem.with_name(f"{stem.name}.{extension}"))
         write_file(files[-1], buffer.getvalue())
     return files

@@ -35,6 +35,8 @@ print(f"Without the others: {size['after']['parameters']:,} parameters instead o
 print("Look at:")
 for name, what in (
     ("metrics.jsonl", "losses and accuracies of the training"),
+    ("attribution/report.html", "open it in a browser: tokens, pairs, heads, matrices and trees of every text"),
+    ("attribution/figures/", "the same of the first text as pictures"),
     ("attribution/examples.jsonl", "tokens, strongest pairs and heads of every text"),
     ("attribution/", 'every array: attattr_jax.load_attributions("' + str(folder / "attribution") + '")[0].attributions'),
     ("pruning/heads.png", "how important every head is, and which were pruned"),

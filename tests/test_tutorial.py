@@ -1,0 +1,28 @@
+"""The blocks of docs/tutorial.md, with a tiny model in the place of the one they name."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attattr_jax import costs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_tutorial_runs(trained_folder, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("tutorial", ROOT / "benchmarks" / "tutorial.py")
+    tutorial = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tutorial)
+    monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
+    shutil.copytree(trained_folder, tmp_path / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    page = tutorial.PAGE.read_text(encoding="utf-8")
+    printed = [output for _, output in tutorial.outputs(page)]
+    assert len(printed) == page.count("```") // 2 - page.count("```output") - 1 > 10, "every block but the training"
+    assert "layer 1: sum" in "".join(printed) and "heads left: [" in printed[-1]
+    for picture in tutorial.PICTURES:
+        assert (tmp_path / "runs" / "tutorial" / f"{picture}.pdf").is_file()
+        assert (ROOT / "docs" / f"tutorial_{picture}.png").is_file() and f"tutorial_{picture}.png" in page
