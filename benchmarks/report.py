@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--runs", required=True, type=Path)
+    parser.add_argument("--runs", required=True, type=lambda name: Path(name).resolve())
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--images", required=True, type=Path)
     options = parser.parse_args()

@@ -273,11 +273,16 @@ def test_every_measure_has_a_line():
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
-        for at, figure in enumerate((plots.head_grid(IMPORTANCE, MASK, "taylor"), plots.comparison(example(TOKENS)))):
-            files = plots.save_figure(figure, tmp_path / f"{name}{at}", [*plots.FORMATS, "pdf"])
+    def made():
+        return plots.head_grid(IMPORTANCE, MASK, "taylor"), plots.comparison(example(TOKENS))
+
+    figures = made()
+    for name, these in (("one", figures), ("two", figures), ("three", made())):
+        for at, figure in enumerate(these):
+            files = plots.save_figure(figure, tmp_path / f"{name}{at}", plots.ALL_FORMATS)
             assert files == [tmp_path / f"{name}{at}.{extension}" for extension in ("png", "svg", "pdf")]
     for extension, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         for at in range(2):
-            written = (tmp_path / f"one{at}.{extension}").read_bytes()
-            assert written == (tmp_path / f"two{at}.{extension}").read_bytes() and written.startswith(start)
+            written, *others = ((tmp_path / f"{name}{at}.{extension}").read_bytes() for name in ("one", "two", "three"))
+            assert others == [written, written], "saved again, and made again"
+            assert written.startswith(start)

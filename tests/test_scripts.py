@@ -117,8 +117,11 @@ def test_attribute_writes_what_there_is_to_look_at(trained_folder, reviews_folde
     output = tmp_path / "out"
     assert attribute.main(words(command, c=trained_folder, d=reviews_folder, o=output)) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == f"4 explanations: {output}"
-    assert f"report: {output / 'report.html'} (left out: 1 more texts, which are in examples.jsonl)" in printed
+    assert printed[-6:-3] == [
+        f"4 explanations: {output}",
+        f"report: {output / 'report.html'} (left out: 1 more texts, which are in examples.jsonl)",
+        f"figures: {output / 'figures'}",
+    ]
     stored = aa.load_attributions(output)
     page = (output / "report.html").read_text()
     assert page.count("data-example") == 3 + 1, "three blocks, and the script that looks for them"
@@ -130,7 +133,7 @@ def test_attribute_writes_what_there_is_to_look_at(trained_folder, reviews_folde
         f"{name}.{kind}" for name in names for kind in ("png", "svg")
     }
 
-    assert f"export: {output / 'export' / 'attributions.csv'}" in printed
+    assert printed[-2] == f"export: {output / 'export' / 'attributions.csv'}"
     with open(output / "export" / "attributions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 7 and rows[0]["from_token"] == stored[0].tokens[int(rows[0]["from"])]
@@ -613,6 +616,18 @@ def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
     command = words("--checkpoint {c} --n_steps 2 --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
     assert attribute.main(command) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")
+
+
+def test_what_fails_while_drawing_leaves_the_explanations(trained_folder, tmp_path, capsys, monkeypatch):
+    def no_space(*arguments, **more):
+        raise OSError(28, "No space left on device", str(tmp_path / "out" / "report.html"))
+
+    monkeypatch.setattr(attribute.report, "write_report", no_space)
+    command = words("--checkpoint {c} --n_steps 2 --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
+    assert attribute.main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("report.html: No space left on device")
+    stored = aa.load_attributions(tmp_path / "out")
+    assert stored.run["finished"] and stored[0].attributions.any()
 
 
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(tiny_folder, reviews_folder, tmp_path, capsys, monkeypatch):

@@ -114,18 +114,8 @@ def _attribute(options: Options) -> None:
     mesh = sharding.data_mesh()
     fingerprint = classifier.fingerprint()
     folder.start(options, {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}})
-    how = AttributionOptions(
-        target,
-        options.n_steps,
-        options.method,
-        options.objective,
-        layers,
-        options.step_batch_size,
-        options.path,
-        options.tolerance,
-        options.max_steps,
-        options.token_n_steps,
-    )
+    same = ("n_steps", "method", "objective", "step_batch_size", "path", "tolerance", "max_steps", "token_n_steps")
+    how = AttributionOptions(target, layers=layers, **{name: getattr(options, name) for name in same})
     writer, summary = ExplanationWriter(folder.path, options.save), DatasetSummary()
     printed = {}
     with cli.progress(len(split), "texts", "attributing") as bar:
@@ -143,14 +133,6 @@ def _attribute(options: Options) -> None:
     write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
         write_json(folder.path / "token_pairs.json", summary.token_pairs)
-    stored = load_attributions(folder.path)
-    written = _write_report(options, stored)
-    written += _write_figures(options, figure_formats, stored[: options.figure_examples], folder.path / "figures", classifier, how)
-    if export_formats:
-        with cli.progress(len(stored), "texts", "exporting") as bar:
-            trees = (options.tree_threshold, options.tree_penalty)
-            files = export(_counted(stored, bar), folder.path / "export", export_formats, options.export_top_k, *trees)
-        written += [f"export: {file}" for file in files]
     results = {"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta}
     if options.n_steps == "auto":
         results |= {"mean_n_steps": summary.mean_n_steps, "not_converged": summary.not_converged}
@@ -165,8 +147,29 @@ def _attribute(options: Options) -> None:
     if options.n_steps == "auto":
         _print_steps(summary, layers, options)
     print(f"largest |convergence delta| / sum of |attributions| of a layer: {summary.worst_delta:.2g}")
-    print("\n".join(written))
     print(f"{len(split)} explanations: {folder.path}")
+    for line in _write_views(options, classifier, how, figure_formats, export_formats, folder.path):
+        print(line)
+
+
+def _write_views(
+    options: Options,
+    classifier: pretrained.Classifier,
+    how: AttributionOptions,
+    figure_formats: Sequence[str],
+    export_formats: Sequence[str],
+    folder: Path,
+) -> list[str]:
+    """Write report, figures and exports, and return what to say of them. The explanations are finished: whatever fails here, they stay."""
+    stored = load_attributions(folder)
+    written = _write_report(options, stored)
+    written += _write_figures(options, figure_formats, stored[: options.figure_examples], folder / "figures", classifier, how)
+    if export_formats:
+        with cli.progress(len(stored), "texts", "exporting") as bar:
+            trees = (options.tree_threshold, options.tree_penalty)
+            files = export(_counted(stored, bar), folder / "export", export_formats, options.export_top_k, *trees)
+        written += [f"export: {file}" for file in files]
+    return written
 
 
 def _counted(stored: Sequence[Explanation], bar: Any) -> Iterator[Explanation]:
