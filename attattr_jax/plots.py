@@ -421,7 +421,7 @@ def _sizes(tokens: Sequence[str], most: float) -> tuple[float, float]:
 def _titled(width: float, height: float, *lines: str | None) -> Figure:
     """Return a figure of so many inches, to which the lines of a title are added."""
     lines = [_shown(line, int(width * 12)) for line in lines if line]
-    figure = _Figure(figsize=(width, height + 0.2 * len(lines)), layout="constrained")
+    figure = _Figure(figsize=(width, height + 0.2 * len(lines)), layout="compressed")
     if lines:
         figure.suptitle("\n".join(lines), fontsize=10, **_PLAIN)
     return figure

@@ -12,10 +12,10 @@ import json
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +33,14 @@ ROUNDS = 5
 SENTENCES = 20
 LONG_TOKENS = 200
 SEED_SENTENCE = "This paper introduces a new interpretation method."
-TREE_SENTENCES = (0, 3, 5, 10, 17)  # of the twenty
-MEMORY_SCRIPT = """
-import resource, sys
-import attattr_jax as aa
-sys.path.append(sys.argv[4])
-from report import Repeated
-from attattr_jax import report
-stored = aa.load_attributions(sys.argv[1])
-report._template(), report._assets()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-report.write_report(Repeated(stored, int(sys.argv[2])), sys.argv[3], max_examples=10**6, max_megabytes=1000)
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+PICTURED = 7  # of the twenty
+TREE_SENTENCES = (  # each with a turn; their trees are of the logit, since probabilities are near 1
+    "stunning visuals, but no story worth telling",
+    "not a dull moment in this warm, clever film",
+    "the plot is nonsense and I would watch it again tonight",
+    "the acting is wooden, yet the story moved me to tears",
+    "it is not good, it is brilliant",
+)
 
 
 class Repeated(Explanations):
@@ -81,16 +76,15 @@ def sizes_and_times(stored, scratch: Path) -> dict:
     }
 
 
-def peak_memory(folder: Path, scratch: Path) -> dict:
-    """Return by how many MB a process grows that writes a report of so many sentences."""
-    growth = {}
+def peak_memory(stored, scratch: Path) -> dict:
+    """Return the most memory in MB, of Python and NumPy, that writing a report of so many sentences takes."""
+    found = {}
     for count in (SENTENCES, 1000):
-        file = scratch / f"{count}.html"
-        command = [sys.executable, "-c", MEMORY_SCRIPT, folder, str(count), file, Path(__file__).parent]
-        before, after = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-        growth[str(count)] = {"growth_mb": (after - before) / 1024, "report_mb": file.stat().st_size / 1e6}
-        file.unlink()
-    return growth
+        tracemalloc.start()
+        written = report.write_report(Repeated(stored, count), scratch / "many.html", max_examples=count, max_megabytes=1000)
+        found[str(count)] = {"peak_mb": tracemalloc.get_traced_memory()[1] / 1e6, "report_mb": written.num_bytes / 1e6}
+        tracemalloc.stop()
+    return found
 
 
 def milliseconds(page, script: str) -> float:
@@ -179,10 +173,12 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     common = ("--checkpoint", options.checkpoint, "--token_n_steps", "auto", "--figures", "png")
 
-    twenty, long, seed = options.runs / "sst2-20", options.runs / "long", options.runs / "seed-sentence"
+    twenty, long, seed, trees = (options.runs / name for name in ("sst2-20", "long", "seed-sentence", "trees"))
     dev = ("--dataset", options.data / "dev.tsv")
-    run_twenty = make(twenty, "attribute.py", *common, *dev, "--max_examples", SENTENCES, "--figure_examples", SENTENCES)
+    run_twenty = make(twenty, "attribute.py", *common[:-2], *dev, "--max_examples", SENTENCES)
     make(seed, "attribute.py", *common, "--text", SEED_SENTENCE)
+    texts = [part for sentence in TREE_SENTENCES for part in ("--text", sentence)]
+    make(trees, "attribute.py", *common, "--objective", "logit", *texts)
     sentences = [line.rpartition("\t")[0] for line in (options.data / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     words, tokenizer = " ".join(sentences[:40]).split(), aa.load_classifier(options.checkpoint).tokenizer
     count = next(at for at in range(len(words)) if len(tokenizer(" ".join(words[: at + 1]))["input_ids"]) > LONG_TOKENS)
@@ -193,8 +189,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         result["report_of_20"] = sizes_and_times(stored, scratch)
+        page = scratch / "report.html"
         result["report_of_20"]["attribution_seconds"] = run_twenty["wall_seconds"]
-        result["peak_memory"] = peak_memory(twenty, scratch)
+        result["peak_memory"] = peak_memory(stored, scratch)
         hundred = report.write_report(Repeated(aa.load_attributions(long), 100), scratch / "hundred.html")
         result["report_of_100_long"] = {
             "tokens": len(long_one.tokens),
@@ -204,19 +201,20 @@ def main() -> None:
         browser = browser_driver.start(scratch / "profile")
         try:
             result["milliseconds_to_answer"] = {
-                f"{SENTENCES} sentences": answers(browser, twenty / "report.html"),
+                f"{SENTENCES} sentences": answers(browser, page),
                 f"100 texts of {len(long_one.tokens)} tokens": answers(browser, hundred.file),
             }
-            result["numbers_on_screen"] = numbers_on_screen(browser, twenty / "report.html", stored)
+            result["numbers_on_screen"] = numbers_on_screen(browser, page, stored)
         finally:
             browser.quit()
         browser = browser_driver.start(scratch / "profile-2", height=1500)
         try:
-            strongest = stored[0].heads[0]
+            text = f"document.querySelector('#example-list [data-at=\"{PICTURED}\"]').click()"
+            strongest = stored[PICTURED].heads[0]
             head = f'document.querySelector(\'#heads [data-row="{strongest["layer"]}"][data-head="{strongest["head"]}"]\').click()'
             pair = "document.querySelector('#pairs tbody tr').click()"
-            screenshot(browser, twenty / "report.html", "light", options.images / "report_light.png", pair)
-            screenshot(browser, twenty / "report.html", "dark", options.images / "report_dark.png", head, pair)
+            screenshot(browser, page, "light", options.images / "report_light.png", text, pair)
+            screenshot(browser, page, "dark", options.images / "report_dark.png", text, head, pair)
         finally:
             browser.quit()
 
@@ -227,9 +225,9 @@ def main() -> None:
         for name in ("text", "tokens", "predicted", "probabilities", "token_attributions", "token_convergence_delta", "token_n_steps")
     } | {"token_pairs": one.token_pairs, "relative_deltas": report.relative_deltas(one.row)}
     result["trees"] = []
-    for index in TREE_SENTENCES:
-        shutil.copy(twenty / "figures" / f"{index:05d}" / "tree.png", options.images / f"tree_{index}.png")
-        result["trees"].append({"text": stored[index].text, "predicted": stored[index].predicted, **stored[index].tree().to_dict()})
+    for number, example in enumerate(aa.load_attributions(trees)):
+        shutil.copy(trees / "figures" / f"{number:05d}" / "tree.png", options.images / f"tree_{number + 1}.png")
+        result["trees"].append({"text": example.text, "predicted": example.predicted, **example.tree().to_dict()})
     options.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in result.items() if name not in ("trees", "seed_sentence")}, indent=2))
 

@@ -13,6 +13,7 @@ from conftest import WORDS, make_tiny
 
 import attattr_jax as aa
 from attattr_jax import report
+from attattr_jax.results import Explanation
 from attattr_jax.tokens import attention_between_words, strongest_pairs, sum_over_pieces
 
 pytest.importorskip("selenium")
@@ -86,6 +87,23 @@ def test_every_choice_changes_what_is_shown_and_the_numbers_are_the_arrays(page,
                 assert f"layer {row}" in page.text("#selection")
                 if head is not None:
                     assert_shows(page.text("#selection").split()[-1].rstrip("."), one.array("head_importance")[row, head])
+
+
+def test_small_numbers_are_shown_with_the_digits_there_are(browser, explained, tmp_path):
+    one = explained[0]
+    arrays = {name: one.array(name) * np.float32(1e-7 if name != "attention_probs" else 1) for name in one.array_names}
+    page = report.write_report([Explanation(one.row, arrays)], tmp_path / "small.html").file
+    browser.get(page.as_uri())
+    page = Page(browser)
+    page.select(0, 1)
+    exponents = set()
+    for (i, j), stored in np.ndenumerate(arrays["attributions"][0, 1, :6, :6]):
+        shown = page.point_at(i, j)[0]
+        assert ("e" in shown) == (number(shown) != 0)
+        if "e" in shown:
+            assert_shows(shown, stored)
+            exponents.add(shown.partition("e")[2])
+    assert len(exponents) > 1, "of different size"
 
 
 def test_words_are_sums_of_their_pieces(page, explained):

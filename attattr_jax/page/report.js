@@ -28,8 +28,12 @@
   // ---- Numbers and colours ----
 
   function fixed(value, decimals, signed = true) {
-    if (decimals > 6) return `${signed && value > 0 ? "+" : ""}${value.toExponential(2)}`;
-    const text = Math.abs(value).toFixed(Math.max(0, decimals));
+    if (decimals > 6 && value !== 0) {
+      // No more digits than there are decimals for.
+      const digits = Math.max(0, decimals + Math.floor(Math.log10(Math.abs(value))));
+      return (value < 0 ? "−" : signed ? "+" : "") + Math.abs(value).toExponential(digits);
+    }
+    const text = Math.abs(value).toFixed(Math.min(6, Math.max(0, decimals)));
     const isZero = Number(text) === 0;
     return (isZero ? "" : value < 0 ? "−" : signed ? "+" : "") + text;
   }
