@@ -266,6 +266,7 @@ def explanations_of(
             "label": None,
             **_findings(arrays, names, layers, 10),
             "path": "layer" if np.shape(result.convergence_delta) == (num_rows, num_layers) else "joint",
+            **({} if classifier is None else {"num_hidden_layers": classifier.config.num_hidden_layers}),
         }
         examples.append(Explanation(row, {name: arrays[name] for name in kept}))
     return Explanations(examples)

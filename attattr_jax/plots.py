@@ -350,7 +350,7 @@ def example_figures(
     if row["token_attributions"] is not None:
         yield "tokens", token_bars(row["token_attributions"], tokens, "integrated gradients", unit)
         yield "comparison", comparison(example, unit)
-    if sorted(row["layers"]) == list(range(row["num_hidden_layers"])):
+    if example.has_all_layers:
         yield "tree", tree(example.tree(threshold, penalty), unit)
 
 

@@ -228,7 +228,7 @@ def _packed_example(example: Explanation, room: float, tree_options: tuple[float
         total = example.array("token_pairs")
     if "attributions" in names:
         attributions, probs = example.attributions, example.attention_probs
-        if sorted(row["layers"]) == list(range(row.get("num_hidden_layers", num_layers))):
+        if example.has_all_layers:
             tree, word_tree = (_tree_data(example.tree(*tree_options, words=words)) for words in (False, True))
 
     available = "none" if total is None else "sentence" if attributions is None else "heads"

@@ -94,6 +94,12 @@ class Explanation:
         """Each word as the text has it; special tokens by their names."""
         return word_labels(self.row, self.words)
 
+    @property
+    def has_all_layers(self) -> bool:
+        """Whether every layer of the model was attributed: a tree needs that."""
+        layers = self.row["layers"]
+        return sorted(layers) == list(range(self.row.get("num_hidden_layers", len(layers))))  # unknown in older files
+
     def tree(self, threshold: float = THRESHOLD, penalty: float = 0.0, words: bool = False) -> AttributionTree:
         """Return the attribution tree; see `attribution_tree`.
 
@@ -105,7 +111,7 @@ class Explanation:
           InputError: the arrays were not kept, or are not of all layers.
         """
         layers = self.row["layers"]
-        if sorted(layers) != list(range(self.row.get("num_hidden_layers", len(layers)))):
+        if not self.has_all_layers:
             raise InputError(f"example {self.row['index']} has layers {layers} only: a tree needs those of all layers")
         by_layer = self.attributions.sum(axis=1, dtype=np.float64)[np.argsort(layers)]
         if words:

@@ -222,7 +222,10 @@ def main() -> None:
     (one,) = aa.load_attributions(seed)
     result["seed_sentence"] = {
         name: one.row[name]
-        for name in ("text", "tokens", "predicted", "probabilities", "token_attributions", "token_convergence_delta", "token_n_steps")
+        for name in (
+            *("text", "tokens", "predicted", "probabilities", "score", "baseline_scores", "absolute_attribution_sums"),
+            *("token_attributions", "token_convergence_delta", "token_n_steps"),
+        )
     } | {"token_pairs": one.token_pairs, "relative_deltas": report.relative_deltas(one.row)}
     result["trees"] = []
     for number, example in enumerate(aa.load_attributions(trees)):

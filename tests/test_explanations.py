@@ -196,6 +196,15 @@ def test_convergence_by_steps_is_that_of_each_number_of_steps(tiny, path):
     assert (found[:, -1] < found[:, 0]).all(), "more steps, smaller deltas"
 
 
+def test_rows_of_older_files_can_be_shown(explained, tmp_path):
+    one = explained[0]
+    older = results.Explanation(
+        {name: value for name, value in one.row.items() if name not in ("word_ids", "num_hidden_layers")}, one._arrays
+    )
+    assert older.has_all_layers and older.word_labels == one.word_labels and older.tree().edges == one.tree().edges
+    assert older.show(tmp_path / "older.html").stat().st_size > 10_000
+
+
 def test_a_tree_needs_all_layers_in_whatever_order(tiny):
     everything, turned = (aa.explain_texts(tiny, TEXTS[2:3], n_steps=3, layers=layers)[0] for layers in (None, (1, 0)))
     assert everything.tree().edges == turned.tree().edges and everything.tree(threshold=0.99).nodes != everything.tree(threshold=0.1).nodes
