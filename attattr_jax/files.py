@@ -26,6 +26,9 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         with open(staging, "wb") as written:
             yield written
         os.replace(staging, file)
+    except OSError as error:
+        error.filename = error.filename or str(file)  # a full disk does not say whose it was
+        raise
     finally:
         staging.unlink(missing_ok=True)
 

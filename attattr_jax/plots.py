@@ -64,7 +64,6 @@ class _Figure(Figure):
     """A figure that does not warn of characters the font lacks: texts from users may hold any."""
 
     draw = _missing_glyphs_ignored()(Figure.draw)
-    get_tightbbox = _missing_glyphs_ignored()(Figure.get_tightbbox)
 
 
 def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) -> list[Path]:

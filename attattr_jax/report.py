@@ -109,13 +109,15 @@ def write_report(
       `WrittenReport`.
 
     Raises:
-      InputError: no explanations, an option is out of range, or an array that was saved cannot be read.
+      InputError: no explanations, an option is out of range, `file` is a folder, or an array that was saved cannot be read.
     """
     check_report_options(max_examples, max_megabytes)
     check_tree_options(tree_threshold, tree_penalty)
     if not len(explanations):
         raise InputError("there are no explanations to report")
     file = user_path(file)
+    if file.is_dir():
+        raise InputError(f"{file} is a folder: name a file in it, such as {file / 'report.html'}")
     file.parent.mkdir(parents=True, exist_ok=True)
     count = min(max_examples, len(explanations))
     left_out = _LeftOut(len(explanations) - count)

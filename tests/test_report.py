@@ -214,6 +214,7 @@ def test_show_writes_a_file_where_there_is_no_notebook(tiny, explained, tmp_path
         ({"max_megabytes": float("nan")}, "must be more than 0"),
         ({"tree_threshold": 2}, "threshold must be"),
         ({"explanations": []}, "no explanations to report"),
+        ({"file": "."}, "is a folder: name a file in it, such as report.html"),
     ],
 )
 def test_bad_arguments(explained, tmp_path, arguments, message):
