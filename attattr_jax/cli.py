@@ -19,7 +19,7 @@ from typing import Any
 
 from . import data
 from .errors import InputError
-from .files import read_json, user_path, write_json
+from .files import read_run, user_path, write_json
 from .integration import quadrature
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
@@ -361,15 +361,6 @@ class OutputFolder:
         """Write results and the wall time of this process into `run.json`."""
         self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
         write_json(self.run_file, self.record)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return the `run.json` of a folder, or {} where there is none that can be read."""
-    try:
-        record = read_json(user_path(folder) / "run.json")
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) and isinstance(record.get("options"), dict) else {}
 
 
 def _version(package: str) -> str | None:

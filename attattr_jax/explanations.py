@@ -199,6 +199,8 @@ def explain_texts(
     """
     if isinstance(texts, str) or not len(texts):
         raise InputError("texts must be a non-empty list of strings")
+    if not all(isinstance(text, str) for text in [*texts, *(text_pairs or ())]):
+        raise InputError("every text must be a string")
     for name, values in (("text_pairs", text_pairs), ("labels", labels)):
         if values is not None and (isinstance(values, str) or len(values) != len(texts)):
             raise InputError(f"{name} must be a list with an entry for each of the {len(texts)} texts")

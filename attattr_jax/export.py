@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa  # imported below only where a table is asked for: that takes a quarter of a second
 
 TABLE_FORMATS = ("parquet", "csv")
-EXAMPLE_FORMATS = ("npz", "safetensors", "json", "dot")
+TREE_FORMATS = ("json", "dot")
+EXAMPLE_FORMATS = ("npz", "safetensors", *TREE_FORMATS)
 BERTVIZ_VALUES = ("attributions", "negative_attributions", "attention_probs")
 
 COLUMNS = dict.fromkeys(("example", "layer", "head", "from", "to"), "int32")

@@ -27,7 +27,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             yield written
         os.replace(staging, file)
     except OSError as error:
-        error.filename = error.filename or str(file)  # a full disk does not say whose it was
+        if error.filename in (None, str(staging)):  # a full disk does not say whose it was
+            error.filename = str(file)
         raise
     finally:
         staging.unlink(missing_ok=True)
@@ -45,6 +46,15 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the `run.json` of a folder, or {} where there is none that can be read."""
+    try:
+        record = read_json(user_path(folder) / "run.json")
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("options"), dict) else {}
 
 
 def write_json(file: Path, content: Any) -> None:

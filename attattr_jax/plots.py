@@ -12,10 +12,10 @@ Shapes: T tokens of one example (no padding), L layers, N heads, S numbers of in
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import math
-import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -74,7 +74,7 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS) ->
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "attattr-jax", "svg.fonttype": "none", "pdf.fonttype": 42}):
             # A copy is saved: drawing a figure moves its layout a little, and the next time would start from there.
-            pickle.loads(pickle.dumps(figure)).savefig(buffer, format=extension, dpi=200, metadata=undated.get(extension))
+            copy.deepcopy(figure).savefig(buffer, format=extension, dpi=200, metadata=undated.get(extension))
         files.append(stem.with_name(f"{stem.name}.{extension}"))
         write_file(files[-1], buffer.getvalue())
     return files
@@ -107,7 +107,7 @@ def head_grid(importance, mask=None, measure: str = "attribution", layers: Seque
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     axes.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axes, shrink=0.9).set_label(f"importance ({measure})", **_PLAIN)
+    figure.colorbar(image, ax=axes, shrink=0.9).set_label(f"importance ({measure})", fontsize=8, **_PLAIN)
     return figure
 
 
@@ -342,7 +342,7 @@ def example_figures(
     tokens, total = row["tokens"], example.array("token_pairs")
     title = "all layers and heads"
     strongest = row["heads"][0] if row["heads"] else {"layer": row["layers"][0], "head": 0}
-    yield "head_grid", head_grid(example.array("head_importance"), measure=f"largest attribution, {unit}", layers=row["layers"])
+    yield "head_grid", head_grid(example.array("head_importance"), measure=f"largest attribution,\n{unit}", layers=row["layers"])
     yield "head", attribution_and_attention(example, strongest["layer"], strongest["head"], unit)
     yield "token_pairs", heat_map(total, tokens, title=title, unit=unit)
     yield "arcs", arcs(total, tokens, title=title, unit=unit)

@@ -305,8 +305,10 @@ def _fixed_point(matrices: np.ndarray, digits: int) -> tuple[np.ndarray, list[in
         raise InputError("attributions have values that are not finite")
     decimals = np.floor(digits - np.log10(np.where(largest > 0, largest, 1))).astype(int)
     decimals = np.where(largest > 0, decimals, digits)
-    codes = np.rint(matrices * (10.0**decimals).astype(matrices.dtype)[:, None, None])
-    return np.clip(codes, -_LARGEST_CODE, _LARGEST_CODE).astype("<i2"), decimals.tolist()
+    codes = np.empty(matrices.shape, "<i2")
+    for code, matrix, places in zip(codes, matrices, decimals, strict=True):  # one at a time in float64, which holds 10^decimals
+        code[:] = np.clip(np.rint(matrix.astype(np.float64) * 10.0**places), -_LARGEST_CODE, _LARGEST_CODE)
+    return codes, decimals.tolist()
 
 
 def _tree_data(tree: AttributionTree) -> dict[str, Any]:

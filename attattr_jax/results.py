@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from .errors import InputError
-from .files import read_json, replacing, user_path, write_file
+from .files import read_run, replacing, user_path, write_file
 from .tokens import sum_over_pieces, word_groups, word_labels
 from .tree import THRESHOLD, AttributionTree, attribution_tree
 
@@ -35,6 +35,9 @@ SAVED_ARRAYS = {
     "summary": ("head_importance", "token_pairs", "token_attributions"),
     "full": ("head_importance", "token_pairs", "token_attributions", "attributions", "attention_probs"),
 }
+
+# What every reader of a row relies on.
+_REQUIRED = {"index", "text", "tokens", "layers", "predicted", "target", "probabilities", "arrays"}
 
 
 class Explanation:
@@ -276,15 +279,16 @@ class StoredExplanations(Explanations):
             file.seek(start)
             try:
                 row = json.loads(file.readline())
-            except ValueError as error:
+                if not isinstance(row, dict) or not row.keys() >= _REQUIRED:
+                    raise ValueError(f"it must be an object with {', '.join(sorted(_REQUIRED))}")
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {error}") from None
         return StoredExplanation(self.folder, row)
 
     @functools.cached_property
     def run(self) -> dict[str, Any]:
-        """The `run.json` of the folder, {} where there is none."""
-        file = self.folder / "run.json"
-        return read_json(file) if file.is_file() else {}
+        """The `run.json` of the folder, {} where there is none that can be read."""
+        return read_run(self.folder)
 
 
 def load_attributions(folder: str | os.PathLike) -> StoredExplanations:

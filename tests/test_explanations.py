@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from conftest import read_jsonl
@@ -138,11 +136,14 @@ def test_data_set_summary(explained):
 
 
 def test_damaged_rows_are_named(folder, tmp_path):
-    (tmp_path / "examples.jsonl").write_text(json.dumps({"index": 0}) + "\n{broken\n")
+    damaged = ["{broken", "[]", "3", '{"index": 0}', "[" * 100_000]
+    (tmp_path / "examples.jsonl").write_text("\n".join([(folder / "examples.jsonl").read_text().splitlines()[0], *damaged]))
+    (tmp_path / "run.json").write_text('{"options": null}')
     stored = aa.load_attributions(tmp_path)
-    assert len(stored) == 2
-    with pytest.raises(aa.InputError, match="row 2 is damaged"):
-        stored[1]
+    assert len(stored) == 1 + len(damaged) and stored[0].text == TEXTS[0] and stored.run == {}
+    for row in range(1, len(stored)):
+        with pytest.raises(aa.InputError, match=f"row {row + 1} is damaged"):
+            stored[row]
     with pytest.raises(aa.InputError, match=r"no examples.jsonl"):
         aa.load_attributions(tmp_path / "missing")
 
@@ -163,6 +164,7 @@ def test_texts_explained_at_once_are_those_of_the_data_set(tiny, explained):
     [
         ({"texts": "good"}, "non-empty list"),
         ({"texts": []}, "non-empty list"),
+        ({"texts": ["good", None]}, "every text must be a string"),
         ({"texts": ["good"], "text_pairs": ["a", "b"]}, "text_pairs must be a list with an entry for each of the 1 texts"),
         ({"texts": ["good"], "labels": []}, "labels must be a list"),
         ({"texts": ["good"], "labels": ["neutral"]}, "neutral"),

@@ -85,6 +85,16 @@ def test_numbers_in_the_page_are_the_arrays_rounded(explained, tmp_path):
         assert [node[0] for node in example["tree"]["nodes"]] == [node.token for node in one.tree().nodes]
 
 
+@pytest.mark.parametrize("size", [1e-36, 1e30])
+def test_numbers_of_any_size_are_packed(explained, tmp_path, size):
+    one = explained[0]
+    arrays = {name: one.array(name) * np.float32(1 if name == "attention_probs" else size) for name in one.array_names}
+    (example,) = read(report.write_report([Explanation(one.row, arrays)], tmp_path / "report.html").file).examples
+    codes, _ = matrices(example)
+    total = codes[0] * 10.0 ** -example["decimals"]["attribution"][0]
+    np.testing.assert_allclose(total, arrays["token_pairs"], atol=1e-3 * np.abs(arrays["token_pairs"]).max())
+
+
 def test_text_is_text_whatever_it_is(explained, tmp_path):
     source = report.write_report(explained, tmp_path / "report.html").file.read_text(encoding="utf-8")
     page = Page(source)

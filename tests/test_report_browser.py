@@ -106,6 +106,16 @@ def test_small_numbers_are_shown_with_the_digits_there_are(browser, explained, t
     assert len(exponents) > 1, "of different size"
 
 
+def test_a_click_while_another_text_is_being_opened_mixes_nothing(page, explained):
+    for meanwhile in ("document.querySelector('#heads .cell').click()", "dispatchEvent(new Event('resize'))"):
+        page.open(0)
+        page.run(f"document.querySelectorAll('#example-list button')[5].click(); {meanwhile}")
+        page.wait(lambda: page.text("#facts .sentence") == TEXTS[5])
+        page.find("#heads .whole")[0].click()
+        row = page.pairs()[0]
+        assert_shows(row[2], explained[5].array("token_pairs")[row[0], row[1]])
+
+
 def test_words_are_sums_of_their_pieces(page, explained):
     page.open(0)
     one = explained[0]

@@ -25,7 +25,7 @@ from ..cli import option, printable, require
 from ..engine import OBJECTIVES, PATHS
 from ..errors import InputError
 from ..explanations import AttributionOptions, DatasetSummary, convergence_by_steps, explain
-from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, export
+from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS, export
 from ..files import write_json
 from ..integration import METHODS
 from ..results import Explanation, Explanations, ExplanationWriter, load_attributions
@@ -108,6 +108,11 @@ def _attribute(options: Options) -> None:
     classifier = pretrained.load_classifier(options.checkpoint, dtype=dtype)
     check_objective(options.objective, classifier.config)
     target, layers = _target(options, classifier), _layers(options, classifier)
+    trees = [name for name in export_formats if name in TREE_FORMATS]
+    require(
+        not trees or layers is None or len(layers) == classifier.config.num_hidden_layers,
+        f"--export {','.join(trees)}: trees need the attributions of all layers: leave --layers out",
+    )
     encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, _labels(options, split, classifier))
     cli.warn_truncated(encoded, split.source)
 
@@ -225,13 +230,11 @@ def _check_ranges(options: Options) -> None:
         "--token_n_steps auto needs --dtype float32: give a number of steps",
     )
     cli.named("--tree_threshold, --tree_penalty", lambda: check_tree_options(options.tree_threshold, options.tree_penalty))
-    cli.named(
-        "--report_examples, --report_megabytes", lambda: report.check_report_options(options.report_examples or 1, options.report_megabytes)
-    )
+    cli.named("--report_megabytes", lambda: report.check_report_options(1, options.report_megabytes))
     for name in ("max_examples", "batch_size", "step_batch_size", "export_top_k", "figure_examples"):
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
-    for name in ("num_pairs", "num_printed"):
+    for name in ("num_pairs", "num_printed", "report_examples"):
         require(getattr(options, name) >= 0, f"--{name} must not be negative, but is {getattr(options, name)}")
     sources = [name for name in ("text", "text_file", "dataset") if getattr(options, name)]
     require(bool(sources), "nothing to explain: give --text, --text_file or --dataset")

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import cli, costs, data, evaluation, heads, plots, pretrained, pruning, sharding
 from ..cli import option, require
-from ..files import user_path, write_file, write_json
+from ..files import read_run, user_path, write_file, write_json
 from ..importance import MEASURES, HeadScores, score_heads
 
 FROM_FILE = "file"  # stands for the measure of a head_importance.json
@@ -353,7 +353,7 @@ class _TrainedOn:
 
     @classmethod
     def read(cls, options: Options) -> _TrainedOn:
-        run = cli.read_run(Path(options.checkpoint))
+        run = read_run(Path(options.checkpoint))
         before = run.get("options", {})
         max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
         if options.dataset is not None:

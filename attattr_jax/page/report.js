@@ -158,7 +158,7 @@
     const texts = [example.text, example.text_pair].filter((text) => text !== null);
     byId("facts").replaceChildren(
       ...texts.map((text) => make("p", { class: "sentence", dir: "auto" }, text)),
-      make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, isolated(value))])),
+      make("dl", {}, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, isolated(value))))),
     );
   }
 
@@ -268,7 +268,7 @@
 
   function whyNot() {
     if (!example.is_saved) return "These matrices were not saved: run attribute.py with --save full.";
-    return "These matrices are not in this page, to keep it small: see the end of the page.";
+    return "These matrices are not in this page, to keep it small: its end says what helps.";
   }
 
   // Tokens twice, from left to right: who attends, and what is attended to. Of many tokens only those with a pair.
@@ -479,12 +479,13 @@
     showSelected();
   }
 
+  let wanted = 0;
   async function open(at) {
-    state.at = at;
+    wanted = at;
     const loaded = await load(at);
-    if (state.at !== at) return; // another was chosen meanwhile
-    example = loaded;
-    state.token = state.cell = null;
+    if (wanted !== at) return; // another was chosen meanwhile
+    example = loaded; // only now: until here, whatever happens belongs to the one before
+    Object.assign(state, { at, token: null, cell: null });
     if (!example.importance || state.layer >= example.importance.length || state.head >= example.importance[0].length) {
       state.layer = state.head = null;
     }
@@ -530,8 +531,8 @@
   }
 
   async function recall() {
-    const wanted = new URLSearchParams(location.hash.slice(1));
-    const number = (name) => (/^\d+$/.test(wanted.get(name) ?? "") ? Number(wanted.get(name)) : null);
+    const address = new URLSearchParams(location.hash.slice(1));
+    const number = (name) => (/^\d+$/.test(address.get(name) ?? "") ? Number(address.get(name)) : null);
     const at = buttons.findIndex((button) => Number(button.querySelector(".number").textContent) === number("text"));
     await open(Math.max(0, at));
     const row = example.layers.indexOf(number("layer"));
@@ -644,6 +645,7 @@
     readPalette();
     showAll();
   });
+  addEventListener("hashchange", recall);
   let waiting = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(waiting);
