@@ -21,6 +21,7 @@ from . import data
 from .errors import InputError
 from .files import read_run, user_path, write_json
 from .integration import quadrature
+from .tokens import printable
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
 
@@ -158,11 +159,6 @@ def require(condition: bool, message: str) -> None:
     """Raise an InputError unless the condition holds."""
     if not condition:
         raise InputError(message)
-
-
-def printable(text: str) -> str:
-    """Return text for a terminal: characters that would control it, or reorder what is shown, are written as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from matplotlib.textpath import text_to_path
 
 from .errors import InputError
 from .files import write_file
-from .tokens import strongest_pairs
+from .tokens import printable, strongest_pairs
 from .tree import THRESHOLD, AttributionTree
 
 if TYPE_CHECKING:
@@ -401,7 +401,7 @@ def _square(matrix, tokens: Sequence[str]) -> np.ndarray:
 
 def _shown(text: str, longest: int = _LONGEST) -> str:
     """Return text as a label: no longer than this, with escapes for what is not printable (so for what reorders its neighbours)."""
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    text = printable(text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Tokens and their pairs: the strongest pairs, and words made of word pieces.
+"""Tokens and their pairs: how they are shown, the strongest pairs, and words made of word pieces.
 
 Attributions add up, so a word's is the sum over its pieces, and completeness holds as before. Attention is a distribution over what is
 attended to: summed over the pieces of that word, and averaged over the pieces that attend (Clark et al., What Does BERT Look at?, 2019,
@@ -14,6 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal or a figure: characters that would control it, or reorder what is shown, are written as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def word_groups(row: Mapping[str, Any]) -> list[list[int]]:

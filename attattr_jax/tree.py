@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .tokens import printable
 
 THRESHOLD = 0.4  # τ of the paper's experiments
 
@@ -121,7 +122,7 @@ class AttributionTree:
         while stack:
             node, lead, indent = stack.pop()
             edge = "" if node.parent is None else f"  layer {node.layer}  {node.attribution:+.3g}"
-            lines.append(f"{lead}{self.tokens[node.token]} ({node.token}){edge}")
+            lines.append(f"{lead}{printable(self.tokens[node.token])} ({node.token}){edge}")
             below = self.children(node.token)
             for at, child in reversed(list(enumerate(below))):
                 last = at == len(below) - 1

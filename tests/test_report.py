@@ -1,8 +1,11 @@
 import base64
+import builtins
 import hashlib
 import html
 import json
 import re
+import sys
+import types
 import weakref
 import zlib
 from html.parser import HTMLParser
@@ -215,6 +218,15 @@ def test_show_writes_a_file_where_there_is_no_notebook(tiny, explained, tmp_path
         assert shown["tokens"] == one.tokens and shown["predicted"] == one.predicted
         np.testing.assert_allclose(shown["importance"], one.array("head_importance"), rtol=1e-4, atol=1e-9)
     assert explained.show().name == "report.html" and read(explained[2].show(tmp_path / "one.html")).examples[0]["text"] == TEXTS[2]
+
+
+def test_show_displays_the_frame_in_a_notebook(explained, monkeypatch):
+    displayed = []
+    kernel_shell = types.SimpleNamespace(has_trait=lambda name: name == "kernel")
+    monkeypatch.setattr(builtins, "get_ipython", lambda: kernel_shell, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(HTML=str, display=displayed.append))
+    assert explained.show() is None and displayed == [explained._repr_html_()]
 
 
 @pytest.mark.parametrize(
