@@ -343,11 +343,7 @@ class DatasetSummary:
             if not converged:
                 self.num_not_converged += 1
                 self.not_converged = [*self.not_converged, {"example": row["index"], "layer": layer}][:100]
-        magnitudes = row["absolute_attribution_sums"]
-        magnitudes = magnitudes if row["path"] == "layer" else [sum(magnitudes)]
-        for delta, magnitude in zip(row["convergence_deltas"], magnitudes, strict=True):
-            if magnitude:
-                self.worst_delta = max(self.worst_delta, abs(delta) / magnitude)
+        self.worst_delta = max(self.worst_delta, *explained.relative_deltas)
         for pair in row["token_pairs"]:
             # Not normalised, so that examples compare; index and positions break ties.
             value = pair["attribution"] * row["token_pairs_scale"]

@@ -182,7 +182,7 @@ def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOL
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(_table_writer(file)) for file in tables]
         for example in examples:
-            held = Explanation(example.row, {name: example.array(name) for name in example.array_names})  # read once, whoever needs them
+            held = example.loaded()  # read once, whoever needs them
             rows = table_of(held, top_k) if tables else None
             for add in writers:
                 add(rows)

@@ -338,6 +338,7 @@ def example_figures(
     Raises:
       InputError: the arrays were not kept.
     """
+    example = example.loaded()
     row, unit = example.row, {"prob": UNIT, "logit": "change of the logit", "log_prob": "change of the log-probability"}[objective]
     tokens, total = row["tokens"], example.array("token_pairs")
     title = "all layers and heads"

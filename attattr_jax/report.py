@@ -16,7 +16,7 @@ import functools
 import hashlib
 import html
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,7 +170,7 @@ def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
     """Return what the template needs beside the examples' data: the list of texts, and how all was made."""
     run = getattr(explanations, "run", {})
     options = run.get("options", {})
-    items = [_item(explanations[at].row) for at in range(count)]
+    items = [_item(explanations[at]) for at in range(count)]
     num_wrong = sum(item["is_wrong"] for item in items)
     labelled = sum(item["label"] is not None for item in items)
     made = {name: options[name] for name in ("checkpoint", "objective", "target", "method", "n_steps", "path", "dtype") if name in options}
@@ -185,21 +185,15 @@ def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
     }
 
 
-def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+def _item(example: Explanation) -> dict[str, Any]:
     """Return what the list says of an example."""
+    row = example.row
     return {
         **{name: row[name] for name in ("index", "text", "text_pair", "predicted", "label")},
         "probability": f"{row['probabilities'][row['predicted']]:.3f}",
         "is_wrong": row["label"] not in (None, row["predicted"]),
-        "worst_delta": f"{max(relative_deltas(row), default=0.0):.1g}",
+        "worst_delta": f"{max(example.relative_deltas, default=0.0):.1g}",
     }
-
-
-def relative_deltas(row: Mapping[str, Any]) -> list[float]:
-    """Return |convergence delta| / Σ|attributions| of each layer, or on the joint path of all together; 0 where nothing is attributed."""
-    sizes = row["absolute_attribution_sums"]
-    sizes = sizes if row["path"] == "layer" else [sum(sizes)]
-    return [abs(delta) / size if size else 0.0 for delta, size in zip(row["convergence_deltas"], sizes, strict=True)]
 
 
 def _page_examples(explanations, count, max_megabytes, tree_options, left_out: _LeftOut, on_example=lambda: None) -> Iterator[dict]:
@@ -214,7 +208,7 @@ def _page_examples(explanations, count, max_megabytes, tree_options, left_out: _
     for at, reserve in enumerate(reserves):
         kept_free -= reserve
         example = explanations[at]
-        packed = _packed_example(example, room - share * kept_free, tree_options, left_out)
+        packed = _packed_example(example.loaded(), room - share * kept_free, tree_options, left_out)
         room -= len(packed["data"])
         yield packed
         on_example()
@@ -251,7 +245,7 @@ def _packed_example(example: Explanation, room: float, tree_options: tuple[float
     return {
         **{name: row[name] for name in ("index", "text", "text_pair", "label", "predicted", "target", "probabilities", "score", "tokens")},
         **{name: row[name] for name in ("layers", "baseline_scores", "convergence_deltas", "n_steps", "converged", "path")},
-        "relative_deltas": relative_deltas(row),
+        "relative_deltas": example.relative_deltas,
         "special": row["special_tokens_mask"],
         "token_attributions": values,
         "token_delta": row["token_convergence_delta"],

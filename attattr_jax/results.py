@@ -72,6 +72,10 @@ class Explanation:
     def _read(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
+    def loaded(self) -> Explanation:
+        """Return the same with its arrays in memory: for who needs them more than once."""
+        return Explanation(self.row, {name: self.array(name) for name in self.array_names})
+
     @property
     def attributions(self) -> np.ndarray:
         """[L, N, T, T], row attends to column."""
@@ -86,6 +90,13 @@ class Explanation:
     def token_pair_attributions(self) -> np.ndarray:
         """[T, T]: the sum over layers and heads divided by its largest absolute value."""
         return self.array("token_pairs") / self.row["token_pairs_scale"]
+
+    @property
+    def relative_deltas(self) -> list[float]:
+        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all together; 0 where nothing is attributed."""
+        sizes = self.row["absolute_attribution_sums"]
+        sizes = sizes if self.row["path"] == "layer" else [sum(sizes)]
+        return [abs(delta) / size if size else 0.0 for delta, size in zip(self.row["convergence_deltas"], sizes, strict=True)]
 
     @functools.cached_property
     def words(self) -> list[list[int]]:

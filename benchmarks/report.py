@@ -226,7 +226,7 @@ def main() -> None:
             *("text", "tokens", "predicted", "probabilities", "score", "baseline_scores", "absolute_attribution_sums"),
             *("token_attributions", "token_convergence_delta", "token_n_steps"),
         )
-    } | {"token_pairs": one.token_pairs, "relative_deltas": report.relative_deltas(one.row)}
+    } | {"token_pairs": one.token_pairs, "relative_deltas": one.relative_deltas}
     result["trees"] = []
     for number, example in enumerate(aa.load_attributions(trees)):
         shutil.copy(trees / "figures" / f"{number:05d}" / "tree.png", options.images / f"tree_{number + 1}.png")

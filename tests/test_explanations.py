@@ -3,7 +3,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, explanations, report, results, sharding
+from attattr_jax import data, explanations, results, sharding
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -193,7 +193,7 @@ def test_convergence_by_steps_is_that_of_each_number_of_steps(tiny, path):
     assert found.shape == (2, 3, 2 if path == "layer" else 1)
     for at, steps in enumerate((2, 5, 20)):
         again = aa.explain_texts(tiny, texts, n_steps=steps, method="riemann_left", path=path)
-        expected = [report.relative_deltas(one.row) for one in again]
+        expected = [one.relative_deltas for one in again]
         np.testing.assert_allclose(found[:, at], expected, rtol=1e-3, atol=1e-6)
     assert (found[:, -1] < found[:, 0]).all(), "more steps, smaller deltas"
 
