@@ -1,25 +1,21 @@
-"""What the three scripts share: options, one-line errors, the progress bar, the output folder with its `run.json`."""
+"""What the three scripts share: options, one-line errors, the progress bar."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
 import os
-import platform
-import shutil
 import sys
 import threading
-import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from . import data
-from .errors import InputError
-from .files import read_run, user_path, write_json
+import jax
+
+from . import data, output, processes, sharding
+from .errors import InputError, require
 from .integration import quadrature
 from .tokens import printable
 
@@ -46,6 +42,12 @@ class CommonOptions:
     text_pair_column: str | None = option(None, "column of the second text, for sentence pairs")
     label_column: str | None = option(None, "column of the label")
     overwrite: bool = option(False, "start anew in an output folder that already holds results of this script")
+    resume: bool = option(False, "go on with the run in the output folder, as if it had not stopped; start it if there is none yet")
+    shard_params: bool = option(False, "divide the model's parameters over the devices (FSDP), for models that do not fit on each")
+    distributed: bool = option(False, "join the other processes of a job; Slurm, Kubernetes and Cloud TPU are found by JAX itself")
+    coordinator_address: str | None = option(None, "elsewhere: HOST:PORT of process 0, with the next two; implies --distributed")
+    num_processes: int | None = option(None, "how many processes the job has")
+    process_id: int | None = option(None, "which of them this is, from 0")
 
     @property
     def columns(self) -> data.Columns:
@@ -106,8 +108,45 @@ def parse(
     return options
 
 
+def script(
+    work: Callable[[Any], None],
+    options_type: type,
+    description: str,
+    argv: Sequence[str] | None,
+    dataset_defaults: dict[str, dict[str, Any]] | None = None,
+    together: bool = False,
+) -> int:
+    """Run `work` with the options given on the command line, in each process of the job; returns the exit status.
+
+    Args:
+      work: options -> None.
+      options_type, description, argv, dataset_defaults: as for `parse`.
+      together: as for `processes.initialize`.
+    """
+
+    def main() -> None:
+        options = parse(options_type, description, argv, dataset_defaults)
+        join = (options.distributed, options.coordinator_address, options.num_processes, options.process_id)
+        processes.initialize(*join, together)
+        try:
+            work(options)
+            sharding.barrier("done")  # who leaves earlier would be taken for dead by the others
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(str(interrupt) or "interrupted: the same command with --resume goes on") from None
+        finally:
+            output.release_locks()
+
+    try:
+        return processes.leave(run(main))
+    except BaseException:  # a bug
+        if jax.distributed.is_initialized():
+            traceback.print_exc()
+            processes.leave(1)
+        raise
+
+
 def run(main: Callable[[], None]) -> int:
-    """Run a script's work and return its exit status: 2 and one line for what the user can mend, 130 and one line for Ctrl-C."""
+    """Run a script's work and return its exit status, with one line: 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows its escape
             stream.reconfigure(errors="backslashreplace")
@@ -120,6 +159,8 @@ def run(main: Callable[[], None]) -> int:
         return _complain(str(error), 2)
     except KeyboardInterrupt as interrupt:
         return _complain(str(interrupt) or "interrupted", 130)
+    except processes.Terminated as end:
+        return _complain(str(end), processes.SIGTERM_STATUS)
     except BrokenPipeError:  # the reader of stdout, `head` for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -132,8 +173,6 @@ def run(main: Callable[[], None]) -> int:
 
 def _use_compilation_cache() -> None:
     """Keep compiled programs between runs, unless the environment says where, or JAX_ENABLE_COMPILATION_CACHE=false."""
-    import jax
-
     if jax.config.jax_compilation_cache_dir is not None:
         return
     folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "attattr-jax")
@@ -155,27 +194,22 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise an InputError unless the condition holds."""
-    if not condition:
-        raise InputError(message)
-
-
 @contextlib.contextmanager
 def progress(total: int, unit: str, description: str) -> Iterator[Any]:
     """Show a progress bar on stderr for work over a second, with rate and time left; every ten seconds where that is a file."""
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10
-    with tqdm(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=sys.stderr) as bar, _compiling_shown(bar):
+    with contextlib.ExitStack() as stack:
+        file = sys.stderr if sharding.is_main() else stack.enter_context(open(os.devnull, "w"))
+        bar = stack.enter_context(tqdm(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=file))
+        stack.enter_context(_compiling_shown(bar))
         yield bar
 
 
 @contextlib.contextmanager
 def _compiling_shown(bar: Any) -> Iterator[None]:
     """Show in a progress bar when XLA compiles for over a second."""
-    import jax
-
     timers: list[threading.Timer] = []
 
     def announce() -> None:
@@ -238,129 +272,15 @@ def listed(value: str | None, option_name: str, allowed: Sequence[str]) -> list[
     return names
 
 
+def say(message: str) -> None:
+    """Say on stderr what is not a result; of several processes, one says it."""
+    if sharding.is_main():
+        print(message, file=sys.stderr)
+
+
 def warn_truncated(encoded: data.Encoded, source: str) -> None:
     """Say on stderr, in one line, how much of too long texts was cut."""
     if encoded.num_truncated:
         longest = int(encoded.lengths.max())
         who = f"{source}: {encoded.num_truncated} of {len(encoded)} texts longer than {longest} tokens"
-        print(f"warning: {who}: {encoded.num_cut_tokens} tokens were cut", file=sys.stderr)
-
-
-def _writer(script: str) -> str:
-    """Return the command that a run.json calls `script`."""
-    return "prune.py --save_pruned" if script == "save_pruned" else f"{script}.py"
-
-
-class OutputFolder:
-    """The output folder of one run, described by its `run.json`.
-
-    Made in two steps, so that bad input leaves nothing behind: the constructor only looks, `start` writes.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        script: str,
-        files: Sequence[str],
-        overwrite: bool = False,
-        resume: bool = False,
-        option_name: str = "--output_dir",
-    ):
-        """Check that a run may write here.
-
-        Args:
-          folder: where to write.
-          script: "train", "attribute", "prune", or "save_pruned", a model that prune.py saved.
-          files: the files and folders that the script writes (a pattern for shards), which `--overwrite` deletes.
-          overwrite: start anew.
-          resume: go on with the run that is here.
-          option_name: the option that names the folder.
-
-        Raises:
-          InputError: the folder holds results, or there is nothing to resume; names the option that helps.
-        """
-        self.path, self.script, self.files = user_path(folder), script, tuple(files)
-        self.run_file = self.path / "run.json"
-        self.resume = resume
-        self._start_time = time.perf_counter()
-        require(not (overwrite and resume), "--overwrite and --resume: choose one")
-        require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
-        self.previous = read_run(self.path)
-        require(bool(self.previous) or not self.run_file.exists(), f"{self.run_file} is damaged: choose another {option_name}")
-        owner = self.previous.get("script")
-        if self.previous:
-            require(
-                owner == script, f"{option_name} {self.path} holds results of {_writer(owner)}: choose another folder for {_writer(script)}"
-            )
-            goes_on = "--resume goes on, " if script == "train" else ""
-            holds = "already holds results" if self.previous.get("finished") else "holds an unfinished run"
-            require(overwrite or resume, f"{option_name} {self.path} {holds} of {_writer(script)}: {goes_on}--overwrite starts anew")
-            return
-        require(not resume, f"--resume: there is no run of {_writer(script)} in {self.path}; leave --resume out to start one")
-        foreign = sorted(file.name for file in self._present())
-        what = f"{', '.join(foreign)}, which no run of {_writer(script)} wrote"
-        require(not foreign, f"{option_name} {self.path} holds {what}: choose another folder")
-
-    def _present(self) -> Iterator[Path]:
-        """Yield what there is of the files that the script writes."""
-        return (found for pattern in self.files for found in self.path.glob(pattern))
-
-    def start(self, options: Any, facts: dict[str, Any], may_change: Sequence[str] = ()) -> None:
-        """Make the folder, delete what an overwritten run left, write `run.json`.
-
-        Args:
-          options: the dataclass of all options.
-          facts: what else identifies the run, such as fingerprints of model and data.
-          may_change: options that a resumed run need not share with the first.
-
-        Raises:
-          InputError: a resumed run was started with other options, data or model; names the first.
-        """
-        import jax
-
-        given = dataclasses.asdict(options)
-        if self.resume:
-            free = {"resume", "overwrite", "output_dir", *may_change}
-            for name, value in {**given, **facts}.items():
-                before = self.previous.get("options", {}).get(name, self.previous.get(name))
-                if name not in free and before != value:
-                    require(
-                        name in given, f"--resume: model or data have changed since the run in {self.path} began: --overwrite starts anew"
-                    )
-                    option_name = f"--{name}"
-                    raise InputError(f"--resume: {option_name} is {value!r}, but the run in {self.path} was started with {before!r}")
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for found in [*self._present(), *self.path.glob("run.json")]:
-                if found.is_dir() and not found.is_symlink():
-                    shutil.rmtree(found)
-                else:
-                    found.unlink()
-        packages = ("attattr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
-        devices = jax.local_devices()
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.record = {
-            "script": self.script,
-            "finished": False,
-            "options": given,
-            **facts,
-            "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-            "python": platform.python_version(),
-            "packages": {name: _version(name) for name in packages},
-            "started": self.previous.get("started", now) if self.resume else now,
-        }
-        if self.resume:
-            self.record["resumed"] = [*self.previous.get("resumed", []), now]
-        write_json(self.run_file, self.record)
-
-    def finish(self, **results: Any) -> None:
-        """Write results and the wall time of this process into `run.json`."""
-        self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
-        write_json(self.run_file, self.record)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        say(f"warning: {who}: {encoded.num_cut_tokens} tokens were cut")

@@ -8,6 +8,10 @@ from typing import Any
 
 from .errors import InputError
 
+# No BERT is larger. A config.json that says so is refused before anything is made in its size.
+_LARGEST_SIZE = 2**24
+_LARGEST = {"num_hidden_layers": 1000, "num_attention_heads": 1000}
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
@@ -40,12 +44,13 @@ class BertConfig:
             value = getattr(self, field.name)
             if field.type == "int":
                 least = 0 if field.name == "pad_token_id" else 1
-                if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                    raise InputError(f"{field.name} must be an integer of at least {least}, not {value!r}")
+                most = _LARGEST.get(field.name, _LARGEST_SIZE)
+                if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                    raise InputError(f"{field.name} must be an integer from {least} to {most}, not {value!r:.80}")
             elif field.type == "float" or (field.name == "classifier_dropout" and value is not None):
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if not (is_number and 0 <= value < 1):
-                    raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r}")
+                    raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r:.80}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         if self.pad_token_id >= self.vocab_size:
@@ -53,7 +58,7 @@ class BertConfig:
         if self.dtype not in (None, "float32", "bfloat16", "float16", "float64"):
             raise InputError(f"dtype {self.dtype!r} is not supported; use float32 or bfloat16")
         if self.hidden_act not in ACTIVATIONS:
-            raise InputError(f"hidden_act {self.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+            raise InputError(f"hidden_act {self.hidden_act!r:.80} is not supported; known: {', '.join(ACTIVATIONS)}")
         if self.kept_heads is not None:
             object.__setattr__(self, "kept_heads", self._checked_kept_heads())
 

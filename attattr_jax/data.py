@@ -12,19 +12,23 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from . import sharding
 from .config import BertConfig
 from .errors import InputError, root_cause
 from .files import user_path
 from .pretrained import Classifier
+from .tokens import shortened
 
 REVIEWS = "reviews"
 
@@ -154,12 +158,12 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
         return dataclasses.replace(shipped, source=f"{REVIEWS}/{Path(shipped.source).name}")
     columns = columns or Columns()
     path = user_path(dataset)
-    if path.exists():
+    if os.path.exists(path):  # Path.exists raises where a name is too long
         table, source, rows = _load_file(_find_file(path, split))
     elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _FORMATS):
         table, source, rows = _load_from_hub(dataset, split)
     else:
-        raise InputError(f"{dataset}: no such file or folder")
+        raise InputError(f"{shortened(dataset)}: no such file or folder")
     return _check(table, split, source, rows, columns, max_examples)
 
 
@@ -227,7 +231,7 @@ def _load_file(path: Path):
             table = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=cache, keep_in_memory=True, **options)
     except Exception as error:  # pandas, pyarrow and datasets each raise their own
         reason = root_cause(error)
-        raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {reason}") from None
+        raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {shortened(reason)}") from None
     if rows is not None and len(rows) != len(table):
         raise InputError(f"{path} cannot be read: {len(rows)} rows were counted, {len(table)} read; are quotation marks closed?")
     return table, str(path), rows
@@ -245,10 +249,12 @@ def _scan_json_lines(path: Path) -> list[int]:
                         raise InputError(f"{path}, row {number}: not a JSON object with named fields")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}, row {number}: nested too deeply") from None
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}, row {number}: not JSON: {error}") from None
+        raise InputError(f"{path}, row {number}: not JSON: {shortened(str(error))}") from None
     return rows
 
 
@@ -263,10 +269,8 @@ def _scan_delimited(path: Path, sep: str, quoting: int) -> tuple[list[str], list
             start = reader.line_num + 1
             for fields in reader:
                 if fields and len(fields) != len(header):
-                    what = f"{len(fields)} fields, the header has {len(header)}"
-                    raise InputError(
-                        f"{path}, row {start}: {what} ({', '.join(header)}), separated by {'tabs' if sep == chr(9) else 'commas'}"
-                    )
+                    what = f"{len(fields)} fields, the header has {len(header)} ({shortened(', '.join(header))})"
+                    raise InputError(f"{path}, row {start}: {what}, separated by {'tabs' if sep == chr(9) else 'commas'}")
                 if fields:  # empty lines are skipped by the reader of the examples too
                     rows.append(start)
                 start = reader.line_num + 1
@@ -275,7 +279,7 @@ def _scan_delimited(path: Path, sep: str, quoting: int) -> tuple[list[str], list
     finally:
         csv.field_size_limit(limit)
     if len(set(header)) < len(header):
-        raise InputError(f"{path}: two columns have the same name ({', '.join(header)})")
+        raise InputError(f"{path}: two columns have the same name ({shortened(', '.join(header))})")
     return header, rows
 
 
@@ -328,7 +332,7 @@ def _check(table, split: str, source: str, rows: Sequence[int] | None, columns: 
     for column, values in ((text, texts), (text_pair, found.text_pairs or [])):
         for index, value in enumerate(values):
             if value is not None and not isinstance(value, str):
-                raise InputError(f"{found.row(index)}: {column!r} is {value!r}, not text; name the text's column with --text_column")
+                raise InputError(f"{found.row(index)}: {column!r} is {value!r:.80}, not text; name the text's column with --text_column")
             if not value or not value.strip():
                 raise InputError(f"{found.row(index)}: {column!r} is empty; give a text or delete the row")
     return dataclasses.replace(found, raw_labels=_parse_labels(list(table[label]), found) if label else None)
@@ -337,7 +341,7 @@ def _check(table, split: str, source: str, rows: Sequence[int] | None, columns: 
 def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[str, str | None, str | None]:
     for option, name in (("text", columns.text), ("text_pair", columns.text_pair), ("label", columns.label)):
         if name is not None and name not in names:
-            raise InputError(f"{source} has no column {name!r} (--{option}_column); it has {', '.join(names)}")
+            raise InputError(f"{source} has no column {name!r} (--{option}_column); it has {shortened(', '.join(names))}")
     given = [name for name in (columns.text, columns.text_pair, columns.label) if name is not None]
     if len(set(given)) < len(given):
         raise InputError(f"--text_column, --text_pair_column and --label_column must differ, not be {', '.join(given)}")
@@ -349,7 +353,7 @@ def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[
             return first, columns.text_pair or second, label
     text = next((name for name in _TEXT_COLUMNS if name in names), None)
     if text is None:
-        raise InputError(f"{source} has none of the usual text columns, only {', '.join(names)}: name one with --text_column")
+        raise InputError(f"{source} has none of the usual text columns, only {shortened(', '.join(names))}: name one with --text_column")
     return text, columns.text_pair, label
 
 
@@ -360,13 +364,15 @@ def _parse_labels(values: list[Any], split: Split) -> list[int] | list[str] | No
         return None
     for index, (value, number) in enumerate(zip(values, parsed, strict=True)):
         if number is None and (not isinstance(value, str) or not value.strip()):
-            raise InputError(f"{split.row(index)}: the label is {value!r}; use a class index or a class name")
+            raise InputError(f"{split.row(index)}: the label is {value!r:.80}; use a class index or a class name")
         if isinstance(value, str) and number is None and re.fullmatch(r"\s*[+-]?[0-9]*\.[0-9]+\s*", value):
-            raise InputError(f"{split.row(index)}: label {value!r} is a number but no class index; regression is not supported")
+            raise InputError(f"{split.row(index)}: label {value!r:.80} is a number but no class index; regression is not supported")
         if (number is None) != (parsed[0] is None):
-            raise InputError(f"{split.row(index)}: label {value!r} beside {values[0]!r}: use class indices or class names, not both")
+            raise InputError(
+                f"{split.row(index)}: label {value!r:.80} beside {values[0]!r:.80}: use class indices or class names, not both"
+            )
         if number is not None and number < 0:
-            raise InputError(f"{split.row(index)}: label {value} is negative; class indices start at 0")
+            raise InputError(f"{split.row(index)}: label {number} is negative; class indices start at 0")
     return [value.strip() for value in values] if parsed[0] is None else parsed
 
 
@@ -390,7 +396,7 @@ def label_names(train: Split, model_names: dict[int, str] | None = None) -> dict
         raise InputError(f"{train.source} has no labels: name their column with --label_column")
     found = sorted(set(train.raw_labels))
     if len(found) < 2:
-        raise InputError(f"{train.source}: every label is {found[0]!r}; a classifier needs at least two classes")
+        raise InputError(f"{train.source}: every label is {found[0]!r:.80}; a classifier needs at least two classes")
     names = train.label_names if train.label_names else (found if isinstance(found[0], str) else None)
     if names is not None:
         return model_names if model_names and set(names) <= set(model_names.values()) else dict(enumerate(names))
@@ -459,6 +465,12 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         """The number of tokens of each example."""
         return np.asarray([len(ids) for ids in self.input_ids])
+
+    def fingerprint(self, indices: Sequence[int]) -> str:
+        """Return 16 hexadecimal digits that tell a batch of these examples: tokens, segments and labels, in order."""
+        labels = [None] * len(indices) if self.labels is None else self.labels[list(indices)].tolist()
+        rows = [[self.input_ids[index], self.token_type_ids[index], label] for index, label in zip(indices, labels, strict=True)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def batch(self, indices: Sequence[int], num_rows: int, pad_token_id: int, max_length: int) -> Batch:
         """Return these examples as a batch of `num_rows` rows."""
@@ -537,24 +549,36 @@ def bucket_length(length: int, max_length: int) -> int:
 
 
 def inference_batches(
-    encoded: Encoded, config: BertConfig, batch_size: int | Callable[[int], int], num_devices: int = 1
+    encoded: Encoded,
+    config: BertConfig,
+    batch_size: int | Callable[[int], int],
+    mesh: jax.sharding.Mesh | None = None,
+    done: Container[int] = (),
 ) -> Iterator[Batch]:
     """Yield every example once, bucket by bucket, shortest first: each padded length is compiled for one number of rows.
+
+    Of several processes that do not work on each batch together, each gets its share of the batches. Which examples make a batch depends
+    on the devices and processes alone, not on what is done already.
 
     Args:
       encoded: the tokenized split.
       config: for the padding token and the longest length.
       batch_size: rows at once, or a function that returns the rows per device for a padded length.
-      num_devices: the number of rows is rounded up to a multiple of this.
+      mesh: the devices; the number of rows is rounded up to a multiple of theirs.
+      done: examples that need not be computed; batches of nothing else are left out.
     """
     limit = config.max_position_embeddings
+    num_devices, num_shares = (1, 1) if mesh is None else (mesh.size, sharding.num_shares(mesh))
     buckets = np.asarray([bucket_length(length, limit) for length in encoded.lengths])
+    planned = []
     for bucket in np.unique(buckets):
         members = np.flatnonzero(buckets == bucket)
         size = batch_size(int(bucket)) * num_devices if callable(batch_size) else batch_size
-        rows = -(-min(size, len(members)) // num_devices) * num_devices
-        for start in range(0, len(members), rows):
-            yield encoded.batch(members[start : start + rows], rows, config.pad_token_id, limit)
+        rows = -(-min(size, -(-len(members) // num_shares)) // num_devices) * num_devices
+        batches = (members[start : start + rows] for start in range(0, len(members), rows))
+        planned += [(batch, rows) for batch in batches if not all(int(index) in done for index in batch)]
+    for batch, rows in planned if mesh is None else sharding.share_of(planned, mesh):
+        yield encoded.batch(batch, rows, config.pad_token_id, limit)
 
 
 def shuffled_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

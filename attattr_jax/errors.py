@@ -14,3 +14,9 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise an InputError unless the condition holds."""
+    if not condition:
+        raise InputError(message)

@@ -35,7 +35,7 @@ def predict(
       params: the parameter tree, on the mesh.
       config: the model's geometry.
       encoded: the tokenized split.
-      mesh: the devices over which the rows of a batch are divided.
+      mesh: the devices over which the rows of a batch are divided: of this process, which then does its share of the batches, or of all.
       head_mask: [L, N] as for `attattr_jax.forward`.
       batch_size: rows at once.
       on_batch: called with the number of examples done, after each batch.
@@ -90,17 +90,18 @@ def _over_batches(
 
     def collect():
         indices, parts = pending.pop(0)
-        values = np.concatenate([np.asarray(part) for part in parts])
+        values = np.concatenate(sharding.fetch(parts))
         logits[:, indices] = values[:num_masks, : len(indices)]
         on_batch(len(indices))
 
-    for batch in inference_batches(encoded, config, batch_size, mesh.size):
+    for batch in inference_batches(encoded, config, batch_size, mesh):
         inputs = sharding.shard_rows(model_inputs(batch.inputs), mesh)
         pending.append((batch.indices[batch.weights > 0], compute(inputs)))
         if len(pending) > 1:  # one batch is computed while the one before it is fetched
             collect()
     while pending:
         collect()
+    logits = sharding.sum_over_processes(logits, mesh)  # what the others computed is 0 here
     if not np.isfinite(logits).all():
         raise InputError("the model's outputs are not finite: its weights, or its config.json, are not usable")
     return logits

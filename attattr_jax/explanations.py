@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,7 @@ class AttributionOptions:
     tolerance: float = 1e-3
     max_steps: int = 63
     token_n_steps: int | str | None = None  # of the token-level integrated gradients; None: n_steps
+    token_level: bool = True  # whether to compute these
 
 
 def explain(
@@ -55,57 +56,71 @@ def explain(
     batch_size: int | None = None,
     num_pairs: int = 10,
     skip_special_tokens: bool = False,
+    done: Container[int] = (),
+    shard_params: bool = False,
 ) -> Iterator[Explanation]:
     """Yield the explanation of every example, bucket by bucket: the order is that of the lengths, `row["index"]` tells which.
+
+    Of several processes, each yields its share.
 
     Args:
       classifier: the model.
       split: the texts.
       encoded: the same, tokenized, with labels where target is "gold".
-      mesh: the devices.
+      mesh: the devices of this process.
       options: how to attribute.
       save: "none", "summary" or "full": which arrays to bring to the host (`head_importance` always is).
       batch_size: examples at once, by default from the length.
       num_pairs: how many token pairs and heads a row lists.
       skip_special_tokens: leave pairs with a special token out of that list.
+      done: examples that are not wanted any more.
+      shard_params: divide the parameters over the devices.
     """
     config = classifier.config
-    params = sharding.replicate(classifier.params, mesh)
+    params = sharding.place_params(classifier.params, mesh, shard_params)
     layers = tuple(range(config.num_hidden_layers)) if options.layers is None else options.layers
     wanted = SAVED_ARRAYS[save]
     if options.target == "gold" and encoded.labels is None:
         raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
 
-    for batch in inference_batches(encoded, config, batch_size or functools.partial(engine.default_batch_size, config), mesh.size):
+    for batch in inference_batches(encoded, config, batch_size or functools.partial(engine.default_batch_size, config), mesh, done):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
         how = {name: getattr(options, name) for name in ("n_steps", "method", "objective", "step_batch_size", "tolerance", "max_steps")}
         result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, path=options.path, **how)
-        how["n_steps"] = options.n_steps if options.token_n_steps is None else options.token_n_steps
-        tokens = attribute_tokens(params, inputs, config, result.target, **how)
         device_arrays = {
             **_summarize(result, inputs["attention_mask"]),
-            "token_attributions": tokens.attributions,
-            "token_delta": tokens.convergence_delta,
             "target": result.target,
             "score": result.score,
             "baseline_score": result.baseline_score,
             "convergence_delta": result.convergence_delta,
             "n_steps": result.n_steps,
-            "token_n_steps": tokens.n_steps,
+            "converged": result.converged,
         }
-        converged = {"converged": result.converged, "token_converged": tokens.converged}  # None for a given number of steps
-        device_arrays |= {name: values for name, values in converged.items() if values is not None}
+        if options.token_level:
+            how["n_steps"] = options.n_steps if options.token_n_steps is None else options.token_n_steps
+            tokens = attribute_tokens(params, inputs, config, result.target, **how)
+            device_arrays |= {
+                "token_attributions": tokens.attributions,
+                "token_delta": tokens.convergence_delta,
+                "token_n_steps": tokens.n_steps,
+                "token_converged": tokens.converged,
+            }
+        # Whether it converged is None for a given number of steps.
+        device_arrays = {name: values for name, values in device_arrays.items() if values is not None}
         if "attributions" in wanted:
             device_arrays |= {"attributions": result.attributions, "attention_probs": result.attention_probs}
         host = jax.device_get(device_arrays)
         for position in np.flatnonzero(batch.weights):
             index = int(batch.indices[position])
+            if index in done:  # computed with the rest of its batch, so that the others come out to the bit as they would have
+                continue
             if not np.isfinite(host["score"][position]):
                 raise InputError(f"the model's output for {split.row(index)} is {host['score'][position]}: its weights are not usable")
             arrays = _unpad({name: values[position] for name, values in host.items()}, encoded.lengths[index])
             row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) | {"path": options.path}
-            yield Explanation(row, {name: np.ascontiguousarray(arrays[name]) for name in {"head_importance", *wanted}})
+            kept = {name for name in {"head_importance", *wanted} if name in arrays}
+            yield Explanation(row, {name: np.ascontiguousarray(arrays[name]) for name in kept})
 
 
 @jax.jit
@@ -167,6 +182,8 @@ def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, A
         "token_pairs": [
             {"from": i, "to": j, "attribution": value} for i, j, value in strongest_pairs(total / largest, num_pairs, left_out)
         ],
+        # Shortest decimals that give the same float32.
+        "head_importance": [[float(str(value)) for value in heads] for heads in arrays["head_importance"]],
         "heads": [
             {"layer": layer, "head": head, "importance": value}
             for layer, head, value in top_heads(arrays["head_importance"], num_pairs, layers)
@@ -337,7 +354,7 @@ class DatasetSummary:
         """Take one example."""
         row = explained.row
         self.num_examples += 1
-        self._importance_sum = self._importance_sum + explained.array("head_importance").astype(np.float64)
+        self._importance_sum = self._importance_sum + np.asarray(row["head_importance"], np.float64)
         self._n_steps_sum = self._n_steps_sum + np.asarray(row["n_steps"], np.float64)
         for layer, converged in zip(row["layers"], row["converged"] or (), strict=False):
             if not converged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     try:
         with open(staging, "wb") as written:
             yield written
+            written.flush()
+            os.fsync(written.fileno())  # else a machine that goes down may leave the name without the contents
         os.replace(staging, file)
     except OSError as error:
         if error.filename in (None, str(staging)):  # a full disk does not say whose it was
@@ -60,3 +63,47 @@ def read_run(folder: Path) -> dict[str, Any]:
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file, indented, as UTF-8."""
     write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+class Journal:
+    """Results of a run that is not finished, by name: a line of JSON each, on disk when `put` returns. Damaged lines do not count."""
+
+    def __init__(self, file: Path, is_written: bool = True):
+        """Read what is there; `is_written`: whether `put` writes, or only remembers."""
+        self._file, self._is_written = file, is_written
+        self.known: dict[str, Any] = {}
+        self.damaged: list[int] = []  # numbers of lines, from 1
+        lines = file.read_bytes().split(b"\n") if file.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                digest, name, value = json.loads(line)
+                if digest != self._digest(name, value):
+                    raise ValueError("not what was written")
+                self.known[name] = value
+            except (ValueError, TypeError, RecursionError):
+                self.damaged += [number] if line.strip() else []
+        if lines and lines[-1] and is_written:  # cut short: the next line must not go on with it
+            with open(file, "ab") as journal:
+                journal.write(b"\n")
+
+    @staticmethod
+    def _digest(name: str, value: Any) -> str:
+        return hashlib.sha256(json.dumps([name, value]).encode()).hexdigest()[:16]
+
+    @classmethod
+    def line(cls, name: str, value: Any) -> str:
+        """Return a result as it stands in the file."""
+        return json.dumps([cls._digest(name, value), name, value]) + "\n"
+
+    def get(self, name: str) -> Any:
+        """Return a result, None where there is none yet."""
+        return self.known.get(name)
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a result."""
+        self.known[name] = value
+        if self._is_written:
+            with open(self._file, "a", encoding="utf-8") as journal:
+                journal.write(self.line(name, value))
+                journal.flush()
+                os.fsync(journal.fileno())

@@ -17,6 +17,7 @@ from .config import BertConfig
 from .engine import max_over_real
 from .errors import InputError
 from .files import read_json
+from .tokens import shortened
 
 LARGEST_IMPORTANCE = 1e30  # beyond, sums and pictures overflow
 
@@ -209,9 +210,9 @@ def read_importance(file: Path, shape: tuple[int, int] | None = None, model: str
         found_model, measure, examples = record["model"], record["measure"], record.get("examples", [])
         importance = np.asarray(record["importance"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is not a head_importance.json: {error!r}") from None
+        raise InputError(f"{file} is not a head_importance.json: {shortened(repr(error))}") from None
     if record.get("layers") is not None:
-        raise InputError(f"{file} covers only layers {record['layers']}: run attribute.py without --layers")
+        raise InputError(f"{file} covers only layers {record['layers']!r:.80}: run attribute.py without --layers")
     if importance.ndim != 2 or not importance.size or importance.dtype.kind not in "if":
         raise InputError(f"{file}: importance must be L lists of N numbers")
     if shape is not None and importance.shape != shape:

@@ -53,6 +53,7 @@ def score_heads(
     method: str = "gausslegendre",
     seed: int = 0,
     on_batch: Callable[[int], None] = lambda count: None,
+    params: Any = None,
 ) -> HeadScores:
     """Score every head of a model.
 
@@ -62,11 +63,12 @@ def score_heads(
       measure: one of `MEASURES`.
       classifier: the model.
       encoded: the scoring examples, with labels.
-      mesh: the devices.
+      mesh: the devices of this process; of several processes, each does its share of the batches.
       head_mask: 0/1 [L, N]: score the model under this mask.
       n_steps, method: for "attribution", as for `attribute_attention`.
       seed: for "random".
       on_batch: called with the number of examples done, after each batch.
+      params: the classifier's parameters on the mesh, if they are there already.
 
     Returns:
       `HeadScores`. Details: "taylor" has `unnormalised`, the sums before the division; "ablation" has `accuracy_loss`, the share of
@@ -77,7 +79,7 @@ def score_heads(
     mask = (present if head_mask is None else present * np.asarray(head_mask)).astype(np.float32)
     if measure == "random":
         return HeadScores(random_importance(*mask.shape, seed) * (mask != 0), {})
-    params = sharding.replicate(classifier.params, mesh)
+    params = sharding.replicate(classifier.params, mesh) if params is None else params
     traced = sharding.replicate(jnp.asarray(mask), mesh)
 
     def compute(inputs, labels) -> dict[str, Array]:
@@ -90,14 +92,15 @@ def score_heads(
             return _ablation(params, inputs, labels, traced, config, max(1, engine.memory_budget() // per_head))
         return {"taylor": _taylor, "attention": _attention}[measure](params, inputs, labels, traced, config)
 
-    total: dict[str, Any] = {}
-    rows = functools.partial(engine.default_batch_size, config)
-    for batch in inference_batches(encoded, config, rows if measure in ("attribution", "ablation") else _rows_of_one_pass, mesh.size):
+    total = {name: np.zeros(mask.shape) for name in ("importance", *(["accuracy_loss"] if measure == "ablation" else []))}
+    rows = functools.partial(engine.default_batch_size, config) if measure in ("attribution", "ablation") else _rows_of_one_pass
+    for batch in inference_batches(encoded, config, rows, mesh):
         inputs, labels = sharding.shard_rows((model_inputs(batch.inputs), batch.labels), mesh)
         is_example = batch.weights > 0
         for name, values in compute(inputs, labels).items():
-            total[name] = total.get(name, 0) + np.asarray(values, np.float64)[is_example].sum(axis=0) * (mask != 0)
+            total[name] += np.asarray(values, np.float64)[is_example].sum(axis=0) * (mask != 0)
         on_batch(int(is_example.sum()))
+    total = sharding.sum_over_processes(total, mesh)
     if measure == "taylor":
         norms = np.linalg.norm(total["importance"], axis=1, keepdims=True)
         return HeadScores(total["importance"] / np.where(norms == 0, 1, norms), {"unnormalised": total["importance"]})

@@ -25,6 +25,7 @@ from .bert import init_params, param_shapes
 from .config import BertConfig
 from .errors import InputError, root_cause
 from .files import read_json, user_path, write_file, write_json
+from .tokens import shortened
 
 # Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
 _EMBEDDINGS = [
@@ -60,6 +61,8 @@ _CLASSIFIER = [
     ("classifier/kernel", "classifier.weight"),
     ("classifier/bias", "classifier.bias"),
 ]
+
+_LAYER_NAME = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 
 # Tensors that a BERT checkpoint may carry and a classifier does not use.
 _IGNORED = re.compile(r"cls\..*|bert\.embeddings\.position_ids")
@@ -118,6 +121,12 @@ def from_hf_tensors(
         if not _IGNORED.fullmatch(name):
             given[name] = value
 
+    # Before the shapes are found out, which takes time for each layer that the configuration says there is.
+    present = {found[1] for name in given if (found := _LAYER_NAME.match(name))}
+    absent = next((layer for layer in range(config.num_hidden_layers) if str(layer) not in present), None)
+    if absent is not None:
+        what = f"num_hidden_layers is {config.num_hidden_layers}, but there are no tensors of layer {absent}"
+        raise InputError(f"{source} does not match its config.json: {what}")
     shapes = flax.traverse_util.flatten_dict(param_shapes(config), sep="/")
     new_parts, problems, flat = [], [], {}
     if new_head_seed is not None:
@@ -145,7 +154,7 @@ def from_hf_tensors(
         else:
             wide = value.dtype if value.dtype == np.float64 and jax.config.jax_enable_x64 else np.float32
             flat[path] = np.ascontiguousarray(value, dtype=wide)
-    problems += [f"{name} is unknown" for name in sorted(given)]
+    problems += [f"{shortened(name)} is unknown" for name in sorted(given)]
     if problems:
         if all(problem.startswith(("classifier.", "bert.pooler.")) for problem in problems):
             raise InputError(f"{source} has no usable classification head ({'; '.join(problems)}): fine-tune it with train.py first")
@@ -235,11 +244,11 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
     config, id2label = _read_config(folder, str(name))
     if num_labels is not None and num_labels != config.num_labels:
         config, id2label = dataclasses.replace(config, num_labels=num_labels), {}
-    if not id2label:
-        id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     config = dataclasses.replace(config, dtype=dtype)
 
     params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), None if num_labels is None else seed)
+    if not id2label:
+        id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     tokenizer = _load_tokenizer(folder)
     if tokenizer is not None and len(tokenizer) > config.vocab_size:
         raise InputError(f"{name}: its tokenizer has {len(tokenizer)} tokens, its config.json a vocab_size of {config.vocab_size}")
@@ -279,9 +288,9 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
             raise InputError(f"id2label must name the classes 0 to {config.num_labels - 1}, each differently, not {id2label}")
         return config, id2label
     except InputError as error:
-        raise InputError(f"{file}: {error}") from None
+        raise InputError(f"{file}: {shortened(str(error))}") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is not a valid config.json: {error}") from None
+        raise InputError(f"{file} is not a valid config.json: {shortened(str(error))}") from None
 
 
 def _find(name: str) -> Path:
@@ -289,14 +298,14 @@ def _find(name: str) -> Path:
     if name == MINILM:
         return _find_minilm()
     folder = user_path(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises where the name is too long
         return folder
     if name.startswith("runs/"):
         raise InputError(f"{name}: no such folder; run train.py first, or name another checkpoint")
-    if folder.exists():
+    if os.path.exists(folder):
         raise InputError(f"{name} is a file: name the folder that holds config.json and model.safetensors")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise InputError(f"{name}: no such folder")
+        raise InputError(f"{shortened(name)}: no such folder")
     return _download(name)
 
 
@@ -339,20 +348,24 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
         try:
             names = set(read_json(index)["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} is damaged: {error!r}") from None
+            raise InputError(f"{index} is damaged: {shortened(repr(error))}") from None
         if any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise InputError(f"{index} names files outside its folder")
         files = [folder / name for name in sorted(names)]
     tensors = {}
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):  # Path.is_file raises where the name is too long
             pickled = " (pytorch_model.bin is a pickle, which is never read: convert it with transformers' save_pretrained)"
-            raise InputError(f"{file} does not exist{pickled if (folder / 'pytorch_model.bin').exists() else ''}")
+            raise InputError(
+                f"{file.parent / shortened(file.name)} does not exist{pickled if (folder / 'pytorch_model.bin').exists() else ''}"
+            )
         try:
             with safetensors.safe_open(file, "numpy") as reader:
                 tensors |= {name: reader.get_tensor(name) for name in reader.keys()}
         except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
-            raise InputError(f"{file} is not a valid safetensors file: {error}") from None
+            raise InputError(f"{file} is not a valid safetensors file: {shortened(str(error))}") from None
+        except AttributeError as error:  # a type that NumPy lacks, such as float8
+            raise InputError(f"{file} has tensors of a type that cannot be read, not float32, float16 or bfloat16: {error}") from None
     return tensors
 
 
@@ -363,10 +376,10 @@ def _load_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        tokenizer("a word")  # an empty vocabulary shows only here
+        tokenizer(["a word"], padding=True)  # an empty vocabulary, and a missing padding token, show only here
         return tokenizer
     except Exception as error:  # the tokenizer library has no common exception of its own
-        raise InputError(f"the tokenizer in {folder} cannot be loaded: {root_cause(error)}") from None
+        raise InputError(f"the tokenizer in {folder} cannot be loaded: {shortened(root_cause(error))}") from None
 
 
 def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:

@@ -174,7 +174,8 @@ def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
     num_wrong = sum(item["is_wrong"] for item in items)
     labelled = sum(item["label"] is not None for item in items)
     made = {name: options[name] for name in ("checkpoint", "objective", "target", "method", "n_steps", "path", "dtype") if name in options}
-    made |= {"attattr-jax": run["packages"].get("attattr-jax"), "started": run.get("started")} if "packages" in run else {}
+    packages = run.get("packages")
+    made |= {"attattr-jax": packages.get("attattr-jax"), "started": run.get("started")} if isinstance(packages, dict) else {}
     return {
         "title": f"Attention attribution: {options['checkpoint']}" if "checkpoint" in options else "Attention attribution",
         "summary": _texts(len(items)) + (f", {labelled - num_wrong} of {labelled} predicted as labelled" if labelled else ""),

@@ -1,7 +1,7 @@
-"""Explanations as objects and as files: written as they come, read back lazily, shown, and handed on.
+"""Explanations as objects and as files: read back lazily, shown, and handed on.
 
 A folder of explanations holds `examples.jsonl`, one row per example in order, and `shard-*.safetensors`, whose tensors are named
-`<index>/<array>` and are not padded. A row is written after its arrays, so it never points to arrays that are not there.
+`<index>/<array>` and are not padded; `parts` writes it.
 
 Shapes: T tokens of one example (no padding), L layers (those asked for), N heads.
 """
@@ -18,16 +18,15 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from .errors import InputError
-from .files import read_run, replacing, user_path, write_file
-from .tokens import sum_over_pieces, word_groups, word_labels
+from .errors import InputError, root_cause
+from .files import read_run, user_path
+from .rows import check_array, check_row
+from .tokens import shortened, sum_over_pieces, word_groups, word_labels
 from .tree import THRESHOLD, AttributionTree, attribution_tree
 
 EXAMPLES_FILE = "examples.jsonl"
-SHARD_BYTES = 64 * 2**20
-SHARD_ROWS = 1024
+MANIFEST_FILE = "manifest.json"  # sizes and SHA-256 of the other files
 
 # Arrays per example by what `--save` asks for.
 SAVED_ARRAYS = {
@@ -35,9 +34,6 @@ SAVED_ARRAYS = {
     "summary": ("head_importance", "token_pairs", "token_attributions"),
     "full": ("head_importance", "token_pairs", "token_attributions", "attributions", "attention_probs"),
 }
-
-# What every reader of a row relies on.
-_REQUIRED = {"index", "text", "tokens", "layers", "predicted", "target", "probabilities", "arrays"}
 
 
 class Explanation:
@@ -191,56 +187,6 @@ def _notebook_frame(examples: Sequence[Explanation]) -> str:
     return report.notebook_frame(examples)
 
 
-class ExplanationWriter:
-    """Writes explanations into a folder as they come: arrays in shards of about 64 MiB, then the rows that point to them."""
-
-    def __init__(self, folder: Path, save: str = "full"):
-        self.folder, self._names = Path(folder), SAVED_ARRAYS[save]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._rows: list[dict[str, Any]] = []
-        self._arrays: dict[str, np.ndarray] = {}
-        self._num_bytes = 0
-        self._num_shards = 0
-        self._written: list[tuple[int, int, int]] = []  # index of the example, start and length of its row in the file
-
-    def add(self, explained: Explanation) -> None:
-        """Take one explanation; it is on disk after the shard is full, or after `close`."""
-        row = dict(explained.row, arrays=None)
-        arrays = {name: explained.array(name) for name in self._names}
-        if arrays:
-            prefix = f"{row['index']}/"
-            row["arrays"] = {"file": self._shard_name(), "prefix": prefix, "names": sorted(arrays)}
-            self._arrays |= {prefix + name: values for name, values in arrays.items()}
-        self._rows.append(row)
-        self._num_bytes += sum(values.nbytes for values in arrays.values())
-        if self._num_bytes >= SHARD_BYTES or len(self._rows) >= SHARD_ROWS:
-            self.flush()
-
-    def _shard_name(self) -> str:
-        return f"shard-{self._num_shards:05d}.safetensors"
-
-    def flush(self) -> None:
-        """Write what has been taken so far."""
-        if self._arrays:
-            write_file(self.folder / self._shard_name(), safetensors.numpy.save(self._arrays))
-            self._num_shards += 1
-        with open(self.folder / EXAMPLES_FILE, "ab") as file:
-            for row in self._rows:
-                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-                self._written.append((row["index"], file.tell(), len(line)))
-                file.write(line)
-        self._rows, self._arrays, self._num_bytes = [], {}, 0
-
-    def close(self) -> None:
-        """Write the rest and put the rows in the order of the examples."""
-        self.flush()
-        file = self.folder / EXAMPLES_FILE
-        with replacing(file) as ordered, open(file, "rb") as source:
-            for _, start, length in sorted(self._written):
-                source.seek(start)
-                ordered.write(source.read(length))
-
-
 class StoredExplanation(Explanation):
     """One example of a folder of explanations; its arrays are read when they are asked for."""
 
@@ -259,9 +205,11 @@ class StoredExplanation(Explanation):
         file = self._folder / Path(where["file"]).name
         try:
             with safetensors.safe_open(file, "numpy") as reader:
-                return reader.get_tensor(where["prefix"] + name)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from None
+                values = reader.get_tensor(where["prefix"] + name)
+        except Exception as error:  # SafetensorError, OSError, and whatever NumPy says of a type it does not have
+            raise InputError(f"{file} cannot be read: {root_cause(error):.300}") from None
+        check_array(self.row, name, values)
+        return values
 
 
 class StoredExplanations(Explanations):
@@ -271,6 +219,8 @@ class StoredExplanations(Explanations):
         self.folder = user_path(folder)
         self._file = self.folder / EXAMPLES_FILE
         if not self._file.is_file():
+            if (self.folder / "parts").is_dir():
+                raise InputError(f"{self.folder} holds an unfinished run: attribute.py with --resume goes on with it")
             raise InputError(f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py")
         self._starts = [0]
         with open(self._file, "rb") as file:
@@ -290,10 +240,10 @@ class StoredExplanations(Explanations):
             file.seek(start)
             try:
                 row = json.loads(file.readline())
-                if not isinstance(row, dict) or not row.keys() >= _REQUIRED:
-                    raise ValueError(f"it must be an object with {', '.join(sorted(_REQUIRED))}")
+                check_row(row)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {error}") from None
+                reason = shortened(str(error))
+                raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {reason}") from None
         return StoredExplanation(self.folder, row)
 
     @functools.cached_property

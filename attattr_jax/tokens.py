@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def shortened(text: str, limit: int = 300) -> str:
+    """Return text as `printable` does, in one line and with an end."""
+    return printable(text if len(text) <= limit else text[:limit] + "…")
+
+
 def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
     """Return the positions of each word's pieces, in order; a special token is a word of its own.
 

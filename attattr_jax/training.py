@@ -10,8 +10,10 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from .errors import InputError, root_cause
 from .evaluation import TASK_METRICS, metrics, predict
 from .files import write_file
 from .pretrained import Classifier
+from .processes import Terminated, preemption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +79,25 @@ def make_optimizer(options: TrainingOptions, num_steps: int) -> tuple[optax.Grad
     return optimizer, schedule
 
 
-def make_train_step(config, optimizer: optax.GradientTransformation, seed: int) -> Callable:
-    """Return the compiled step (state, inputs, labels, weights) -> state; the state given is donated."""
+def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, shardings: TrainState | None = None) -> Callable:
+    """Return the compiled step (state, inputs, labels, weights) -> (state, loss); the state given is donated.
+
+    Args:
+      shardings: where the new state's arrays are to be, by default where the compiler puts them.
+    """
 
     def loss_of(params, inputs, labels, weights, dropout_key):
         logits, _, _ = BertClassifier(config).apply({"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key})
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses * weights) / jnp.sum(weights)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: TrainState, inputs, labels, weights) -> TrainState:
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
+    def train_step(state: TrainState, inputs, labels, weights) -> tuple[TrainState, Array]:
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, gradient = jax.value_and_grad(loss_of)(state.params, inputs, labels, weights, dropout_key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        return TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            loss_sum=state.loss_sum + loss,
-        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, state.loss_sum + loss), loss
 
     return train_step
 
@@ -111,6 +114,7 @@ class Trainer:
         options: TrainingOptions,
         mesh: jax.sharding.Mesh | None = None,
         task: str | None = None,
+        shard_params: bool = False,
     ):
         """Prepare a run.
 
@@ -120,25 +124,32 @@ class Trainer:
           evaluations: splits with labels, by the name that their metrics get: "eval", or more than one.
           folder: where to write.
           options: the recipe.
-          mesh: the devices, by default all local ones.
+          mesh: the devices, by default those of all processes, each of which makes the same calls.
           task: a GLUE task, for its own metric.
+          shard_params: divide parameters and Adam's moments over the devices; each otherwise has a copy.
         """
         self.classifier, self.train, self.evaluations, self.options = classifier, train, evaluations, options
         self.folder, self.task = Path(folder), task
-        self.mesh = sharding.data_mesh() if mesh is None else mesh
+        self.mesh = sharding.global_mesh() if mesh is None else mesh
         self.steps_per_epoch = math.ceil(len(train) / options.train_batch_size)
         self.num_steps = self.steps_per_epoch * options.num_train_epochs
         self.optimizer, self.schedule = make_optimizer(options, self.num_steps)
-        self.train_step = make_train_step(classifier.config, self.optimizer, options.seed)
+        self.shard_params = shard_params
+        shapes = jax.eval_shape(self._fresh_state, classifier.params)
+        self.shardings = sharding.params_shardings(shapes, self.mesh) if shard_params else sharding.replicated(shapes, self.mesh)
+        self.train_step = make_train_step(classifier.config, self.optimizer, options.seed, self.shardings)
+
+    def _fresh_state(self, params) -> TrainState:
+        return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.float32(0))
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on the mesh."""
-        params = sharding.replicate(jax.tree.map(jnp.asarray, self.classifier.params), self.mesh)
-        state = TrainState(jnp.int32(0), params, jax.jit(self.optimizer.init)(params), jnp.float32(0))
-        return sharding.replicate(state, self.mesh)
+        params = sharding.place_params(self.classifier.params, self.mesh, self.shard_params)
+        # Donated: where the parameters are is where the state's are.
+        return jax.jit(self._fresh_state, out_shardings=self.shardings, donate_argnums=0)(params)
 
-    def batches(self, first_step: int) -> Iterator[tuple[int, int, Any]]:
-        """Yield (step, number of examples, arrays on the mesh) from `first_step` on."""
+    def batches(self, first_step: int) -> Iterator[tuple[int, np.ndarray, Any]]:
+        """Yield (step, indices of its examples, arrays on the mesh) from `first_step` on."""
         rows = -(-min(self.options.train_batch_size, len(self.train)) // self.mesh.size) * self.mesh.size
         config = self.classifier.config
         for epoch in range(first_step // self.steps_per_epoch, self.options.num_train_epochs):
@@ -148,7 +159,7 @@ class Trainer:
                 if step >= first_step:
                     batch = self.train.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
                     arrays = (model_inputs(batch.inputs), batch.labels, batch.weights)
-                    yield step, len(indices), sharding.shard_rows(arrays, self.mesh)
+                    yield step, indices, sharding.shard_rows(arrays, self.mesh)
 
     def evaluate(self, params) -> dict[str, float]:
         """Return the metrics of every evaluation split, each named `<split>_<metric>`."""
@@ -174,48 +185,50 @@ class Trainer:
 
         Raises:
           InputError: the loss is not finite any more.
+          Terminated: SIGTERM came; the state has been saved.
         """
         try:
             return self._run(on_step)
         except ValueError as error:
             if "No space left" in str(error):  # Orbax wraps what the file system says
-                raise InputError(f"{self.folder / 'checkpoints'}: no space left; make some, then --resume") from None
+                raise InputError(f"{self._checkpoints}: no space left; make some, then --resume") from None
             raise
 
     def _run(self, on_step: Callable[[int, int, float | None], None]) -> tuple[Classifier, dict[str, Any]]:
-        with self._checkpointer() as checkpointer:
-            state = self.initial_state()
-            if checkpointer.latest is not None:
-                try:
-                    state = _load(checkpointer, checkpointer.latest, state)
-                except Exception as error:  # Orbax has no common exception for damage
-                    where = self.folder / "checkpoints" / str(checkpointer.latest.step)
-                    reason = f"{root_cause(error):.200}"
-                    raise InputError(f"checkpoint {where} is damaged ({reason}): delete it to go on from the one before") from None
+        state = self._restored(self.initial_state())
+        with self._checkpointer() as checkpointer, preemption(together=True) as is_preempted:
             first_step = int(state.step)
             log = MetricsLog(self.folder / "metrics.jsonl", first_step)
             start, num_examples = time.perf_counter(), 0
-            for step, count, arrays in self.batches(first_step):
-                state = self.train_step(state, *arrays)
-                done, num_examples = step + 1, num_examples + count
+            unchecked: list[tuple[int, np.ndarray, Array]] = []
+            for step, indices, arrays in self.batches(first_step):
+                state, step_loss = self.train_step(state, *arrays)
+                unchecked.append((step, indices, step_loss))
+                done, num_examples = step + 1, num_examples + len(indices)
                 epoch = done / self.steps_per_epoch
                 loss = None
-                is_epoch_end, is_saved = done % self.steps_per_epoch == 0, done % self.options.save_steps == 0
+                is_epoch_end, is_stopped = done % self.steps_per_epoch == 0, is_preempted(done)
+                is_saved = is_stopped or done % self.options.save_steps == 0
                 is_logged = done % self.options.logging_steps == 0 or done == self.num_steps
-                if (is_logged or is_epoch_end or is_saved) and not math.isfinite(float(state.loss_sum)):
-                    raise InputError(f"the loss is {float(state.loss_sum)} by step {done}: start anew with a lower --learning_rate")
+                if is_logged or is_epoch_end or is_saved:
+                    self._check_losses(unchecked)
+                    unchecked = []
                 if is_logged:
                     since = (done - 1) % self.options.logging_steps + 1
                     loss = float(state.loss_sum) / since
                     log.write(step=done, epoch=epoch, loss=loss, learning_rate=float(self.schedule(step)))
-                    state = state.replace(loss_sum=jnp.zeros_like(state.loss_sum))
-                on_step(done, count, loss)
+                    state = state.replace(loss_sum=sharding.replicate(np.float32(0), self.mesh))
+                on_step(done, len(indices), loss)
                 if is_epoch_end:
                     found = self.evaluate(state.params)
                     log.write(step=done, epoch=epoch, **found)
-                    checkpointer.save_async(done, _storable(state), force=True, metrics=found)
+                    checkpointer.save_async(done, self._storable(state), force=True, metrics=found)
                 elif is_saved:
-                    checkpointer.save_async(done, _storable(state), force=True)
+                    checkpointer.save_async(done, self._storable(state), force=True)
+                if is_stopped and done < self.num_steps:
+                    checkpointer.wait()
+                    sharding.barrier("preempted")  # who is gone before the others have saved would be taken for dead
+                    raise Terminated(f"terminated by SIGTERM: step {done} of {self.num_steps} is saved, --resume goes on from there")
             seconds = time.perf_counter() - start
             checkpointer.wait()
             best = max(
@@ -223,7 +236,13 @@ class Trainer:
                 key=lambda checkpoint: (self.best_metric(checkpoint.metrics), checkpoint.step),
             )
             if best.step != int(state.step):
-                state = _load(checkpointer, best, state)
+                try:
+                    state = self._load(checkpointer, best, state)
+                except Exception as error:  # Orbax has no common exception for damage
+                    where = self._checkpoints / str(best.step)
+                    raise InputError(
+                        f"{where}, of the best epoch, is damaged ({root_cause(error):.200}): --overwrite trains anew"
+                    ) from None
         summary = {
             "best_step": best.step,
             "num_steps": self.num_steps,
@@ -232,43 +251,76 @@ class Trainer:
             "train_examples_per_second": num_examples / seconds if num_examples else None,
             **best.metrics,
         }
-        params = jax.tree.map(np.asarray, state.params)
-        return dataclasses.replace(self.classifier, params=params, new_parts=()), summary
+        return dataclasses.replace(self.classifier, params=sharding.fetch(state.params), new_parts=()), summary
+
+    def _check_losses(self, losses: Sequence[tuple[int, np.ndarray, Array]]) -> None:
+        """Raise an InputError if one of the steps (number, examples, loss) has a loss that is not finite; names the first."""
+        values = jax.device_get([loss for _, _, loss in losses])
+        for (step, indices, _), value in zip(losses, values, strict=True):
+            if not math.isfinite(value):
+                listed = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
+                batch = f"batch {self.train.fingerprint(indices)}, training examples {listed} from 0"
+                raise InputError(f"the loss is {value} at step {step + 1} ({batch}): start anew with a lower --learning_rate")
+
+    def _restored(self, state: TrainState) -> TrainState:
+        """Return the state of the newest checkpoint that can be read, or the one given, where there is none."""
+        while True:
+            with self._checkpointer() as checkpointer:
+                if checkpointer.latest is None:
+                    return state
+                where = self._checkpoints / str(checkpointer.latest.step)
+                try:
+                    return self._load(checkpointer, checkpointer.latest, state)
+                except Exception as error:  # Orbax has no common exception for damage
+                    reason = f"checkpoint {where} is damaged ({root_cause(error):.200})"
+            if jax.process_count() > 1:  # one may read what another cannot
+                raise InputError(f"{reason}: delete it to go on from the one before")
+            print(f"warning: {reason}: going on from the one before", file=sys.stderr)
+            shutil.rmtree(where)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
 
     def _checkpointer(self):
-        """Return the Orbax checkpointer: keeps the last checkpoint and the best epoch's."""
+        """Return the Orbax checkpointer: keeps the last two checkpoints, should one be damaged, and the best epoch's."""
         from orbax.checkpoint import v1 as ocp
 
         keep = ocp.training.preservation_policies
         return ocp.training.Checkpointer(
-            (self.folder / "checkpoints").absolute(),
+            self._checkpoints.absolute(),
             preservation_policy=keep.AnyPreservationPolicy(
                 [
-                    keep.LatestN(1),
+                    keep.LatestN(2),
                     keep.BestN(get_metric_fn=self.best_metric, n=1, keep_checkpoints_without_metrics=False),
                 ]
             ),
             cleanup_tmp_directories=True,
         )
 
+    def _storable(self, state: TrainState) -> TrainState:
+        """Return a state that Orbax can write: a zero stands for an array without elements, as of a layer without heads."""
+        return jax.tree.map(
+            lambda array: array if array.size else sharding.replicate(np.zeros((), array.dtype), self.mesh),
+            state,
+        )
 
-def _storable(state: TrainState) -> TrainState:
-    """Return a state that Orbax can write: a zero stands for an array without elements, as of a layer without heads."""
-    return jax.tree.map(lambda array: array if array.size else jax.device_put(jnp.zeros((), array.dtype), array.sharding), state)
-
-
-def _load(checkpointer, checkpoint, state: TrainState) -> TrainState:
-    """Return the state of a checkpoint; `state` has its shapes, types and shardings."""
-    abstract = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), _storable(state))
-    return jax.tree.map(lambda loaded, given: loaded if given.size else given, checkpointer.load(checkpoint, abstract), state)
+    def _load(self, checkpointer, checkpoint, state: TrainState) -> TrainState:
+        """Return the state of a checkpoint; `state` has its shapes, types and shardings."""
+        abstract = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), self._storable(state)
+        )
+        return jax.tree.map(lambda loaded, given: loaded if given.size else given, checkpointer.load(checkpoint, abstract), state)
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one object a line, flushed as it is written."""
+    """`metrics.jsonl`: one object a line, flushed as it is written, by one process."""
 
     def __init__(self, file: Path, first_step: int):
         """Keep the lines up to `first_step`, where the run goes on; later ones will be written again."""
         self.file = file
+        if not sharding.is_main():
+            return
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         kept = []
         for line in lines:
@@ -282,5 +334,6 @@ class MetricsLog:
 
     def write(self, **fields: float) -> None:
         """Append one line."""
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(fields) + "\n")
+        if sharding.is_main():
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(fields) + "\n")

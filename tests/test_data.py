@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import data
+from attattr_jax import data, sharding
 
 
 def write(folder, name, content):
@@ -248,7 +248,7 @@ def test_batches_hold_every_example_once(tiny):
     texts = ["good " * count for count in (1, 14, 15, 3, 20, 2, 30)]
     split = data.Split("texts", "--text", texts, None, None)
     encoded = data.encode(tiny, split, 32, np.arange(7, dtype=np.int32))
-    batches = list(data.inference_batches(encoded, tiny.config, 3, num_devices=2))
+    batches = list(data.inference_batches(encoded, tiny.config, 3, sharding.data_mesh()))
     seen = np.concatenate([batch.indices[batch.weights > 0] for batch in batches])
     assert sorted(seen) == list(range(7))
     for batch in batches:

@@ -3,7 +3,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, explanations, results, sharding
+from attattr_jax import data, explanations, parts, results, sharding
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -23,11 +23,11 @@ def explained(tiny, split):
 @pytest.fixture(scope="module")
 def folder(explained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("explained")
-    writer = results.ExplanationWriter(folder)
+    writer = parts.ExplanationWriter(folder)
     for one in reversed(explained):
         writer.add(one)
         writer.flush()  # a shard each
-    writer.close()
+    parts.assemble(folder, len(explained))
     return folder
 
 
@@ -79,10 +79,11 @@ def test_reading_is_lazy_and_negative_indices_work(folder):
 def test_what_was_not_saved_is_said(tiny, split, tmp_path):
     encoded = data.encode(tiny, split, 32)
     for save in ("none", "summary"):
-        writer = results.ExplanationWriter(tmp_path / save, save)
+        writer = parts.ExplanationWriter(tmp_path / save, save)
         for one in explanations.explain(tiny, split, encoded, sharding.data_mesh(), explanations.AttributionOptions(n_steps=2), save):
             writer.add(one)
-        writer.close()
+        writer.flush()
+        parts.assemble(tmp_path / save, len(split))
         with pytest.raises(aa.InputError, match="--save full"):
             _ = aa.load_attributions(tmp_path / save)[0].attributions
     assert not list((tmp_path / "none").glob("*.safetensors"))
@@ -92,11 +93,12 @@ def test_what_was_not_saved_is_said(tiny, split, tmp_path):
 def test_any_character_in_a_text_survives(tiny, tmp_path):
     text = "good\u2028film \u202e<b>\x85\U0001f600"
     split = data.Split("texts", "--text", [text, "bad"], None, None)
-    writer = results.ExplanationWriter(tmp_path, "none")
+    writer = parts.ExplanationWriter(tmp_path, "none")
     options = explanations.AttributionOptions(n_steps=2)
     for one in explanations.explain(tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, "none"):
         writer.add(one)
-    writer.close()
+    writer.flush()
+    parts.assemble(tmp_path, 2)
     assert [one.text for one in aa.load_attributions(tmp_path)] == [text, "bad"]
 
 

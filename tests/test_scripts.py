@@ -15,7 +15,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import costs, data, importance, results
+from attattr_jax import costs, data, importance, parts
 from attattr_jax.commands import attribute, correlate, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -142,7 +142,14 @@ def test_attribute_writes_what_there_is_to_look_at(trained_folder, reviews_folde
 
     command = "--checkpoint {c} --n_steps 2 --overwrite --report_examples 0 --output_dir {o} --text good"
     assert attribute.main(words(command, c=trained_folder, o=output)) == 0
-    assert {file.name for file in output.iterdir()} == {"examples.jsonl", "head_importance.json", "run.json", "shard-00000.safetensors"}
+    assert {file.name for file in output.iterdir()} == {
+        ".lock",
+        "examples.jsonl",
+        "head_importance.json",
+        "manifest.json",
+        "run.json",
+        "shard-0000-00000.safetensors",
+    }
 
 
 def test_attribute_with_as_many_steps_as_needed(trained_folder, reviews_folder, tmp_path, capsys):
@@ -426,7 +433,6 @@ BAD_TRAIN = [
     ("--text_column body", "no column 'body'"),
     ("--dtype float8", "--dtype: invalid choice: 'float8'"),
     ("--unknown 1", "unrecognized arguments: --unknown 1"),
-    ("--resume", "there is no run of train.py"),
     ("--resume --overwrite", "--overwrite and --resume: choose one"),
     ("--output_dir {trained}", "already holds results of train.py: --resume goes on, --overwrite starts anew"),
 ]
@@ -613,7 +619,7 @@ def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
     def no_space(self, explained):
         raise OSError(28, "No space left on device", str(tmp_path / "out" / "shard"))
 
-    monkeypatch.setattr(results.ExplanationWriter, "add", no_space)
+    monkeypatch.setattr(parts.ExplanationWriter, "add", no_space)
     command = words("--checkpoint {c} --n_steps 2 --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
     assert attribute.main(command) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")

@@ -12,14 +12,14 @@ are asked for; and run.json.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
-from .. import cli, data, heads, plots, pretrained, report, sharding
+from .. import cli, data, heads, parts, plots, pretrained, report, sharding
 from ..attribution import check_adaptive, check_objective
 from ..cli import option, printable, require
 from ..engine import OBJECTIVES, PATHS
@@ -28,9 +28,34 @@ from ..explanations import AttributionOptions, DatasetSummary, convergence_by_st
 from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS, export
 from ..files import write_json
 from ..integration import METHODS
-from ..results import Explanation, Explanations, ExplanationWriter, load_attributions
+from ..output import OutputFolder
+from ..processes import Terminated, preemption
+from ..results import Explanation, Explanations, load_attributions
 from ..tree import THRESHOLD, check_tree_options
 
+FILES = (
+    "examples.jsonl",
+    "shard-*.safetensors",
+    "manifest.json",
+    "parts",
+    "head_importance.json",
+    "token_pairs.json",
+    "report.html",
+    "figures",
+    "export",
+)
+# Options that change what is made of the explanations, not these: a run may be resumed with others.
+VIEW_OPTIONS = (
+    "num_printed",
+    "report_examples",
+    "report_megabytes",
+    "figures",
+    "figure_examples",
+    "export",
+    "export_top_k",
+    "tree_threshold",
+    "tree_penalty",
+)
 EXPORT_FORMATS = (*TABLE_FORMATS, *EXAMPLE_FORMATS)
 CONVERGENCE_STEPS = (2, 3, 5, 8, 12, 20)  # of the figure; every rule has so many
 
@@ -74,6 +99,7 @@ class Options(cli.CommonOptions):
         THRESHOLD, "trees: an edge needs more than this share of its layer's largest attribution (the paper's tau)"
     )
     tree_penalty: float = option(0.0, "trees: an edge needs more attribution than this (the paper's lambda)")
+    skip_token_attributions: bool = option(False, "leave the token-level integrated gradients out: a part of the time")
     num_printed: int = option(5, "texts to print; all are written")
     batch_size: int | None = option(None, "texts at once (default: by their length)")
     step_batch_size: int | None = option(
@@ -84,7 +110,7 @@ class Options(cli.CommonOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with these arguments, by default the process's; returns the exit status."""
-    return cli.run(lambda: _attribute(cli.parse(Options, __doc__, argv)))
+    return cli.script(_attribute, Options, __doc__, argv)
 
 
 def _attribute(options: Options) -> None:
@@ -97,11 +123,12 @@ def _attribute(options: Options) -> None:
     export_formats = cli.listed(options.export, "--export", EXPORT_FORMATS)
     for name in ("figures", "export"):
         require(getattr(options, name) is None or options.save == "full", f"--{name} needs the arrays of every text: give --save full")
-    folder = cli.OutputFolder(
+    folder = OutputFolder(
         options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
         "attribute",
-        ("examples.jsonl", "shard-*.safetensors", "head_importance.json", "token_pairs.json", "report.html", "figures", "export"),
+        FILES,
         options.overwrite,
+        options.resume,
     )
     split = _load_texts(options)
     dtype = None if options.dtype == "float32" else options.dtype
@@ -116,24 +143,22 @@ def _attribute(options: Options) -> None:
     encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, _labels(options, split, classifier))
     cli.warn_truncated(encoded, split.source)
 
-    mesh = sharding.data_mesh()
     fingerprint = classifier.fingerprint()
-    folder.start(options, {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}})
+    facts = {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}}
+    # The fingerprints tell whether model and data are the same, however they are written.
+    folder.start(options, facts, may_change=(*VIEW_OPTIONS, "checkpoint", "dataset", "text_file"))
     same = ("n_steps", "method", "objective", "step_batch_size", "path", "tolerance", "max_steps", "token_n_steps")
-    how = AttributionOptions(target, layers=layers, **{name: getattr(options, name) for name in same})
-    writer, summary = ExplanationWriter(folder.path, options.save), DatasetSummary()
-    printed = {}
-    with cli.progress(len(split), "texts", "attributing") as bar:
-        explained_texts = explain(
-            classifier, split, encoded, mesh, how, options.save, options.batch_size, options.num_pairs, options.skip_special_tokens
-        )
-        for explained in explained_texts:
-            writer.add(explained)
-            summary.add(explained)
-            if explained.row["index"] < options.num_printed:
-                printed[explained.row["index"]] = explained.row
-            bar.update()
-    writer.close()
+    how = AttributionOptions(
+        target, layers=layers, **{name: getattr(options, name) for name in same}, token_level=not options.skip_token_attributions
+    )
+    _explain(options, folder, classifier, split, encoded, how)
+    if not sharding.is_main():
+        return
+
+    parts.assemble(folder.path, len(split))
+    stored, summary = load_attributions(folder.path), DatasetSummary()
+    for example in stored:
+        summary.add(example)
     record = heads.importance_record("attribution", summary.importance, fingerprint, options.target, split.example_hashes(), layers)
     write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
@@ -143,10 +168,10 @@ def _attribute(options: Options) -> None:
         results |= {"mean_n_steps": summary.mean_n_steps, "not_converged": summary.not_converged}
     folder.finish(results=results)
 
-    for _, row in sorted(printed.items()):
-        print_explanation(row)
-    if len(split) > len(printed):
-        print(f"… and {len(split) - len(printed)} more in {folder.path / 'examples.jsonl'}\n")
+    for example in stored[: options.num_printed]:
+        print_explanation(example.row)
+    if len(split) > options.num_printed:
+        print(f"… and {len(split) - options.num_printed} more in {folder.path / 'examples.jsonl'}\n")
     if options.dataset is not None:
         _print_summary(summary, layers)
     if options.n_steps == "auto":
@@ -155,6 +180,42 @@ def _attribute(options: Options) -> None:
     print(f"{len(split)} explanations: {folder.path}")
     for line in _write_views(options, classifier, how, figure_formats, export_formats, folder.path):
         print(line)
+
+
+def _explain(
+    options: Options,
+    folder: OutputFolder,
+    classifier: pretrained.Classifier,
+    split: data.Split,
+    encoded: data.Encoded,
+    how: AttributionOptions,
+) -> None:
+    """Write the explanations that are not there yet, this process's share of them, as parts; returns when every process has done so."""
+    if folder.resume and sharding.is_main():
+        for reason in parts.reopen(folder.path, len(split)):
+            cli.say(f"warning: {printable(reason)}: its examples are computed again")
+    sharding.barrier("reopened")
+    done = parts.done(folder.path, len(split))
+    sharding.barrier("listed")  # before there are new parts
+    if len(done) < len(split):
+        writer = parts.ExplanationWriter(folder.path, options.save, jax.process_index())
+        shown = options.num_pairs, options.skip_special_tokens
+        explained = explain(
+            classifier, split, encoded, sharding.data_mesh(), how, options.save, options.batch_size, *shown, done, options.shard_params
+        )
+        with cli.progress(len(split), "texts", "attributing") as bar, preemption(together=False) as is_preempted:
+            bar.initial = bar.n = len(done)
+            try:
+                for example in explained:
+                    writer.add(example)
+                    bar.update(jax.process_count() if bar.n + jax.process_count() <= len(split) else 0)  # the others are about as far
+                    if is_preempted(bar.n):
+                        raise Terminated("terminated by SIGTERM: what was computed is saved, --resume goes on from there")
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("interrupted: what was computed is saved, --resume goes on from there") from None
+            finally:
+                writer.flush()
+    sharding.barrier("explained")
 
 
 def _write_views(
@@ -268,7 +329,7 @@ def _labels(options: Options, split: data.Split, classifier: pretrained.Classifi
         except InputError as error:
             if options.target == "gold":
                 raise InputError(f"--target gold: {error}") from None
-            print(f"warning: labels are left out: {printable(str(error))}", file=sys.stderr)
+            cli.say(f"warning: labels are left out: {printable(str(error))}")
     return None
 
 
@@ -307,8 +368,9 @@ def print_explanation(row: dict[str, Any]) -> None:
 
     special = row["special_tokens_mask"]
     tokens = [printable(token) for token in row["tokens"]]
-    shown = [f"{token} {value:+.3f}" for token, value, out in zip(tokens, row["token_attributions"], special, strict=True) if not out]
-    print("  tokens (integrated gradients): " + "  ".join(shown[:40]) + ("  …" if len(shown) > 40 else ""))
+    if row["token_attributions"] is not None:
+        shown = [f"{token} {value:+.3f}" for token, value, out in zip(tokens, row["token_attributions"], special, strict=True) if not out]
+        print("  tokens (integrated gradients): " + "  ".join(shown[:40]) + ("  …" if len(shown) > 40 else ""))
 
     marked = [f"{token}*" if out else token for token, out in zip(tokens, special, strict=True)]
     rows = [

@@ -23,9 +23,12 @@ import numpy as np
 
 from .. import cli, costs, data, evaluation, heads, plots, pretrained, pruning, sharding
 from ..cli import option, require
-from ..files import read_run, user_path, write_file, write_json
+from ..files import Journal, read_run, user_path, write_file, write_json
 from ..importance import MEASURES, HeadScores, score_heads
+from ..output import OutputFolder
 
+MASKS_PER_LINE = 16  # evaluated between two writes: what a killed run loses
+JOURNAL = "progress.jsonl"  # scores and metrics of a run that is not finished
 FROM_FILE = "file"  # stands for the measure of a head_importance.json
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer*.json", "vocab.txt", "special_tokens_map.json")
 
@@ -63,7 +66,7 @@ class Options(cli.CommonOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with these arguments, by default the process's; returns the exit status."""
-    return cli.run(lambda: _prune(cli.parse(Options, __doc__, argv)))
+    return cli.script(_prune, Options, __doc__, argv)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,27 +86,48 @@ class _Ranking:
 class _Metrics:
     """Metrics on the evaluated examples under head masks; a mask is evaluated once, however often it is asked for."""
 
-    def __init__(self, classifier: pretrained.Classifier, encoded: data.Encoded, mesh, task: str | None):
-        self.config, self.encoded, self.mesh, self.task = classifier.config, encoded, mesh, task
-        self.params = sharding.replicate(classifier.params, mesh)
+    def __init__(self, params, config, encoded: data.Encoded, mesh, task: str | None):
+        self.params, self.config, self.encoded, self.mesh, self.task = params, config, encoded, mesh, task
         self.known: dict[bytes, dict[str, float]] = {}
+        self.journal: Journal | None = None  # None until there may be written
 
     def __call__(self, masks: np.ndarray) -> list[dict[str, float]]:
         """Return the metrics under each of `masks` [M, L, N]."""
-        new = {mask.tobytes(): mask for mask in masks if mask.tobytes() not in self.known}
+        masks = np.ascontiguousarray(masks, np.int8)
+        new = {mask.tobytes(): mask for mask in masks if not self._is_known(mask)}
         if new:
-            with cli.progress(len(self.encoded), "examples", f"evaluating {len(new)} masks") as bar:
-                masks_given = np.stack(list(new.values()))
-                logits = evaluation.predict_masks(self.params, self.config, self.encoded, self.mesh, masks_given, on_batch=bar.update)
-            self.known |= {key: evaluation.metrics(each, self.encoded.labels, self.task) for key, each in zip(new, logits, strict=True)}
+            with cli.progress(len(self.encoded) * len(new), "examples", f"evaluating {len(new)} masks") as bar:
+                for start in range(0, len(new), MASKS_PER_LINE):
+                    self._evaluate(dict(list(new.items())[start : start + MASKS_PER_LINE]), bar)
         return [self.known[mask.tobytes()] for mask in masks]
+
+    def _is_known(self, mask: np.ndarray) -> bool:
+        key = mask.tobytes()
+        if key not in self.known and self.journal is not None and (found := self.journal.get(f"metrics {key.hex()}")):
+            self.known[key] = found
+        return key in self.known
+
+    def _evaluate(self, masks: dict[bytes, np.ndarray], bar: Any) -> None:
+        def on_batch(count: int) -> None:
+            bar.update(count * len(masks) * sharding.num_shares(self.mesh))
+
+        given = np.stack(list(masks.values())).astype(np.float32)
+        logits = evaluation.predict_masks(self.params, self.config, self.encoded, self.mesh, given, on_batch=on_batch)
+        for key, each in zip(masks, logits, strict=True):
+            self.known[key] = evaluation.metrics(each, self.encoded.labels, self.task)
+            if self.journal is not None:
+                self.journal.put(f"metrics {key.hex()}", self.known[key])
 
 
 def _prune(options: Options) -> None:
     options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, "gausslegendre"))
     _check_options(options)
-    files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*")
-    folder = cli.OutputFolder(options.output_dir or pretrained.beside(options.checkpoint, "pruning"), "prune", files, options.overwrite)
+    files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
+    path = options.output_dir or pretrained.beside(options.checkpoint, "pruning")
+    folder = OutputFolder(path, "prune", files, options.overwrite, options.resume)
+    if options.resume and folder.previous.get("finished"):
+        print(f"the run in {folder.path} is finished; --overwrite starts anew")
+        return
     save_folder = _save_folder(options, folder)
     classifier = pretrained.load_classifier(options.checkpoint)
     present = heads.present_heads(classifier.config)
@@ -117,12 +141,8 @@ def _prune(options: Options) -> None:
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
     mesh = sharding.data_mesh()
-    metrics = _Metrics(classifier, evaluated_encoded, mesh, data.task_name(trained.dataset))
-
-    def score(measure: str, seed: int | None, mask: np.ndarray) -> HeadScores:
-        method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
-        with cli.progress(len(scored or ()), "examples", f"scoring heads by {measure}") as bar:
-            return score_heads(measure, classifier, scored_encoded, mesh, mask, options.n_steps, method, seed or 0, bar.update)
+    params = sharding.place_params(classifier.params, mesh, options.shard_params)
+    metrics = _Metrics(params, classifier.config, evaluated_encoded, mesh, data.task_name(trained.dataset))
 
     if options.min_accuracy is not None:  # before anything is written
         full = metrics(present[None])[0]["accuracy"]
@@ -130,7 +150,21 @@ def _prune(options: Options) -> None:
         require(full >= options.min_accuracy, f"--min_accuracy {reason}: give less")
     splits = {split.name: split.fingerprint() for split in (scored, evaluated) if split is not None}
     facts = {"dataset_path": data.absolute_name(trained.dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits}
-    folder.start(options, facts)
+    # The fingerprints tell whether model and data are the same, however they are written.
+    folder.start(options, facts, may_change=("checkpoint", "dataset", "dataset_path"))
+    metrics.journal = journal = Journal(folder.path / JOURNAL, sharding.is_main())
+    sharding.barrier("journal")  # every process has read it before one writes
+
+    def score(measure: str, seed: int | None, mask: np.ndarray) -> HeadScores:
+        method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
+        name = f"scores {measure} {seed} {np.ascontiguousarray(mask, np.int8).tobytes().hex()}"
+        if known := journal.get(name):
+            return HeadScores(np.asarray(known["importance"]), {key: np.asarray(each) for key, each in known["details"].items()})
+        with cli.progress(len(scored or ()), "examples", f"scoring heads by {measure}") as bar:
+            on_batch = lambda count: bar.update(count * sharding.num_shares(mesh))  # noqa: E731
+            found = score_heads(measure, classifier, scored_encoded, mesh, mask, options.n_steps, method, seed or 0, on_batch, params)
+        journal.put(name, {"importance": found.importance.tolist(), "details": {key: each.tolist() for key, each in found.details.items()}})
+        return found
 
     def record_of(measure: str, found: HeadScores) -> dict[str, Any]:
         from_examples = (None, ()) if measure == "random" else ("gold", scored.example_hashes())
@@ -138,11 +172,6 @@ def _prune(options: Options) -> None:
 
     rankings = [_rank(options, present, measure, seed, score, given if measure == FROM_FILE else record_of) for measure, seed in wanted]
     chosen = rankings[0]
-    if options.prune_heads is None:
-        for ranking in reversed(rankings):  # of several random ones, the first is kept
-            suffix = "" if ranking.measure == chosen.measure else f"_{ranking.measure}"
-            write_json(folder.path / f"head_importance{suffix}.json", ranking.record)
-
     if options.min_accuracy is None:
         mask = cut(chosen)
     else:
@@ -177,24 +206,34 @@ def _prune(options: Options) -> None:
         result |= {"min_accuracy": options.min_accuracy, "num_pruned_chosen_on": "the evaluated examples"}
     if options.curve:
         result |= {"curve": curves[0]["points"], "curves": curves}
+    smaller = None
+    if save_folder is not None:
+        smaller = pruning.remove_heads(classifier, mask)
+        # With what the next run takes over: the columns and lengths that the model was trained with.
+        saved_options = dataclasses.replace(options, **trained.column_options())
+        save_facts = facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length}
+        save_folder.start(saved_options, save_facts, may_change=("checkpoint", "dataset", "dataset_path"))
+    if not sharding.is_main():
+        return
+
     write_json(folder.path / "pruning.json", result)
     if options.prune_heads is None:
+        for ranking in reversed(rankings):  # of several random ones, the first is kept
+            suffix = "" if ranking.measure == chosen.measure else f"_{ranking.measure}"
+            write_json(folder.path / f"head_importance{suffix}.json", ranking.record)
         grid = plots.head_grid(chosen.record["importance"], mask, chosen.measure)
         plots.save_figure(grid, folder.path / "heads")
     if options.curve:
         write_file(folder.path / "curve.csv", _as_csv(curves))
         plots.save_figure(plots.accuracy_curves(curves, len(evaluated), pruning.REMOVABLE_LOSS), folder.path / "curve")
     if save_folder is not None:
-        smaller = pruning.remove_heads(classifier, mask)
-        # With what the next run takes over: the columns and lengths that the model was trained with.
-        saved_options = dataclasses.replace(options, **trained.column_options())
-        save_folder.start(saved_options, facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length})
         pretrained.save_classifier(smaller, save_folder.path)
         save_folder.finish(results={"accuracy": after["accuracy"]})
         num_tokens = data.bucket_length(int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings)
         result["size"] = _sizes({"before": classifier, "after": smaller}, num_tokens)
         write_json(folder.path / "pruning.json", result)
     folder.finish(results={name: value for name, value in result.items() if name.endswith(("_before", "_after"))})
+    (folder.path / JOURNAL).unlink(missing_ok=True)
     _print_pruning(options, result)
     if curves:
         _print_curves(curves)
@@ -330,13 +369,15 @@ def _check_options(options: Options) -> None:
     )
 
 
-def _save_folder(options: Options, folder: cli.OutputFolder) -> cli.OutputFolder | None:
+def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:
     if options.save_pruned is None:
         return None
     path = user_path(options.save_pruned)
     for name, other in (("--output_dir", folder.path), ("--checkpoint", user_path(options.checkpoint))):
         require(path.resolve() != other.resolve(), f"--save_pruned {path} is the folder of {name}: choose another")
-    return cli.OutputFolder(path, "save_pruned", MODEL_FILES, options.overwrite, option_name="--save_pruned")
+    # What the run that is resumed was allowed to overwrite may still be there.
+    overwrite = options.overwrite or (folder.resume and bool(folder.previous["options"].get("overwrite")))
+    return OutputFolder(path, "save_pruned", MODEL_FILES, overwrite, options.resume and not overwrite, option_name="--save_pruned")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
 from ..files import user_path
+from ..output import OutputFolder
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
 DATASET_DEFAULTS = {
@@ -63,21 +63,20 @@ class Options(cli.CommonOptions):
     logging_steps: int = option(50, "a line in metrics.jsonl every so many steps")
     dtype: Literal["float32", "bfloat16"] = option("float32", "what to compute in; parameters are float32")
     eval_only: bool = option(False, "print the metrics of --model on the evaluation split; writes nothing")
-    resume: bool = option(False, "go on with the run in --output_dir: the same run as if it had not stopped")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with these arguments, by default the process's; returns the exit status."""
 
-    def work():
-        options = cli.parse(Options, __doc__, argv, DATASET_DEFAULTS)
-        _check_ranges(options)
-        if options.eval_only:
-            _evaluate(options)
-        else:
-            _train(options)
+    return cli.script(_work, Options, __doc__, argv, DATASET_DEFAULTS, together=True)
 
-    return cli.run(work)
+
+def _work(options: Options) -> None:
+    _check_ranges(options)
+    if options.eval_only:
+        _evaluate(options)
+    else:
+        _train(options)
 
 
 def _check_ranges(options: Options) -> None:
@@ -115,7 +114,7 @@ def _evaluate(options: Options) -> None:
     splits = _evaluation_splits(options)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
     mesh = sharding.data_mesh()
-    params = sharding.replicate(classifier.params, mesh)
+    params = sharding.place_params(classifier.params, mesh, options.shard_params)
     found = {}
     with cli.progress(sum(map(len, splits.values())), "examples", "evaluating") as bar:
         for name, examples in encoded.items():
@@ -128,7 +127,7 @@ def _evaluate(options: Options) -> None:
 def _train(options: Options) -> None:
     from ..training import Trainer, TrainingOptions
 
-    folder = cli.OutputFolder(
+    folder = OutputFolder(
         options.output_dir or f"runs/{data.dataset_name(options.dataset)}", "train", FILES, options.overwrite, options.resume
     )
     same_folder = user_path(options.model).resolve() == folder.path.resolve()
@@ -162,18 +161,18 @@ def _train(options: Options) -> None:
     # The fingerprints tell whether model and data are the same, however they are written.
     folder.start(options, facts, may_change=("save_steps", "model", "dataset", "dataset_path"))
     if classifier.new_parts:
-        print(f"new, to be trained: {', '.join(classifier.new_parts)}", file=sys.stderr)
+        cli.say(f"new, to be trained: {', '.join(classifier.new_parts)}")
     if options.dataset in DATASET_DEFAULTS:
         in_force = " ".join(f"--{name} {getattr(options, name)}" for name in DATASET_DEFAULTS[options.dataset])
-        print(f"recipe for {options.dataset}: {in_force}", file=sys.stderr)
+        cli.say(f"recipe for {options.dataset}: {in_force}")
 
-    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, task=data.task_name(options.dataset))
+    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, None, data.task_name(options.dataset), options.shard_params)
     try:
         with cli.progress(len(train) * options.num_train_epochs, "examples", "training") as bar:
 
             def on_step(step: int, num_examples: int, loss: float | None) -> None:
                 if bar.n == 0 and step > 1:  # resumed: what had been done before does not count for the rate
-                    bar.write(f"resumed after step {step - 1} of {trainer.num_steps}", file=sys.stderr)
+                    bar.write(f"resumed after step {step - 1} of {trainer.num_steps}", file=bar.fp)
                     epochs, steps = divmod(step - 1, trainer.steps_per_epoch)
                     bar.initial = bar.n = epochs * len(train) + steps * options.train_batch_size
                 bar.update(num_examples)
@@ -183,7 +182,8 @@ def _train(options: Options) -> None:
             best, summary = trainer.run(on_step)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted: the same command with --resume goes on from the last checkpoint") from None
-    pretrained.save_classifier(best, folder.path)
+    if sharding.is_main():
+        pretrained.save_classifier(best, folder.path)
     folder.finish(model_fingerprint=best.fingerprint(), results=summary)
 
     shown = ", ".join(f"{name} {value:.4f}" for name, value in summary.items() if name.startswith("eval"))

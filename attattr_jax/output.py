@@ -1,0 +1,179 @@
+"""The output folder of one run: who may write into it, and its `run.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from . import sharding
+from .errors import InputError, require
+from .files import read_run, user_path, write_json
+
+# How a run is started, not what it computes.
+RUN_OPTIONS = ("resume", "overwrite", "distributed", "coordinator_address", "num_processes", "process_id", "shard_params")
+
+_locks: list[filelock.BaseFileLock] = []  # held by this process
+
+
+def release_locks() -> None:
+    """Let other runs write where this one wrote; a process that dies has let go as well."""
+    while _locks:
+        _locks.pop().release()
+
+
+def _writer(script: str) -> str:
+    """Return the command that a run.json calls `script`."""
+    return "prune.py --save_pruned" if script == "save_pruned" else f"{script}.py"
+
+
+class OutputFolder:
+    """The output folder of one run, described by its `run.json`.
+
+    Made in two steps, so that bad input leaves nothing behind: the constructor only looks, `start` writes. Of several processes, which
+    share the folder, the first one writes.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        script: str,
+        files: Sequence[str],
+        overwrite: bool = False,
+        resume: bool = False,
+        option_name: str = "--output_dir",
+    ):
+        """Check that a run may write here.
+
+        Args:
+          folder: where to write.
+          script: "train", "attribute", "prune", or "save_pruned", a model that prune.py saved.
+          files: the files and folders that the script writes (a pattern for shards), which `--overwrite` deletes.
+          overwrite: start anew.
+          resume: go on with the run that is here; if there is none yet, start it.
+          option_name: the option that names the folder.
+
+        Raises:
+          InputError: the folder holds results, or another run writes there; names the option that helps.
+        """
+        self.path, self.script, self.files = user_path(folder), script, tuple(files)
+        self.run_file = self.path / "run.json"
+        self._option_name, self._has_lock = option_name, False
+        self._start_time = time.perf_counter()
+        require(not (overwrite and resume), "--overwrite and --resume: choose one")
+        require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
+        if self.run_file.exists():
+            self._lock()
+        self.previous = read_run(self.path)
+        require(bool(self.previous) or not self.run_file.exists(), f"{self.run_file} is damaged: choose another {option_name}")
+        owner = self.previous.get("script")
+        if self.previous:
+            require(
+                owner == script, f"{option_name} {self.path} holds results of {_writer(owner)}: choose another folder for {_writer(script)}"
+            )
+            holds = "already holds results" if self.previous.get("finished") else "holds an unfinished run"
+            reason = f"{holds} of {_writer(script)}: --resume goes on, --overwrite starts anew"
+            require(overwrite or resume, f"{option_name} {self.path} {reason}")
+        else:
+            foreign = sorted(file.name for file in self._present())
+            what = f"{', '.join(foreign)}, which no run of {_writer(script)} wrote"
+            require(not foreign, f"{option_name} {self.path} holds {what}: choose another folder")
+        # A run that was killed while it deleted what an older one had left has not begun.
+        self.resume = resume and bool(self.previous) and not self.previous.get("clearing")
+
+    def _present(self) -> Iterator[Path]:
+        """Yield what there is of the files that the script writes."""
+        return (found for pattern in self.files for found in self.path.glob(pattern))
+
+    def _lock(self) -> None:
+        """Keep other runs out until this process ends, however it ends."""
+        if self._has_lock or not sharding.is_main():
+            return
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise InputError(
+                f"another run is writing into {self._option_name} {self.path}: wait until it ends, or choose another"
+            ) from None
+        except (OSError, NotImplementedError):
+            return  # a file system without locks, or one that cannot be written, as will be said when something is
+        _locks.append(lock)
+        self._has_lock = True
+
+    def start(self, options: Any, facts: dict[str, Any], may_change: Sequence[str] = ()) -> None:
+        """Make the folder, delete what an overwritten run left, write `run.json`.
+
+        Args:
+          options: the dataclass of all options.
+          facts: what else identifies the run, such as fingerprints of model and data.
+          may_change: options that a resumed run need not share with the first.
+
+        Raises:
+          InputError: a resumed run was started with other options, data or model; names the first.
+        """
+        import jax
+
+        given = dataclasses.asdict(options)
+        if self.resume:
+            free = {*RUN_OPTIONS, "output_dir", *may_change}
+            for name, value in {**given, **facts}.items():
+                before = self.previous.get("options", {}).get(name, self.previous.get(name))
+                if name not in free and before != value:
+                    require(
+                        name in given, f"--resume: model or data have changed since the run in {self.path} began: --overwrite starts anew"
+                    )
+                    option_name = f"--{name}"
+                    raise InputError(f"--resume: {option_name} is {value!r}, but the run in {self.path} was started with {before!r}")
+        packages = ("attattr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
+        devices = jax.devices()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.record = {
+            "script": self.script,
+            "finished": False,
+            "options": given,
+            **facts,
+            "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+            "num_processes": jax.process_count(),
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in packages},
+            "started": self.previous.get("started", now) if self.resume else now,
+        }
+        if self.resume:
+            given["overwrite"] = self.previous["options"].get("overwrite", False)
+            self.record["resumed"] = [*self.previous.get("resumed", []), now]
+        sharding.barrier(f"{self.script} checked")  # before there is anything new for the others to see
+        if sharding.is_main():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            if not self.resume:
+                write_json(self.run_file, {**self.record, "clearing": True})
+                for found in list(self._present()):
+                    if found.is_dir() and not found.is_symlink():
+                        shutil.rmtree(found)
+                    else:
+                        found.unlink()
+            write_json(self.run_file, self.record)
+        sharding.barrier(f"{self.script} started")
+
+    def finish(self, **results: Any) -> None:
+        """Write results and the wall time of this process into `run.json`."""
+        self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
+        if sharding.is_main():
+            write_json(self.run_file, self.record)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,109 @@
+"""The processes of a run: how several find one another, and what SIGTERM does.
+
+A scheduler that wants its machine back sends SIGTERM and some seconds later SIGKILL. Where there is something to save, a script works
+within `preemption`, and is told; anywhere else SIGTERM ends it at once with one line, which loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+from .errors import InputError, root_cause
+
+SIGTERM_STATUS = 128 + signal.SIGTERM
+
+
+class Terminated(BaseException):
+    """SIGTERM came. Says what was saved."""
+
+
+def initialize(
+    distributed: bool = False,
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    together: bool = False,
+) -> None:
+    """Join the other processes of a run, if there are to be any; before anything else asks JAX for a device.
+
+    Args:
+      distributed: whether to join; what is not given is found by JAX itself under Slurm, Kubernetes and on Cloud TPU.
+      coordinator_address, num_processes, process_id: all of them, to join without such a scheduler.
+      together: whether all processes have to stop at the same step when one of them gets SIGTERM: JAX tells them, then.
+
+    Raises:
+      InputError: only some are given, one is out of range, or no cluster is found.
+    """
+    _handle_sigterm(_terminate)
+    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not distributed:
+        return
+    if 0 < len(missing) < len(given):
+        raise InputError(
+            f"{' and '.join(missing)} is missing: give all of {', '.join(f'--{name}' for name in given)}, or only --distributed"
+        )
+    if not missing:
+        host, _, port = coordinator_address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise InputError(f"--coordinator_address must be HOST:PORT of process 0, as in node1:12345, not {coordinator_address!r}")
+        if not 0 <= process_id < num_processes:
+            raise InputError(f"--process_id must be from 0 to below --num_processes {num_processes}, not {process_id}")
+    jax.config.update("jax_enable_preemption_service", together)
+    try:
+        jax.distributed.initialize(**({} if missing else given))
+    except Exception as error:  # ValueError where nothing is found; the runtime has errors of its own
+        explicit = ", ".join(f"--{name}" for name in given)
+        if missing:
+            raise InputError(f"--distributed: no cluster that JAX knows is found here ({root_cause(error)}): give {explicit}") from None
+        raise InputError(f"process {process_id} cannot join the others at {coordinator_address}: {root_cause(error)}") from None
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - results are printed once
+    if not together:
+        _handle_sigterm(_terminate)  # JAX has put its own in place
+
+
+def leave(status: int) -> int:
+    """Return the exit status; of several processes, one that failed ends here: it does not wait for the others, which cannot go on."""
+    if status and jax.distributed.is_initialized():
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(status)
+    return status
+
+
+def _handle_sigterm(handler: Callable) -> Callable | int | None:
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, handler)
+
+
+def _terminate(*_) -> None:
+    raise Terminated("terminated by SIGTERM: the same command with --resume goes on")
+
+
+@contextlib.contextmanager
+def preemption(together: bool) -> Iterator[Callable[[int], bool]]:
+    """Within, SIGTERM ends nothing by itself; yields step -> whether to save and stop after that step.
+
+    Args:
+      together: all processes stop at the same step, whichever of them gets the signal; each has to ask at every step.
+    """
+    if together and jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    came = threading.Event()
+    previous = _handle_sigterm(lambda *_: came.set())
+    try:
+        yield lambda step: came.is_set()
+    finally:
+        if previous is not None:
+            _handle_sigterm(previous)
