@@ -73,10 +73,10 @@ def check_row(row: Any) -> None:
     check("token_convergence_delta", maybe(_is_number), "a number or null")
     check("token_pairs", each(is_pair), "a list of {from, to, attribution}, with positions of tokens")
     check("token_pairs_scale", lambda value: _is_number(value) and value > 0, "a number above 0")
-    for name, is_right, what in (  # not in older files, or not in memory
+    check("arrays", maybe(are_arrays), "null, or file, prefix and names")
+    for name, is_right, what in (  # not in older files
         ("word_ids", maybe(each(maybe(_is_count), num_tokens)), f"null or {by_token}: numbers from 0 or null"),
         ("num_hidden_layers", _is_layer, "a number of layers"),
-        ("arrays", maybe(are_arrays), "null, or file, prefix and names"),
     ):
         if name in row:
             check(name, is_right, what)
