@@ -182,12 +182,14 @@ def test_preemption_saves_and_the_run_goes_on(
 
 
 TERM_AT_STEP_6 = """
-import os, signal, sys
+import os, signal, sys, time
 from attattr_jax import training
 write = training.MetricsLog.write
 def signalling(self, **fields):
     if fields["step"] == 6 and sys.argv[1].endswith('"1"]]]'):
         os.kill(os.getpid(), signal.SIGTERM)
+    if fields["step"] >= 6:
+        time.sleep(0.7)  # steps of a real model take their time as well, in which the processes agree when to stop
     write(self, **fields)
 training.MetricsLog.write = signalling
 """
