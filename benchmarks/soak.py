@@ -65,7 +65,8 @@ def largest_difference(checkpoint: str, rows: dict[int, dict], count: int) -> fl
     """Return the largest difference of a head's importance between rows and the same texts explained by themselves."""
     classifier = aa.load_classifier(checkpoint)
     drawn = [rows[index] for index in random.Random(0).sample(sorted(rows), count)]
-    again = aa.explain_texts(classifier, [row["text"] for row in drawn], token_level=False)
+    texts, labels = [row["text"] for row in drawn], [row["label"] for row in drawn]
+    again = aa.explain_texts(classifier, texts, labels=labels, target="gold", token_level=False)
     pairs = zip((row["head_importance"] for row in drawn), (one.array("head_importance") for one in again), strict=True)
     return max(float(np.abs(np.asarray(before) - after).max()) for before, after in pairs)
 

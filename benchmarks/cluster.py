@@ -1,0 +1,184 @@
+"""What many devices cost: overhead on virtual devices, communication and memory of a training step, and the serial part of attribution.
+
+    python benchmarks/cluster.py --output benchmarks/results/cluster.json
+
+The virtual devices share the cores of one machine, so their number cannot make anything faster: what is measured is what dividing the same
+work costs. Each number of devices has a process of its own, which waits while the others take their turns; medians of --rounds rounds.
+Communication and memory are read off the compiled programs. The serial part is what one process does after all have attributed:
+putting the rows of every process into one data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEVICES = (1, 2, 4, 8)
+ROWS, STEPS, TEXTS = 32, 4, 32  # of a batch, of a round, attributed in a round
+SERIAL_EXAMPLES = 20_000
+
+_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+# In HLO: %name = f32[8,4]{1,0} all-gather(…), or a tuple of such types.
+_COLLECTIVE = re.compile(r"= (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def communication(program: str) -> dict[str, int]:
+    """Return the bytes that the collective operations of a compiled program give each device, by kind."""
+    found: dict[str, int] = {}
+    for types, kind in _COLLECTIVE.findall(program):
+        sizes = re.findall(r"(\w+)\[([\d,]*)\]", types)
+        total = sum(_BYTES[name] * math.prod(int(length) for length in shape.split(",") if length) for name, shape in sizes)
+        found[kind] = found.get(kind, 0) + total
+    return found
+
+
+def child(model: str) -> None:
+    """Do a round of whatever stdin names, line by line, and print how long it took."""
+    import jax
+
+    import attattr_jax as aa
+    from attattr_jax import data, explanations, sharding, training
+
+    train = data.load_split("reviews", "train", max_examples=ROWS * STEPS)
+    classifier = dataclasses.replace(aa.load_classifier(model, num_labels=2), id2label=data.label_names(train))
+    encoded = data.encode(classifier, train, 128, data.class_indices(train, classifier.id2label))
+    texts = train.select(range(TEXTS))
+    encoded_texts = data.encode(classifier, texts, 128)
+    mesh = sharding.data_mesh()
+    rounds: dict[str, Callable[[], Any]] = {}
+    facts: dict[str, Any] = {"devices": mesh.size}
+
+    recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=ROWS)
+    for name, divided in (("train", False), ("train, parameters divided", True)):
+        trainer = training.Trainer(classifier, encoded, {}, Path(tempfile.gettempdir()), recipe, mesh, shard_params=divided)
+        batches = [arrays for _, _, arrays in trainer.batches(0)]
+        state = trainer.initial_state()
+        compiled = trainer.train_step.lower(state, *batches[0]).compile()
+        memory = compiled.memory_analysis()
+        facts[name] = {
+            "communication_bytes": communication(compiled.as_text()),
+            "state_bytes": memory.argument_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "flops": compiled.cost_analysis().get("flops"),
+            "tokens": int(batches[0][0]["input_ids"].size),
+        }
+        states = {name: state}
+
+        def steps(name=name, trainer=trainer, batches=batches, states=states) -> None:
+            for arrays in batches:
+                states[name], _ = trainer.train_step(states[name], *arrays)
+            jax.block_until_ready(states[name])
+
+        rounds[name] = steps
+
+    options = explanations.AttributionOptions(token_level=False)
+    rounds["attribute"] = lambda: list(explanations.explain(classifier, texts, encoded_texts, mesh, options, "none", batch_size=8))
+    for work in rounds.values():  # compiles
+        work()
+    facts["parameters"] = sum(array.size for array in jax.tree.leaves(classifier.params))
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        rounds[line.strip()]()
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+def serial_part(model: str) -> dict[str, float]:
+    """Return the seconds that one process needs to write, check and put together the rows of many examples, without arrays."""
+    import attattr_jax as aa
+    from attattr_jax import parts
+    from attattr_jax.explanations import DatasetSummary
+    from attattr_jax.results import Explanation
+
+    classifier = aa.load_classifier(model, num_labels=2)
+    (one,) = aa.explain_texts(classifier, ["stunning visuals, but no story worth telling"], n_steps=2, token_level=False)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        writer = parts.ExplanationWriter(folder, "none")
+        for index in range(SERIAL_EXAMPLES):
+            writer.add(Explanation(one.row | {"index": index}, {}))
+        writer.flush()
+        start = time.perf_counter()
+        parts.assemble(folder, SERIAL_EXAMPLES)
+        assembled = time.perf_counter()
+        summary = DatasetSummary()
+        for example in aa.load_attributions(folder):
+            summary.add(example)
+        return {
+            "examples": SERIAL_EXAMPLES,
+            "bytes_per_row": round((folder / "examples.jsonl").stat().st_size / SERIAL_EXAMPLES),
+            "assemble_seconds": round(assembled - start, 3),
+            "summary_seconds": round(time.perf_counter() - assembled, 3),
+        }
+
+
+def main() -> None:
+    """Measure and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="minilm-l6")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.model)
+        return
+
+    children = {}
+    for count in DEVICES:
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, __file__, "--child", "--model", given.model]
+        children[count] = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    facts = {count: json.loads(process.stdout.readline()) for count, process in children.items()}
+    names = ("train", "train, parameters divided", "attribute")
+    seconds = {count: {name: [] for name in names} for count in DEVICES}
+    for _ in range(given.rounds):
+        for name in names:
+            for count, process in children.items():
+                process.stdin.write(f"{name}\n")
+                process.stdin.flush()
+                seconds[count][name].append(json.loads(process.stdout.readline()))
+    for process in children.values():
+        process.stdin.close()
+        process.wait()
+
+    result = {
+        "command": f"python benchmarks/cluster.py --model {given.model} --rounds {given.rounds}",
+        "cores": os.cpu_count(),
+        "parameters": facts[1]["parameters"],
+        "batch": ROWS,
+        "by_devices": [],
+        "serial": serial_part(given.model),
+    }
+    for count in DEVICES:
+        row = {"devices": count}
+        for name in names:
+            work, unit = (TEXTS, "texts_per_second") if name == "attribute" else (ROWS * STEPS, "examples_per_second")
+            row[name] = {
+                unit: round(work / statistics.median(seconds[count][name]), 1),
+                "time_against_one_device": round(
+                    statistics.median(many / one for many, one in zip(seconds[count][name], seconds[1][name], strict=True)), 3
+                ),
+                **facts[count].get(name, {}),
+            }
+        result["by_devices"].append(row)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if given.output:
+        given.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
