@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	$(RUN) examples/summary.py $(DEMO)
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

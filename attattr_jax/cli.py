@@ -114,22 +114,26 @@ def script(
     description: str,
     argv: Sequence[str] | None,
     dataset_defaults: dict[str, dict[str, Any]] | None = None,
-    together: bool = False,
+    together: Callable[[Any], bool] = lambda options: False,
 ) -> int:
     """Run `work` with the options given on the command line, in each process of the job; returns the exit status.
 
     Args:
       work: options -> None.
       options_type, description, argv, dataset_defaults: as for `parse`.
-      together: as for `processes.initialize`.
+      together: options -> whether all processes stop together, as for `processes.initialize`.
     """
 
     def main() -> None:
         options = parse(options_type, description, argv, dataset_defaults)
         join = (options.distributed, options.coordinator_address, options.num_processes, options.process_id)
-        processes.initialize(*join, together)
+        processes.initialize(*join, together(options))
         try:
-            work(options)
+            try:
+                work(options)
+            except BrokenPipeError:  # all is written, and the others wait
+                sharding.barrier("done")
+                raise
             sharding.barrier("done")  # who leaves earlier would be taken for dead by the others
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(str(interrupt) or "interrupted: the same command with --resume goes on") from None
@@ -138,10 +142,10 @@ def script(
 
     try:
         return processes.leave(run(main))
-    except BaseException:  # a bug
+    except BaseException:  # a bug, or another process of the job is gone, which each library says in its own way
         if jax.distributed.is_initialized():
             traceback.print_exc()
-            processes.leave(1)
+            processes.leave(_complain("the processes cannot go on; has one of them ended? Start all of them again, with --resume", 1))
         raise
 
 

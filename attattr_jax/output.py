@@ -73,8 +73,9 @@ class OutputFolder:
         require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
         if self.run_file.exists():
             self._lock()
-        self.previous = read_run(self.path)
-        require(bool(self.previous) or not self.run_file.exists(), f"{self.run_file} is damaged: choose another {option_name}")
+        is_damaged = sharding.is_main() and self.run_file.exists() and not read_run(self.path)
+        require(not is_damaged, f"{self.run_file} is damaged: choose another {option_name}")
+        self.previous = sharding.from_main(read_run(self.path))
         owner = self.previous.get("script")
         if self.previous:
             require(
@@ -98,7 +99,7 @@ class OutputFolder:
         """Keep other runs out until this process ends, however it ends."""
         if self._has_lock or not sharding.is_main():
             return
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        lock = filelock.FileLock(self.path / ".lock", timeout=0, fallback_to_soft=False)  # a file as a lock would outlive its process
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -155,6 +156,8 @@ class OutputFolder:
         if sharding.is_main():
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
+            is_same = read_run(self.path) == self.previous
+            require(is_same, f"another run has written into {self._option_name} {self.path} meanwhile: start again")
             if not self.resume:
                 write_json(self.run_file, {**self.record, "clearing": True})
                 for found in list(self._present()):

@@ -235,7 +235,7 @@ def assemble(folder: Path, num_examples: int) -> None:
     parts = []
     places: dict[int, tuple[Path, int, int]] = {}  # of each example's row: file, start and length
     for where, part in listed(folder, num_examples):
-        reason = str(part) if isinstance(part, ValueError) else _damage(folder, part.rows)
+        reason = str(part) if isinstance(part, ValueError) else _damage(folder, part.rows) or _damage(folder, part.arrays)
         if reason:
             raise InputError(f"{where}: {reason}: --resume computes its examples again")
         parts.append(part)

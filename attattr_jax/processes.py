@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -19,6 +20,7 @@ from jax.experimental import multihost_utils
 from .errors import InputError, root_cause
 
 SIGTERM_STATUS = 128 + signal.SIGTERM
+LEAVING_SECONDS = 5  # for the others to save, and to say what is wrong
 
 
 class Terminated(BaseException):
@@ -67,13 +69,15 @@ def initialize(
         raise InputError(f"process {process_id} cannot join the others at {coordinator_address}: {root_cause(error)}") from None
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - results are printed once
-    if not together:
+    if not together or jax.process_count() == 1:
         _handle_sigterm(_terminate)  # JAX has put its own in place
 
 
 def leave(status: int) -> int:
     """Return the exit status; of several processes, one that failed ends here: it does not wait for the others, which cannot go on."""
     if status and jax.distributed.is_initialized():
+        if jax.process_index() == 0:  # when it ends, JAX ends the others: what stopped it has most often stopped them as well
+            time.sleep(LEAVING_SECONDS)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         os._exit(status)

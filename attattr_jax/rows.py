@@ -58,6 +58,9 @@ def check_row(row: Any) -> None:
             isinstance(where, dict) and _is_text(where.get("file")) and _is_text(where.get("prefix")) and each(_is_text)(where.get("names"))
         )
 
+    def are_by_head(values: Any) -> bool:
+        return each(each(_is_number), num_layers)(values) and len({len(layer) for layer in values}) == 1
+
     by_token = f"a list of {num_tokens}, one for each token"
     check("offsets", each(each(_is_count, 2), num_tokens), f"{by_token}: [start, end)")
     for name in ("token_type_ids", "special_tokens_mask"):
@@ -72,11 +75,22 @@ def check_row(row: Any) -> None:
     check("token_attributions", maybe(each(_is_number, num_tokens)), f"null or {by_token}: numbers")
     check("token_convergence_delta", maybe(_is_number), "a number or null")
     check("token_pairs", each(is_pair), "a list of {from, to, attribution}, with positions of tokens")
+
+    def is_head(head: Any) -> bool:
+        return (
+            isinstance(head, dict)
+            and head.get("layer") in row["layers"]
+            and _is_count(head.get("head"))
+            and _is_number(head.get("importance"))
+        )
+
+    check("heads", each(is_head), "a list of {layer, head, importance}, with layers that were attributed")
     check("token_pairs_scale", lambda value: _is_number(value) and value > 0, "a number above 0")
     check("arrays", maybe(are_arrays), "null, or file, prefix and names")
     for name, is_right, what in (  # not in older files
         ("word_ids", maybe(each(maybe(_is_count), num_tokens)), f"null or {by_token}: numbers from 0 or null"),
         ("num_hidden_layers", _is_layer, "a number of layers"),
+        ("head_importance", are_by_head, f"a list of numbers for each of {num_layers} layers, all of one length"),
     ):
         if name in row:
             check(name, is_right, what)

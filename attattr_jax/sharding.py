@@ -14,6 +14,7 @@ Nothing here runs at import: devices are looked up when a mesh is made.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -120,6 +121,16 @@ def sum_over_processes(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(total, tree)
 
 
+def from_main(value: Any) -> Any:
+    """Return the first process's value, which JSON can hold, on every process: all then act on the same view of shared files."""
+    if jax.process_count() == 1:
+        return value
+    mine = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_main() else np.zeros(0, np.uint8)
+    size = int(np.max(multihost_utils.process_allgather(np.asarray([len(mine)], np.int32))))
+    padded = np.pad(mine, (0, size - len(mine)))
+    return json.loads(np.asarray(multihost_utils.process_allgather(padded))[0].tobytes())
+
+
 def is_main() -> bool:
     """Return whether this process is the one that writes what is written once."""
     return jax.process_index() == 0
@@ -130,4 +141,5 @@ def barrier(name: str) -> None:
     if jax.process_count() > 1:
         import orbax.checkpoint
 
-        orbax.checkpoint.multihost.sync_global_processes(f"attattr_jax:{name}", timeout=BARRIER_SECONDS)
+        everyone = set(range(jax.process_count()))  # said, the barrier is the coordinator's, which heeds the timeout
+        orbax.checkpoint.multihost.sync_global_processes(f"attattr_jax:{name}", timeout=BARRIER_SECONDS, processes=everyone)

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from .bert import Array, BertClassifier, model_inputs
 from .data import Encoded, shuffled_batches
 from .errors import InputError, root_cause
 from .evaluation import TASK_METRICS, metrics, predict
-from .files import write_file
+from .files import read_json, write_file
 from .pretrained import Classifier
 from .processes import Terminated, preemption
 
@@ -234,7 +233,10 @@ class Trainer:
             best = max(
                 (checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics),
                 key=lambda checkpoint: (self.best_metric(checkpoint.metrics), checkpoint.step),
+                default=None,
             )
+            if best is None:
+                raise InputError(f"{self._checkpoints} has no checkpoint with metrics any more: --overwrite starts anew")
             if best.step != int(state.step):
                 try:
                     state = self._load(checkpointer, best, state)
@@ -264,6 +266,12 @@ class Trainer:
 
     def _restored(self, state: TrainState) -> TrainState:
         """Return the state of the newest checkpoint that can be read, or the one given, where there is none."""
+        if jax.process_count() == 1:
+            for file in sorted(self._checkpoints.glob("*/metrics/metrics")):  # Orbax reads all of them at once
+                try:
+                    read_json(file)
+                except ValueError as error:
+                    self._put_aside(file.parent.parent, str(error))
         while True:
             with self._checkpointer() as checkpointer:
                 if checkpointer.latest is None:
@@ -271,12 +279,22 @@ class Trainer:
                 where = self._checkpoints / str(checkpointer.latest.step)
                 try:
                     return self._load(checkpointer, checkpointer.latest, state)
+                except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                    raise InputError(f"checkpoint {where} does not fit into memory ({root_cause(error):.200})") from None
                 except Exception as error:  # Orbax has no common exception for damage
-                    reason = f"checkpoint {where} is damaged ({root_cause(error):.200})"
-            if jax.process_count() > 1:  # one may read what another cannot
-                raise InputError(f"{reason}: delete it to go on from the one before")
-            print(f"warning: {reason}: going on from the one before", file=sys.stderr)
-            shutil.rmtree(where)
+                    if jax.process_count() > 1:  # one may read what another cannot, or another is gone
+                        raise RuntimeError(
+                            f"{where} could not be read; should it be damaged, delete it to go on from the one before"
+                        ) from error
+                    reason = root_cause(error)
+            self._put_aside(where, reason)
+
+    def _put_aside(self, checkpoint: Path, reason: str) -> None:
+        """Say that a checkpoint is damaged, and move it out of the way: what can be read in it is not lost."""
+        aside = self.folder / "damaged" / f"{checkpoint.name}-{time.time_ns()}"
+        aside.parent.mkdir(exist_ok=True)
+        checkpoint.rename(aside)
+        print(f"warning: checkpoint {checkpoint} is damaged ({reason:.200}): moved to {aside}, going on without it", file=sys.stderr)
 
     @property
     def _checkpoints(self) -> Path:

@@ -6,6 +6,11 @@ The virtual devices share the cores of one machine, so their number cannot make 
 work costs. Each number of devices has a process of its own, which waits while the others take their turns; medians of --rounds rounds.
 Communication and memory are read off the compiled programs. The serial part is what one process does after all have attributed:
 putting the rows of every process into one data set.
+
+The estimate is arithmetic with these figures and with ASSUMED, which nobody has measured:
+
+    attribution of N texts on n devices: start + N · seconds per text / n + N · serial seconds per text
+    a training step: FLOP of a device / its speed + 2 (n - 1) / n · bytes of gradient / speed of its connection, nothing overlapped
 """
 
 from __future__ import annotations
@@ -28,6 +33,9 @@ from typing import Any
 DEVICES = (1, 2, 4, 8)
 ROWS, STEPS, TEXTS = 32, 4, 32  # of a batch, of a round, attributed in a round
 SERIAL_EXAMPLES = 20_000
+ESTIMATED_TEXTS, ESTIMATED_DEVICES = 67_349, (1, 8, 64, 1000)
+# An accelerator: FLOP/s that it reaches, bytes/s of its connection, and how many times as fast as this machine it attributes.
+ASSUMED = {"flops_per_second": 1e14, "bytes_per_second": 5e10, "times_as_fast": 100}
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 # In HLO: %name = f32[8,4]{1,0} all-gather(…), or a tuple of such types.
@@ -124,6 +132,26 @@ def serial_part(model: str) -> dict[str, float]:
         }
 
 
+def estimate(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what more devices would bring, on paper."""
+    one, serial = result["by_devices"][0], result["serial"]
+    serial_seconds = ESTIMATED_TEXTS * (serial["assemble_seconds"] + serial["summary_seconds"]) / serial["examples"]
+    divisible = ESTIMATED_TEXTS / one["attribute"]["texts_per_second"]
+    gradient = max(sum(row["train"]["communication_bytes"].values()) for row in result["by_devices"])
+    rows = []
+    for count in ESTIMATED_DEVICES:
+        row = {"devices": count}
+        for name, times in (("as_here", 1), ("accelerators", ASSUMED["times_as_fast"])):
+            seconds = one["seconds_to_start"] + divisible / times / count + serial_seconds
+            row[f"attribution_seconds_{name}"] = round(seconds, 1)
+        compute = one["train"]["flops"] / ASSUMED["flops_per_second"]
+        connection = 2 * (count - 1) / count * gradient / ASSUMED["bytes_per_second"]
+        row |= {"step_compute_ms": round(1e3 * compute, 2), "step_communication_ms": round(1e3 * connection, 2)}
+        row["training_efficiency"] = round(compute / (compute + connection), 2)
+        rows.append(row)
+    return {"assumed": ASSUMED, "texts": ESTIMATED_TEXTS, "rows_per_device": ROWS, "by_devices": rows}
+
+
 def main() -> None:
     """Measure and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,12 +164,14 @@ def main() -> None:
         child(given.model)
         return
 
-    children = {}
+    children, facts = {}, {}
     for count in DEVICES:
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, __file__, "--child", "--model", given.model]
+        start = time.perf_counter()
         children[count] = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    facts = {count: json.loads(process.stdout.readline()) for count, process in children.items()}
+        facts[count] = json.loads(children[count].stdout.readline())
+        facts[count]["seconds_to_start"] = round(time.perf_counter() - start, 1)
     names = ("train", "train, parameters divided", "attribute")
     seconds = {count: {name: [] for name in names} for count in DEVICES}
     for _ in range(given.rounds):
@@ -163,7 +193,7 @@ def main() -> None:
         "serial": serial_part(given.model),
     }
     for count in DEVICES:
-        row = {"devices": count}
+        row = {"devices": count, "seconds_to_start": facts[count]["seconds_to_start"]}
         for name in names:
             work, unit = (TEXTS, "texts_per_second") if name == "attribute" else (ROWS * STEPS, "examples_per_second")
             row[name] = {
@@ -174,6 +204,7 @@ def main() -> None:
                 **facts[count].get(name, {}),
             }
         result["by_devices"].append(row)
+    result["estimate"] = estimate(result)
     text = json.dumps(result, indent=2)
     print(text)
     if given.output:

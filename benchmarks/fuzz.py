@@ -859,6 +859,7 @@ def supervise(args: argparse.Namespace, results: Results, scratch: Path, worker:
                 else:
                     results.add(begun, Outcome(*message[1:4]), message[4])
                     start, begun = begun[0] + args.workers, None
+            process.stdout.close()
             status = process.wait()
             complaints.seek(0)
             said = complaints.read().decode(errors="replace")[-20_000:]

@@ -53,7 +53,7 @@ def _write(file):
         (lambda inside, outside: __import__("subprocess").run(["true"], check=True), "forbidden act"),
         (lambda inside, outside: __import__("pickle").loads(b"cos\ngetcwd\n."), "forbidden act"),
         (lambda inside, outside: {}["a"], "KeyError"),
-        (lambda inside, outside: np.zeros(2**60), "MemoryError"),
+        (lambda inside, outside: np.zeros(2**50), "MemoryError"),
         (lambda inside, outside: time.sleep(5), "Hang"),
     ],
 )

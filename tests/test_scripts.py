@@ -609,7 +609,7 @@ def test_overwrite_starts_anew_and_leaves_other_files(trained_folder, tmp_path, 
     assert attribute.main([*command, "good film"]) == 0
     (output / "notes.txt").write_text("mine")
     assert attribute.main([*command, "bad film"]) == 2
-    assert "already holds results of attribute.py: --overwrite starts anew" in capsys.readouterr().err
+    assert "already holds results of attribute.py: --resume goes on, --overwrite starts anew" in capsys.readouterr().err
     assert attribute.main([*command, "bad film", "--overwrite"]) == 0
     assert [one.text for one in aa.load_attributions(output)] == ["bad film"]
     assert (output / "notes.txt").read_text() == "mine"

@@ -6,7 +6,7 @@
 Prints per text the prediction, each token's attribution, the strongest token pairs (special tokens are marked with *) and the most
 important heads. Writes into --output_dir report.html, a page to look at all this in a browser; examples.jsonl and shard-*.safetensors
 (read both with attattr_jax.load_attributions); head_importance.json; token_pairs.json for a data set; figures and exports where they
-are asked for; and run.json.
+are asked for; and run.json. A run that was stopped goes on with --resume.
 """
 
 from __future__ import annotations
@@ -195,8 +195,7 @@ def _explain(
         for reason in parts.reopen(folder.path, len(split)):
             cli.say(f"warning: {printable(reason)}: its examples are computed again")
     sharding.barrier("reopened")
-    done = parts.done(folder.path, len(split))
-    sharding.barrier("listed")  # before there are new parts
+    done = set(sharding.from_main(sorted(parts.done(folder.path, len(split))) if sharding.is_main() else None))
     if len(done) < len(split):
         writer = parts.ExplanationWriter(folder.path, options.save, jax.process_index())
         shown = options.num_pairs, options.skip_special_tokens

@@ -5,7 +5,7 @@
     python prune.py --checkpoint runs/sst2 --prune_fraction 0.5 --save_pruned runs/sst2-half
 
 Heads are scored on examples that accuracy is not measured on. Writes pruning.json, head_importance.json, the picture heads.png, with
---curve also curve.csv and curve.png, and run.json into --output_dir.
+--curve also curve.csv and curve.png, and run.json into --output_dir. A run that was stopped goes on with --resume.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _prune(options: Options) -> None:
     # The fingerprints tell whether model and data are the same, however they are written.
     folder.start(options, facts, may_change=("checkpoint", "dataset", "dataset_path"))
     metrics.journal = journal = Journal(folder.path / JOURNAL, sharding.is_main())
-    sharding.barrier("journal")  # every process has read it before one writes
+    journal.known = sharding.from_main(journal.known)
 
     def score(measure: str, seed: int | None, mask: np.ndarray) -> HeadScores:
         method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
@@ -397,6 +397,10 @@ class _TrainedOn:
         run = read_run(Path(options.checkpoint))
         before = run.get("options", {})
         max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
+        texts = (run.get("dataset_path"), *(before.get(name) for name in ("text_column", "text_pair_column", "label_column")))
+        are_right = all(value is None or isinstance(value, str) for value in texts)
+        are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
+        require(are_right, f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with --dataset")
         if options.dataset is not None:
             return cls(options.dataset, options.columns, max_seq_length)
         require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")

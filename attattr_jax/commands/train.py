@@ -35,6 +35,7 @@ FILES = (
     "vocab.txt",
     "metrics.jsonl",
     "checkpoints",
+    "damaged",
 )
 
 
@@ -68,7 +69,7 @@ class Options(cli.CommonOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with these arguments, by default the process's; returns the exit status."""
 
-    return cli.script(_work, Options, __doc__, argv, DATASET_DEFAULTS, together=True)
+    return cli.script(_work, Options, __doc__, argv, DATASET_DEFAULTS, together=lambda options: not options.eval_only)
 
 
 def _work(options: Options) -> None:
