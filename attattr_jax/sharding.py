@@ -14,6 +14,7 @@ Nothing here runs at import: devices are looked up when a mesh is made.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+_sums = itertools.count()
 BARRIER_SECONDS = 7 * 24 * 3600  # processes that attribute by themselves may finish hours apart
 
 
@@ -112,6 +114,7 @@ def sum_over_processes(tree: Any, mesh: Mesh) -> Any:
     """Return the sums of NumPy arrays over the processes that divided the batches among them; the same bits on every process."""
     if num_shares(mesh) == 1:
         return tree
+    barrier(f"sum {next(_sums)}")  # shares may take hours, which a collective operation does not wait
 
     def total(array: np.ndarray) -> np.ndarray:
         # As bytes: JAX would round float64 on the way.
