@@ -204,6 +204,13 @@ def test_an_unfinished_run_is_not_taken_for_a_data_set(unfinished):
     assert not (unfinished / "examples.jsonl").exists()
 
 
+def test_a_damaged_shard_is_not_put_together(unfinished, explained):
+    write(unfinished, explained[6:], process=2)
+    flip(unfinished / "shard-0001-00000.safetensors")
+    with pytest.raises(aa.InputError, match="is damaged: --resume computes its examples again"):
+        parts.assemble(unfinished, len(TEXTS))
+
+
 def test_an_example_that_is_there_twice_is_refused(unfinished, explained):
     write(unfinished, explained[1:2] + explained[6:], process=2)
     with pytest.raises(aa.InputError, match="is there twice"):

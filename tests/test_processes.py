@@ -16,7 +16,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import explanations, files, processes, training
+from attattr_jax import explanations, files, output, processes, training
 from attattr_jax.commands import attribute, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -220,6 +220,16 @@ def test_a_second_run_on_one_folder_is_refused(commands, trained_folder, tmp_pat
             assert "another run is writing into --output_dir" in capsys.readouterr().err
         assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before | {folder / ".lock": mock.ANY}
     assert attribute.main([*arguments, "--overwrite"]) == 0
+
+
+def test_what_another_run_wrote_meanwhile_is_not_deleted(tmp_path):
+    late = output.OutputFolder(tmp_path, "attribute", attribute.FILES, resume=True)  # nothing is there
+    early = output.OutputFolder(tmp_path, "attribute", attribute.FILES, resume=True)
+    early.start(attribute.Options(), {})
+    output.release_locks()
+    with pytest.raises(aa.InputError, match="another run has written into --output_dir .* meanwhile: start again"):
+        late.start(attribute.Options(), {})
+    output.release_locks()
 
 
 def test_killed_while_it_deletes_what_was_there(commands, one_device, tmp_path, monkeypatch):
