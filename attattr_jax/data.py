@@ -26,7 +26,7 @@ import numpy as np
 from . import sharding
 from .config import BertConfig
 from .errors import InputError, root_cause
-from .files import user_path
+from .files import json_digest, user_path
 from .pretrained import Classifier
 from .tokens import shortened
 
@@ -96,7 +96,7 @@ class Split:
     def example_hashes(self) -> list[str]:
         """Return 16 hexadecimal digits for each example's text or texts, whatever its label: to tell the same example elsewhere."""
         pairs = self.text_pairs or [None] * len(self)
-        return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in zip(self.texts, pairs, strict=True)]
+        return [json_digest(row)[:16] for row in zip(self.texts, pairs, strict=True)]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of texts and labels, in order."""
@@ -470,7 +470,7 @@ class Encoded:
         """Return 16 hexadecimal digits that tell a batch of these examples: tokens, segments and labels, in order."""
         labels = [None] * len(indices) if self.labels is None else self.labels[list(indices)].tolist()
         rows = [[self.input_ids[index], self.token_type_ids[index], label] for index, label in zip(indices, labels, strict=True)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        return json_digest(rows)[:16]
 
     def batch(self, indices: Sequence[int], num_rows: int, pad_token_id: int, max_length: int) -> Batch:
         """Return these examples as a batch of `num_rows` rows."""

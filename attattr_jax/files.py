@@ -65,6 +65,11 @@ def write_json(file: Path, content: Any) -> None:
     write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def json_digest(content: Any) -> str:
+    """Return the SHA-256, in hexadecimal digits, of what JSON can hold."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 class Journal:
     """Results of a run that is not finished, by name: a line of JSON each, on disk when `put` returns. Damaged lines do not count."""
 
@@ -88,7 +93,7 @@ class Journal:
 
     @staticmethod
     def _digest(name: str, value: Any) -> str:
-        return hashlib.sha256(json.dumps([name, value]).encode()).hexdigest()[:16]
+        return json_digest([name, value])[:16]
 
     @classmethod
     def line(cls, name: str, value: Any) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import jax
 
 from . import sharding
 from .errors import InputError, require
@@ -73,9 +74,10 @@ class OutputFolder:
         require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
         if self.run_file.exists():
             self._lock()
-        is_damaged = sharding.is_main() and self.run_file.exists() and not read_run(self.path)
+        found = read_run(self.path)
+        is_damaged = sharding.is_main() and self.run_file.exists() and not found
         require(not is_damaged, f"{self.run_file} is damaged: choose another {option_name}")
-        self.previous = sharding.from_main(read_run(self.path))
+        self.previous = sharding.from_main(found)
         owner = self.previous.get("script")
         if self.previous:
             require(
@@ -90,6 +92,13 @@ class OutputFolder:
             require(not foreign, f"{option_name} {self.path} holds {what}: choose another folder")
         # A run that was killed while it deleted what an older one had left has not begun.
         self.resume = resume and bool(self.previous) and not self.previous.get("clearing")
+
+    def is_finished(self) -> bool:
+        """Return whether the run to be resumed has nothing left to do, and say so."""
+        if self.resume and self.previous.get("finished"):
+            print(f"the run in {self.path} is finished; --overwrite starts anew")
+            return True
+        return False
 
     def _present(self) -> Iterator[Path]:
         """Yield what there is of the files that the script writes."""
@@ -122,8 +131,6 @@ class OutputFolder:
         Raises:
           InputError: a resumed run was started with other options, data or model; names the first.
         """
-        import jax
-
         given = dataclasses.asdict(options)
         if self.resume:
             free = {*RUN_OPTIONS, "output_dir", *may_change}

@@ -5,7 +5,7 @@ then a line in its manifest, `parts/manifest-PPPP.jsonl`: which examples are in 
 line names does not count, so a process may be killed at any moment. When every example is there, `assemble` puts the rows in order into
 `examples.jsonl` and lists all files in `manifest.json`.
 
-Only `ExplanationWriter` and `done` are for all processes of a run; everything else is for one of them, while the others wait.
+Only `ExplanationWriter` is for all processes of a run; everything else is for one of them, while the others wait.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import safetensors.numpy
 
 from .errors import InputError
-from .files import Journal, read_json, replacing, write_file, write_json
+from .files import Journal, json_digest, read_json, replacing, write_file, write_json
 from .results import EXAMPLES_FILE, MANIFEST_FILE, SAVED_ARRAYS, Explanation
 
 SHARD_BYTES = 64 * 2**20
@@ -141,7 +141,7 @@ def listed(folder: Path, num_examples: int) -> Iterator[tuple[str, _Part | Value
         journal = Journal(manifest, is_written=False)
         for number in journal.damaged:
             yield f"{manifest}, line {number}", ValueError("damaged, or cut short")
-        for name in journal.known.keys() - seen:  # listed twice, where a process was killed while it made a new list
+        for name in [name for name in journal.known if name not in seen]:  # twice, where a process was killed while it made a new list
             try:
                 yield f"{manifest}, {name}", _Part.parse(journal.get(name), num_examples)
             except ValueError as error:
@@ -198,7 +198,7 @@ def _take_apart(folder: Path, num_examples: int) -> list[str]:
     damage, kept = [], []
     try:
         fields = read_json(manifest)
-        if fields.pop("sha256") != _digest(fields):
+        if fields.pop("sha256") != json_digest(fields):
             raise ValueError("not what was written")
         _check_entry(fields["rows"])
         parts = [_Part.parse(part, num_examples, has_rows=False) for part in fields["parts"]]
@@ -272,8 +272,4 @@ def _finish_manifest(folder: Path, num_examples: int, parts: Sequence[_Part]) ->
         "rows": _entry(folder / EXAMPLES_FILE),
         "parts": [{"indices": part.indices, "arrays": part.arrays} for part in parts],
     }
-    write_json(folder / MANIFEST_FILE, content | {"sha256": _digest(content)})
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    write_json(folder / MANIFEST_FILE, content | {"sha256": json_digest(content)})

@@ -74,7 +74,7 @@ def initialize(
 
 
 def leave(status: int) -> int:
-    """Return the exit status; of several processes, one that failed ends here: it does not wait for the others, which cannot go on."""
+    """Return the exit status; of several processes, one that failed ends here: it does not wait until the others have ended well."""
     if status and jax.distributed.is_initialized():
         if jax.process_index() == 0:  # when it ends, JAX ends the others: what stopped it has most often stopped them as well
             time.sleep(LEAVING_SECONDS)

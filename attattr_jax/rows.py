@@ -53,6 +53,14 @@ def check_row(row: Any) -> None:
             isinstance(pair, dict) and is_position(pair.get("from")) and is_position(pair.get("to")) and _is_number(pair.get("attribution"))
         )
 
+    def is_head(head: Any) -> bool:
+        return (
+            isinstance(head, dict)
+            and head.get("layer") in row["layers"]
+            and _is_count(head.get("head"))
+            and _is_number(head.get("importance"))
+        )
+
     def are_arrays(where: Any) -> bool:
         return (
             isinstance(where, dict) and _is_text(where.get("file")) and _is_text(where.get("prefix")) and each(_is_text)(where.get("names"))
@@ -75,15 +83,6 @@ def check_row(row: Any) -> None:
     check("token_attributions", maybe(each(_is_number, num_tokens)), f"null or {by_token}: numbers")
     check("token_convergence_delta", maybe(_is_number), "a number or null")
     check("token_pairs", each(is_pair), "a list of {from, to, attribution}, with positions of tokens")
-
-    def is_head(head: Any) -> bool:
-        return (
-            isinstance(head, dict)
-            and head.get("layer") in row["layers"]
-            and _is_count(head.get("head"))
-            and _is_number(head.get("importance"))
-        )
-
     check("heads", each(is_head), "a list of {layer, head, importance}, with layers that were attributed")
     check("token_pairs_scale", lambda value: _is_number(value) and value > 0, "a number above 0")
     check("arrays", maybe(are_arrays), "null, or file, prefix and names")

@@ -39,6 +39,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+sys.path.append(str(Path(__file__).parent.parent / "tests"))  # for the tiny classifier
+
 HANG_SECONDS = 20
 DEATH_SECONDS = 15  # later: code that does not even let Python handle the alarm is ended from outside
 LIMIT_BYTES = 4 * 2**30  # of address space, beyond what is taken at the start
@@ -84,27 +86,15 @@ def kind(name: str, form: str, share: float):
 
 def make_inputs(inputs: Path) -> None:
     """Make a tiny model, whole and in shards, and a folder of explanations by it."""
-    import jax
     import numpy as np
     import safetensors.numpy
-    from transformers import BertTokenizerFast
+    from tiny_classifier import make_tiny
 
     import attattr_jax as aa
     from attattr_jax import heads, parts
     from attattr_jax.files import write_json
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=32)
-    config = aa.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.2,
-    )
-    classifier = aa.Classifier(config, aa.init_params(config, jax.random.key(0)), tokenizer, {0: "negative", 1: "positive"})
+    classifier = make_tiny(WORDS)
     aa.save_classifier(classifier, inputs / "model")
     aa.save_classifier(aa.remove_heads(classifier, [[0, 1, 1, 1], [1, 1, 0, 1]]), inputs / "pruned")
 

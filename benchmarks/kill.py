@@ -21,7 +21,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,9 @@ import safetensors.numpy
 import attattr_jax as aa
 from attattr_jax.errors import require
 from attattr_jax.files import read_json, read_run, write_json
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from jobs import joining
 
 # A script as it is, but for one number: attribution writes what it has every second, not every minute, so that short runs have parts too.
 PROGRAM = """
@@ -101,13 +103,8 @@ SCRIPTS = {
 
 def start(name: str, options: list[str], num_processes: int) -> list[subprocess.Popen]:
     """Start a script in so many processes."""
-    command, joins = [sys.executable, "-c", PROGRAM, name, *options], [[]]
-    if num_processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        where = ["--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(num_processes), "--process_id"]
-        joins = [[*where, str(process)] for process in range(num_processes)]
+    command = [sys.executable, "-c", PROGRAM, name, *options]
+    joins = joining(num_processes) if num_processes > 1 else [[]]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return [
         subprocess.Popen(command + join, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) for join in joins

@@ -18,6 +18,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from tiny_classifier import make_tiny
+
 import attattr_jax as aa
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
@@ -69,24 +71,6 @@ def golden_batch(golden):
     """Its inputs, with padding and two segments."""
     names = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
     return {name: golden[name].astype(np.int32) for name in names}
-
-
-def make_tiny(words):
-    """Return a two-layer random classifier whose WordPiece vocabulary is these words or pieces."""
-    from transformers import BertTokenizerFast
-
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=32)
-    config = aa.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.2,
-    )
-    return aa.Classifier(config, aa.init_params(config, jax.random.key(0)), tokenizer, {0: "negative", 1: "positive"})
 
 
 @pytest.fixture(scope="session")

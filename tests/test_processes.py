@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import filelock
 import numpy as np
 import pytest
 from conftest import read_jsonl
+from jobs import joining
 
 import attattr_jax as aa
 from attattr_jax import explanations, files, output, processes, training
@@ -52,14 +52,7 @@ def start(commands, num_devices=1, program=PROGRAM):
 
 def start_job(commands, num_processes, num_devices=1, program=PROGRAM):
     """Start each command in so many processes that find one another over loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(num_processes), "--process_id"]
-    return [
-        start([(name, [*arguments, *where, str(number)]) for name, arguments in commands], num_devices, program)
-        for number in range(num_processes)
-    ]
+    return [start([(name, [*arguments, *join]) for name, arguments in commands], num_devices, program) for join in joining(num_processes)]
 
 
 def ended(jobs):

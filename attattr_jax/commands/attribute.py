@@ -30,7 +30,7 @@ from ..files import write_json
 from ..integration import METHODS
 from ..output import OutputFolder
 from ..processes import Terminated, preemption
-from ..results import Explanation, Explanations, load_attributions
+from ..results import Explanation, StoredExplanations, load_attributions
 from ..tree import THRESHOLD, check_tree_options
 
 FILES = (
@@ -178,7 +178,7 @@ def _attribute(options: Options) -> None:
         _print_steps(summary, layers, options)
     print(f"largest |convergence delta| / sum of |attributions| of a layer: {summary.worst_delta:.2g}")
     print(f"{len(split)} explanations: {folder.path}")
-    for line in _write_views(options, classifier, how, figure_formats, export_formats, folder.path):
+    for line in _write_views(options, classifier, how, figure_formats, export_formats, stored):
         print(line)
 
 
@@ -223,16 +223,15 @@ def _write_views(
     how: AttributionOptions,
     figure_formats: Sequence[str],
     export_formats: Sequence[str],
-    folder: Path,
+    stored: StoredExplanations,
 ) -> list[str]:
     """Write report, figures and exports, and return what to say of them. The explanations are finished: whatever fails here, they stay."""
-    stored = load_attributions(folder)
     written = _write_report(options, stored)
-    written += _write_figures(options, figure_formats, stored[: options.figure_examples], folder / "figures", classifier, how)
+    written += _write_figures(options, figure_formats, stored[: options.figure_examples], stored.folder / "figures", classifier, how)
     if export_formats:
         with cli.progress(len(stored), "texts", "exporting") as bar:
             trees = (options.tree_threshold, options.tree_penalty)
-            files = export(_counted(stored, bar), folder / "export", export_formats, options.export_top_k, *trees)
+            files = export(_counted(stored, bar), stored.folder / "export", export_formats, options.export_top_k, *trees)
         written += [f"export: {file}" for file in files]
     return written
 
@@ -243,7 +242,7 @@ def _counted(stored: Sequence[Explanation], bar: Any) -> Iterator[Explanation]:
         bar.update()
 
 
-def _write_report(options: Options, stored: Explanations) -> list[str]:
+def _write_report(options: Options, stored: StoredExplanations) -> list[str]:
     """Write the page, and return what to say of it."""
     if not options.report_examples:
         return []

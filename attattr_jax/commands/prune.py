@@ -125,8 +125,7 @@ def _prune(options: Options) -> None:
     files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
     path = options.output_dir or pretrained.beside(options.checkpoint, "pruning")
     folder = OutputFolder(path, "prune", files, options.overwrite, options.resume)
-    if options.resume and folder.previous.get("finished"):
-        print(f"the run in {folder.path} is finished; --overwrite starts anew")
+    if folder.is_finished():
         return
     save_folder = _save_folder(options, folder)
     classifier = pretrained.load_classifier(options.checkpoint)

@@ -133,8 +133,7 @@ def _train(options: Options) -> None:
     )
     same_folder = user_path(options.model).resolve() == folder.path.resolve()
     require(not same_folder, f"--output_dir {folder.path} is the folder of --model, which would be lost: choose another")
-    if options.resume and folder.previous.get("finished"):
-        print(f"the run in {folder.path} is finished; --overwrite starts anew")
+    if folder.is_finished():
         return
     model_names = pretrained.load_label_names(options.model)
     train = data.load_split(options.dataset, "train", options.columns, options.max_train_examples)
