@@ -73,12 +73,12 @@ def json_digest(content: Any) -> str:
 class Journal:
     """Results of a run that is not finished, by name: a line of JSON each, on disk when `put` returns. Damaged lines do not count."""
 
-    def __init__(self, file: Path, is_written: bool = True):
-        """Read what is there; `is_written`: whether `put` writes, or only remembers."""
-        self._file, self._is_written = file, is_written
+    def __init__(self, file: Path | None, is_written: bool = True):
+        """Read what is there; `is_written`: whether `put` writes, or only remembers, as it does without a file."""
+        self._file, self._is_written = file, is_written and file is not None
         self.known: dict[str, Any] = {}
         self.damaged: list[int] = []  # numbers of lines, from 1
-        lines = file.read_bytes().split(b"\n") if file.exists() else []
+        lines = file.read_bytes().split(b"\n") if file is not None and file.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 digest, name, value = json.loads(line)
@@ -87,7 +87,7 @@ class Journal:
                 self.known[name] = value
             except (ValueError, TypeError, RecursionError):
                 self.damaged += [number] if line.strip() else []
-        if lines and lines[-1] and is_written:  # cut short: the next line must not go on with it
+        if lines and lines[-1] and self._is_written:  # cut short: the next line must not go on with it
             with open(file, "ab") as journal:
                 journal.write(b"\n")
 

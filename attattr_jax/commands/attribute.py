@@ -207,7 +207,7 @@ def _explain(
             try:
                 for example in explained:
                     writer.add(example)
-                    bar.update(jax.process_count() if bar.n + jax.process_count() <= len(split) else 0)  # the others are about as far
+                    bar.update(min(jax.process_count(), len(split) - bar.n))  # the others are about as far
                     if is_preempted(bar.n):
                         raise Terminated("terminated by SIGTERM: what was computed is saved, --resume goes on from there")
             except KeyboardInterrupt:

@@ -83,40 +83,36 @@ class _Ranking:
         return self.record["measure"]
 
 
+def _named(kind: str, mask: np.ndarray) -> str:
+    """Return the name in the journal of what was found out about a mask [L, N]."""
+    return f"{kind} {np.ascontiguousarray(mask, np.int8).tobytes().hex()}"
+
+
 class _Metrics:
     """Metrics on the evaluated examples under head masks; a mask is evaluated once, however often it is asked for."""
 
     def __init__(self, params, config, encoded: data.Encoded, mesh, task: str | None):
         self.params, self.config, self.encoded, self.mesh, self.task = params, config, encoded, mesh, task
-        self.known: dict[bytes, dict[str, float]] = {}
-        self.journal: Journal | None = None  # None until there may be written
+        self.journal = Journal(None)  # in memory until there may be written
 
     def __call__(self, masks: np.ndarray) -> list[dict[str, float]]:
         """Return the metrics under each of `masks` [M, L, N]."""
-        masks = np.ascontiguousarray(masks, np.int8)
-        new = {mask.tobytes(): mask for mask in masks if not self._is_known(mask)}
+        names = [_named("metrics", mask) for mask in masks]
+        new = {name: mask for name, mask in zip(names, masks, strict=True) if self.journal.get(name) is None}
         if new:
             with cli.progress(len(self.encoded) * len(new), "examples", f"evaluating {len(new)} masks") as bar:
                 for start in range(0, len(new), MASKS_PER_LINE):
                     self._evaluate(dict(list(new.items())[start : start + MASKS_PER_LINE]), bar)
-        return [self.known[mask.tobytes()] for mask in masks]
+        return [self.journal.get(name) for name in names]
 
-    def _is_known(self, mask: np.ndarray) -> bool:
-        key = mask.tobytes()
-        if key not in self.known and self.journal is not None and (found := self.journal.get(f"metrics {key.hex()}")):
-            self.known[key] = found
-        return key in self.known
-
-    def _evaluate(self, masks: dict[bytes, np.ndarray], bar: Any) -> None:
+    def _evaluate(self, masks: dict[str, np.ndarray], bar: Any) -> None:
         def on_batch(count: int) -> None:
             bar.update(count * len(masks) * sharding.num_shares(self.mesh))
 
         given = np.stack(list(masks.values())).astype(np.float32)
         logits = evaluation.predict_masks(self.params, self.config, self.encoded, self.mesh, given, on_batch=on_batch)
-        for key, each in zip(masks, logits, strict=True):
-            self.known[key] = evaluation.metrics(each, self.encoded.labels, self.task)
-            if self.journal is not None:
-                self.journal.put(f"metrics {key.hex()}", self.known[key])
+        for name, each in zip(masks, logits, strict=True):
+            self.journal.put(name, evaluation.metrics(each, self.encoded.labels, self.task))
 
 
 def _prune(options: Options) -> None:
@@ -151,12 +147,13 @@ def _prune(options: Options) -> None:
     facts = {"dataset_path": data.absolute_name(trained.dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits}
     # The fingerprints tell whether model and data are the same, however they are written.
     folder.start(options, facts, may_change=("checkpoint", "dataset", "dataset_path"))
-    metrics.journal = journal = Journal(folder.path / JOURNAL, sharding.is_main())
-    journal.known = sharding.from_main(journal.known)
+    journal = Journal(folder.path / JOURNAL, sharding.is_main())
+    journal.known = metrics.journal.known | sharding.from_main(journal.known)
+    metrics.journal = journal
 
     def score(measure: str, seed: int | None, mask: np.ndarray) -> HeadScores:
         method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
-        name = f"scores {measure} {seed} {np.ascontiguousarray(mask, np.int8).tobytes().hex()}"
+        name = _named(f"scores {measure} {seed}", mask)
         if known := journal.get(name):
             return HeadScores(np.asarray(known["importance"]), {key: np.asarray(each) for key, each in known["details"].items()})
         with cli.progress(len(scored or ()), "examples", f"scoring heads by {measure}") as bar:
@@ -396,14 +393,14 @@ class _TrainedOn:
         run = read_run(Path(options.checkpoint))
         before = run.get("options", {})
         max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
-        texts = (run.get("dataset_path"), *(before.get(name) for name in ("text_column", "text_pair_column", "label_column")))
+        names = ("text_column", "text_pair_column", "label_column")
+        texts = (run.get("dataset_path"), *(before.get(name) for name in names))
         are_right = all(value is None or isinstance(value, str) for value in texts)
         are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
         require(are_right, f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with --dataset")
         if options.dataset is not None:
             return cls(options.dataset, options.columns, max_seq_length)
         require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
-        names = ("text_column", "text_pair_column", "label_column")
         columns = data.Columns(*(getattr(options, name) or before.get(name) for name in names))
         return cls(run["dataset_path"], columns, max_seq_length)
 
