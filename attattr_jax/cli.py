@@ -17,6 +17,7 @@ import jax
 from . import data, output, processes, sharding
 from .errors import InputError, require
 from .integration import quadrature
+from .labels import assumption, class_indices
 from .tokens import printable
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
@@ -33,6 +34,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column", "column_names", "skip_bad_rows")
+
+
 @dataclasses.dataclass(frozen=True)
 class CommonOptions:
     """Options of every script."""
@@ -41,6 +45,8 @@ class CommonOptions:
     text_column: str | None = option(None, "column of the text, where it is not one of the usual names")
     text_pair_column: str | None = option(None, "column of the second text, for sentence pairs")
     label_column: str | None = option(None, "column of the label")
+    column_names: str | None = option(None, "names of all columns, as in id,label,sentence, of a .tsv or .csv file that has no header")
+    skip_bad_rows: bool = option(False, "leave out rows with more or fewer fields than the header, and count them")
     overwrite: bool = option(False, "start anew in an output folder that already holds results of this script")
     resume: bool = option(False, "go on with the run in the output folder, as if it had not stopped; start it if there is none yet")
     shard_params: bool = option(False, "divide the model's parameters over the devices (FSDP), for models that do not fit on each")
@@ -51,8 +57,10 @@ class CommonOptions:
 
     @property
     def columns(self) -> data.Columns:
-        """The column names given."""
-        return data.Columns(self.text_column, self.text_pair_column, self.label_column)
+        """What was said about the columns of the data."""
+        names = None if self.column_names is None else tuple(part.strip() for part in self.column_names.split(","))
+        require(names is None or all(names), f"--column_names {self.column_names!r}: one of the names is empty")
+        return data.Columns(self.text_column, self.text_pair_column, self.label_column, names, self.skip_bad_rows)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -266,6 +274,42 @@ def checked_n_steps(n_steps: str, method: str, option_name: str = "--n_steps") -
     require(digits.isascii() and digits.isdigit() and len(digits) < 20, f"{option_name} must be an integer or auto, not {n_steps!r}")
     named(option_name, lambda: quadrature(method, int(n_steps)))
     return int(n_steps)
+
+
+def check_applies(options: Any, rules: Sequence[tuple[str, bool, str]]) -> None:
+    """Refuse options that were given and have no effect.
+
+    Args:
+      options: the dataclass of all options.
+      rules: (name of an option, whether it has an effect, what it goes with).
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    for name, applies, what in rules:
+        given = getattr(options, name) not in (defaults[name], [])
+        require(applies or not given, f"--{name} has no effect without {what}: leave it out, or add that")
+
+
+def load_split(dataset: str, split: str, columns: data.Columns, max_examples: int | None = None, need_gold: bool = True) -> data.Split:
+    """Load a split as `data.load_split`; says in one line each how many bad rows and examples were left out.
+
+    Args:
+      need_gold: leave out examples without a gold label.
+    """
+    loaded = data.load_split(dataset, split, columns, max_examples)
+    if loaded.num_skipped:
+        say(f"warning: {loaded.source}: {loaded.num_skipped} rows with more or fewer fields than the header are left out")
+    labelled = loaded.with_gold_labels() if need_gold else loaded
+    if len(labelled) < len(loaded):
+        say(f"{loaded.source}: {len(loaded) - len(labelled)} of {len(loaded)} examples have no gold label and are left out")
+    return labelled
+
+
+def class_labels(split: data.Split, id2label: dict[int, str]) -> Any:
+    """Return the labels as class indices, as `labels.class_indices`; says in one line what was assumed."""
+    indices = class_indices(split, id2label)
+    if note := assumption(split, id2label):
+        say(note)
+    return indices
 
 
 def listed(value: str | None, option_name: str, allowed: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Labelled text: where it comes from, how it is checked, and how it becomes batches.
 
-Everything is read by `datasets`. A `Split` is the checked result; every complaint names the file and the row.
+.tsv and .csv are read by `csv`, .jsonl by `json`, .parquet and the Hub by `datasets`. A `Split` is the checked
+result; every complaint names the file and the row. What its labels mean is decided in `labels`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import glob
 import hashlib
 import json
 import logging
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from . import sharding
 from .config import BertConfig
 from .errors import InputError, root_cause
 from .files import json_digest, user_path
+from .labels import Label, parse_labels
 from .pretrained import Classifier
 from .tokens import shortened
 
@@ -34,16 +35,16 @@ REVIEWS = "reviews"
 
 # GLUE tasks: the configurations of this Hub repository.
 _GLUE_REPOSITORY = "nyu-mll/glue"
-GLUE_TASKS = ("sst2", "rte", "mnli", "mrpc", "qnli", "cola")
+GLUE_TASKS = ("sst2", "rte", "mnli", "mrpc", "qnli", "cola", "qqp", "wnli", "stsb")
 
 # File stems and Hub names that stand for a split, the first found counts.
 _SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "dev", "valid", "val", "validation_matched", "dev_matched"),
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
-    "test": ("test",),
+    "test": ("test", "test_matched"),
 }
-_FORMATS = {".tsv": "csv", ".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
+_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 
 _PAIR_COLUMNS = (
     ("sentence1", "sentence2"),
@@ -54,7 +55,14 @@ _PAIR_COLUMNS = (
     ("text", "text_pair"),
 )
 _TEXT_COLUMNS = ("sentence", "text", "review", "content", "comment")
-_LABEL_COLUMNS = ("label", "labels", "gold_label", "Quality", "sentiment")
+_LABEL_COLUMNS = ("label", "labels", "gold_label", "Quality", "is_duplicate", "sentiment")
+
+# Files that are published without a header: their columns, and what each field of the first line must look like.
+_HEADERLESS = (
+    (("source", "label", "mark", "sentence"), (r"\S+", r"[01]", r"\*?", r".+")),  # CoLA
+    (("premise", "hypothesis", "label"), (r".+", r".+", r"entails|neutral")),  # SciTail
+)
+_LONGEST_COLUMN_NAME = 4  # words; what is longer is a sentence
 
 # Batches are padded to the next of these, and each length is compiled once.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -68,9 +76,10 @@ class Split:
     source: str  # the file, or the Hub id and split, as errors name it
     texts: list[str]
     text_pairs: list[str] | None
-    raw_labels: list[int] | list[str] | None  # class indices, or class names; None without labels
+    raw_labels: list[Label] | None  # as `labels.parse_labels` returns them; None without labels
     label_names: list[str] | None = None  # the names of class indices, where the data says them
     rows: Sequence[int] | None = None  # where each example stands: its line, as an editor counts, or its number from 1
+    num_skipped: int = 0  # bad rows that were left out when it was read
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -93,6 +102,12 @@ class Split:
             rows=pick(self.rows or range(1, len(self) + 1)),
         )
 
+    def with_gold_labels(self) -> Split:
+        """Return the split without the examples that have no gold label."""
+        if self.raw_labels is None or None not in self.raw_labels:
+            return self
+        return self.select([index for index, label in enumerate(self.raw_labels) if label is not None])
+
     def example_hashes(self) -> list[str]:
         """Return 16 hexadecimal digits for each example's text or texts, whatever its label: to tell the same example elsewhere."""
         pairs = self.text_pairs or [None] * len(self)
@@ -109,17 +124,19 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Column names that override what is found by itself."""
+    """What a file's columns are, where they are not found by themselves."""
 
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    names: tuple[str, ...] | None = None  # of the columns of a .tsv or .csv file without a header
+    skip_bad_rows: bool = False  # leave out rows with another number of fields than the header
 
 
 def dataset_name(dataset: str) -> str:
     """Return the short name of a data set, which `runs/<name>` goes by."""
     path = Path(absolute_name(dataset))
-    return re.sub(r"[^\w.-]", "-", path.stem if path.suffix.lower() in _FORMATS else path.name) or "dataset"
+    return re.sub(r"[^\w.-]", "-", path.stem if path.suffix.lower() in _SUFFIXES else path.name) or "dataset"
 
 
 def task_name(dataset: str) -> str:
@@ -134,10 +151,14 @@ def absolute_name(dataset: str) -> str:
 
 
 def evaluation_splits(dataset: str) -> dict[str, str]:
-    """Return the splits to evaluate on, by the name that their metrics begin with: `eval`, and for MNLI `eval_mismatched` too."""
+    """Return the splits to evaluate on, by the name that their metrics begin with.
+
+    These are `eval`, and for MNLI `eval_mismatched` too.
+    """
     folder = user_path(dataset)
-    second = dataset == "mnli" or (folder.is_dir() and _find_in(folder, "validation_mismatched") is not None)
-    return {"eval": "validation"} | ({"eval_mismatched": "validation_mismatched"} if second else {})
+    is_folder = os.path.isdir(folder)  # a folder here, even if it has the name of a task
+    has_second = _find_in(folder, "validation_mismatched") is not None if is_folder else dataset == "mnli"
+    return {"eval": "validation"} | ({"eval_mismatched": "validation_mismatched"} if has_second else {})
 
 
 def load_split(dataset: str, split: str, columns: Columns | None = None, max_examples: int | None = None) -> Split:
@@ -159,12 +180,12 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
     columns = columns or Columns()
     path = user_path(dataset)
     if os.path.exists(path):  # Path.exists raises where a name is too long
-        table, source, rows = _load_file(_find_file(path, split))
-    elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _FORMATS):
-        table, source, rows = _load_from_hub(dataset, split)
+        table = _load_file(_find_file(path, split), columns)
+    elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _SUFFIXES):
+        table = _load_from_hub(dataset, split)
     else:
         raise InputError(f"{shortened(dataset)}: no such file or folder")
-    return _check(table, split, source, rows, columns, max_examples)
+    return _check(table, split, columns, max_examples)
 
 
 def load_lines(file: str, max_examples: int | None = None) -> Split:
@@ -173,24 +194,32 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
     Raises:
       InputError: the file is missing or empty, or a line is; names the row.
     """
-    import datasets
-
     path = user_path(file)
-    if not path.exists() or path.is_dir():
-        raise InputError(f"{file}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+    if not os.path.exists(path) or path.is_dir():
+        raise InputError(f"{file}: {'is a folder, not a file' if os.path.isdir(path) else 'no such file'}")
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: {error}") from None
     if lines == [""]:
         raise InputError(f"{file} is empty")
-    table = datasets.Dataset.from_dict({"text": [line.rstrip("\r") for line in lines]})
-    return _check(table, path.stem, str(path), range(1, len(lines) + 1), Columns(text="text"), max_examples)
+    table = _Table(str(path), {"text": [line.rstrip("\r") for line in lines]}, range(1, len(lines) + 1))
+    return _check(table, path.stem, Columns(text="text"), max_examples)
+
+
+class _Table(NamedTuple):
+    """What was read of a file or from the Hub."""
+
+    source: str  # as errors name it
+    columns: dict[str, Sequence[Any]]  # their values by name
+    rows: Sequence[int] | None  # where each example stands: its line, as an editor counts; None: counted from 1
+    class_names: dict[str, list[str]] | None = None  # of the columns that are class indices with names
+    num_skipped: int = 0  # bad rows that were left out
 
 
 def _find_in(folder: Path, split: str) -> Path | None:
     """Return the folder's file for a split."""
-    wanted = {f"{stem}{suffix}": None for stem in _SPLIT_NAMES.get(split, (split,)) for suffix in _FORMATS}
+    wanted = {f"{stem}{suffix}": None for stem in _SPLIT_NAMES.get(split, (split,)) for suffix in _SUFFIXES}
     present = {file.name.lower(): file for file in folder.iterdir() if file.is_file()}
     return next((present[name] for name in wanted if name in present), None)
 
@@ -200,90 +229,124 @@ def _find_file(path: Path, split: str) -> Path:
         found = _find_in(path, split)
         if found is None:
             names = [f"{stem}.tsv" for stem in _SPLIT_NAMES.get(split, (split,))[:2]]
-            raise InputError(f"{path} has no {split} file: name one {' or '.join(names)} (or {', '.join(list(_FORMATS)[1:])})")
+            raise InputError(f"{path} has no {split} file: name one {' or '.join(names)} (or {', '.join(_SUFFIXES[1:])})")
         return found
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"{path} is not a folder or a {', '.join(_FORMATS)} file")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"{path} is not a folder or a {', '.join(_SUFFIXES)} file")
     return path
 
 
-def _load_file(path: Path):
-    """Return (table, source, row number of each example)."""
-    import datasets
-
+def _load_file(path: Path, columns: Columns) -> _Table:
+    kind = path.suffix.lower()
     if not path.stat().st_size:
         raise InputError(f"{path} is empty")
-    kind, options, rows = _FORMATS[path.suffix.lower()], {}, None
-    if kind == "json":
-        rows = _scan_json_lines(path)
-    if kind == "csv":
-        # GLUE's .tsv has quotation marks that are just text.
-        is_tsv = path.suffix.lower() == ".tsv"
-        dialect = {"sep": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"sep": ",", "quoting": csv.QUOTE_MINIMAL}
-        header, rows = _scan_delimited(path, **dialect)
-        # "NA" and "null" are sentences, not missing values. Every column is read as text: no row can change the type of a column.
-        features = datasets.Features({name: datasets.Value("string") for name in header})
-        options = {**dialect, "keep_default_na": False, "encoding": "utf-8-sig", "features": features, "names": header, "header": 0}
+    if columns.names and kind not in (".tsv", ".csv"):
+        raise InputError(f"--column_names is for .tsv and .csv files without a header, not for {path}")
+    if kind == ".parquet":
+        return _load_parquet(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return _read_json_lines(file, path) if kind == ".jsonl" else _read_delimited(file, path, columns)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def _load_parquet(path: Path) -> _Table:
+    import datasets
+
     try:
         # A cache of its own, read into memory: the shared one tells changed files by their time alone.
         with _quiet_datasets(), tempfile.TemporaryDirectory() as cache:
-            files = glob.escape(str(path.resolve()))
-            table = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=cache, keep_in_memory=True, **options)
-    except Exception as error:  # pandas, pyarrow and datasets each raise their own
-        reason = root_cause(error)
-        raise InputError(f"{path} has no examples" if "no data" in reason else f"{path} cannot be read: {shortened(reason)}") from None
-    if rows is not None and len(rows) != len(table):
-        raise InputError(f"{path} cannot be read: {len(rows)} rows were counted, {len(table)} read; are quotation marks closed?")
-    return table, str(path), rows
+            table = datasets.Dataset.from_parquet(str(path.resolve()), cache_dir=cache, keep_in_memory=True)
+    except Exception as error:  # pyarrow and datasets each raise their own
+        raise InputError(f"{path} cannot be read: {shortened(root_cause(error))}") from None
+    return _table_of(table, str(path))
 
 
-def _scan_json_lines(path: Path) -> list[int]:
-    """Return the line of each example, having checked that each is an object."""
-    rows = []
+def _table_of(table: Any, source: str) -> _Table:
+    """Return a `datasets.Dataset` as a `_Table`; its columns are read when they are asked for."""
+    names = {name: feature.names for name, feature in table.features.items() if getattr(feature, "names", None)}
+    return _Table(source, {name: table[name] for name in table.column_names}, None, names)
+
+
+def _read_json_lines(file: Any, path: Path) -> _Table:
+    """Read an object from each line; values stay what JSON says that they are."""
+    objects, rows = [], []
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(number)
-                    if not isinstance(json.loads(line), dict):
-                        raise InputError(f"{path}, row {number}: not a JSON object with named fields")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                rows.append(number)
+                objects.append(json.loads(line))
+                if not isinstance(objects[-1], dict):
+                    raise InputError(f"{path}, row {number}: not a JSON object with named fields")
     except RecursionError:
         raise InputError(f"{path}, row {number}: nested too deeply") from None
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}, row {number}: not JSON: {shortened(str(error))}") from None
-    return rows
+    names = dict.fromkeys(name for fields in objects for name in fields)
+    return _Table(str(path), {name: [fields.get(name) for fields in objects] for name in names}, rows)
 
 
-def _scan_delimited(path: Path, sep: str, quoting: int) -> tuple[list[str], list[int]]:
-    """Return the column names and the line of each example, having checked that every row has as many fields as the header."""
-    rows = []
+def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
+    """Read a .tsv or .csv file as text; every row must have as many fields as the header."""
+    # GLUE's .tsv has quotation marks that are just text.
+    is_tsv = path.suffix.lower() == ".tsv"
+    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"quoting": csv.QUOTE_MINIMAL}
+    values: list[list[str]] = []  # of each column
+    rows, num_skipped, start = [], 0, 1
+    header = None if columns.names is None else list(columns.names)
     limit = csv.field_size_limit(sys.maxsize)  # long texts are cut later, with a warning
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=sep, quoting=quoting, strict=True)
-            header = [name or f"column {number}" for number, name in enumerate(next(reader, []), 1)]
-            start = reader.line_num + 1
-            for fields in reader:
-                if fields and len(fields) != len(header):
-                    what = f"{len(fields)} fields, the header has {len(header)} ({shortened(', '.join(header))})"
-                    raise InputError(f"{path}, row {start}: {what}, separated by {'tabs' if sep == chr(9) else 'commas'}")
-                if fields:  # empty lines are skipped by the reader of the examples too
-                    rows.append(start)
-                start = reader.line_num + 1
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not UTF-8 text in rows and columns: {error}") from None
+        reader = csv.reader(file, strict=True, **dialect)
+        for found in reader:
+            row, start = start, reader.line_num + 1
+            if header is None:
+                header = _published_columns(found)
+                if header is None:
+                    header = [name or f"column {number}" for number, name in enumerate(found, 1)]
+                    continue
+            if not found and len(header) == 1:
+                found = [""]  # an empty line is an empty text, but at the end of the file
+            if len(found) == len(header):
+                values = values or [[] for _ in header]
+                for column, value in zip(values, found, strict=True):
+                    column.append(value)
+                rows.append(row)
+            elif found and columns.skip_bad_rows:
+                num_skipped += 1
+            elif found:
+                where = "--column_names" if columns.names else "the header"
+                what = f"{len(found)} fields, {where} has {len(header)} ({shortened(', '.join(header))})"
+                hint = "--skip_bad_rows leaves such rows out"
+                raise InputError(f"{path}, row {row}: {what}, separated by {'tabs' if is_tsv else 'commas'}; {hint}")
+    except csv.Error as error:
+        reason = "a quotation mark is not closed" if "unexpected end" in str(error) else str(error)
+        raise InputError(f"{path}, row {start}: not rows and columns: {reason}") from None
     finally:
         csv.field_size_limit(limit)
+    while len(values) == 1 and values[0] and not values[0][-1]:
+        values[0].pop()
+        rows.pop()
+    header = header or []
     if len(set(header)) < len(header):
         raise InputError(f"{path}: two columns have the same name ({shortened(', '.join(header))})")
-    return header, rows
+    values = values or [[] for _ in header]
+    return _Table(str(path), dict(zip(header, values, strict=True)), rows, num_skipped=num_skipped)
 
 
-def _load_from_hub(dataset: str, split: str):
+def _published_columns(first_line: Sequence[str]) -> list[str] | None:
+    """Return the columns of a file that is published without a header, None where the first line is one."""
+    for names, patterns in _HEADERLESS:
+        if len(names) == len(first_line) and all(map(re.fullmatch, patterns, first_line)):
+            return list(names)
+    return None
+
+
+def _load_from_hub(dataset: str, split: str) -> _Table:
     import datasets
 
     where = (_GLUE_REPOSITORY, dataset) if dataset in GLUE_TASKS else (dataset,)
@@ -297,7 +360,7 @@ def _load_from_hub(dataset: str, split: str):
     names = [name for name in (split, *_SPLIT_NAMES.get(split, ())) if name in tables]
     if not names:
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(tables)}")
-    return tables[names[0]], f"{dataset} ({names[0]})", None
+    return _table_of(tables[names[0]], f"{dataset} ({names[0]})")
 
 
 class _quiet_datasets:
@@ -319,120 +382,59 @@ class _quiet_datasets:
             datasets.enable_progress_bars()
 
 
-def _check(table, split: str, source: str, rows: Sequence[int] | None, columns: Columns, max_examples: int | None) -> Split:
-    """Return the examples of a `datasets` table as a `Split`, or raise an InputError that names the row."""
-    if not len(table):
-        raise InputError(f"{source} has no examples")
-    text, text_pair, label = _find_columns(table.column_names, source, columns)
-    label_names = getattr(table.features[label], "names", None) if label else None
-    if max_examples is not None:
-        table = table.select(range(min(max_examples, len(table))))
-    texts = list(table[text])
-    found = Split(split, source, texts, list(table[text_pair]) if text_pair else None, None, label_names, rows)
+def _check(table: _Table, split: str, columns: Columns, max_examples: int | None) -> Split:
+    """Return the examples of a table as a `Split`, or raise an InputError that names the row."""
+    source, rows = table.source, table.rows
+    text, text_pair, label = _find_columns(list(table.columns), source, columns)
+
+    def values_of(name: str | None) -> list[Any] | None:
+        return None if name is None else list(table.columns[name][:max_examples])
+
+    texts = values_of(text)
+    if not texts:
+        skipped = f" with as many fields as the header ({table.num_skipped} skipped)" if table.num_skipped else ""
+        raise InputError(f"{source} has no examples{skipped}")
+    found = Split(split, source, texts, values_of(text_pair), None, (table.class_names or {}).get(label), rows, table.num_skipped)
     for column, values in ((text, texts), (text_pair, found.text_pairs or [])):
         for index, value in enumerate(values):
             if value is not None and not isinstance(value, str):
                 raise InputError(f"{found.row(index)}: {column!r} is {value!r:.80}, not text; name the text's column with --text_column")
             if not value or not value.strip():
                 raise InputError(f"{found.row(index)}: {column!r} is empty; give a text or delete the row")
-    return dataclasses.replace(found, raw_labels=_parse_labels(list(table[label]), found) if label else None)
+    return dataclasses.replace(found, raw_labels=None if label is None else parse_labels(values_of(label)))
 
 
 def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[str, str | None, str | None]:
     for option, name in (("text", columns.text), ("text_pair", columns.text_pair), ("label", columns.label)):
         if name is not None and name not in names:
             raise InputError(f"{source} has no column {name!r} (--{option}_column); it has {shortened(', '.join(names))}")
+        if name is not None and len(name.split()) > _LONGEST_COLUMN_NAME:
+            raise InputError(f"{source} has no header, its first line is an example: {_NAME_THEM}")
     given = [name for name in (columns.text, columns.text_pair, columns.label) if name is not None]
     if len(set(given)) < len(given):
         raise InputError(f"--text_column, --text_pair_column and --label_column must differ, not be {', '.join(given)}")
-    label = columns.label or next((name for name in _LABEL_COLUMNS if name in names), None)
+    by_lower = {name.lower(): name for name in reversed(names)}
+
+    def usual(name: str) -> str | None:
+        return name if name in names else by_lower.get(name.lower())
+
+    label = columns.label or next(filter(None, map(usual, _LABEL_COLUMNS)), None)
     if columns.text is not None:
         return columns.text, columns.text_pair, label
     for first, second in _PAIR_COLUMNS:
-        if first in names and (columns.text_pair or second) in names:
-            return first, columns.text_pair or second, label
-    text = next((name for name in _TEXT_COLUMNS if name in names), None)
+        found = usual(first), columns.text_pair or usual(second)
+        if None not in found:
+            return *found, label
+    text = next(filter(None, map(usual, _TEXT_COLUMNS)), None)
     if text is None:
-        raise InputError(f"{source} has none of the usual text columns, only {shortened(', '.join(names))}: name one with --text_column")
+        raise InputError(
+            f"{source} has none of the usual text columns, only {shortened(', '.join(names))}: "
+            f"name one with --text_column; if these are no names, {_NAME_THEM}"
+        )
     return text, columns.text_pair, label
 
 
-def _parse_labels(values: list[Any], split: Split) -> list[int] | list[str] | None:
-    """Return class indices if every label is an integer, else class names; None if all are −1, GLUE's mark of a hidden label."""
-    parsed = [_as_class_index(value) for value in values]
-    if all(value == -1 for value in parsed):
-        return None
-    for index, (value, number) in enumerate(zip(values, parsed, strict=True)):
-        if number is None and (not isinstance(value, str) or not value.strip()):
-            raise InputError(f"{split.row(index)}: the label is {value!r:.80}; use a class index or a class name")
-        if isinstance(value, str) and number is None and re.fullmatch(r"\s*[+-]?[0-9]*\.[0-9]+\s*", value):
-            raise InputError(f"{split.row(index)}: label {value!r:.80} is a number but no class index; regression is not supported")
-        if (number is None) != (parsed[0] is None):
-            raise InputError(
-                f"{split.row(index)}: label {value!r:.80} beside {values[0]!r:.80}: use class indices or class names, not both"
-            )
-        if number is not None and number < 0:
-            raise InputError(f"{split.row(index)}: label {number} is negative; class indices start at 0")
-    return [value.strip() for value in values] if parsed[0] is None else parsed
-
-
-def _as_class_index(value: Any) -> int | None:
-    """Return an integer label, also one written as text, as a whole float or as a truth value."""
-    if isinstance(value, str):
-        return int(float(value)) if re.fullmatch(r"\s*[+-]?[0-9]{1,9}(\.0*)?\s*", value) else None
-    return int(value) if isinstance(value, (bool, int, float)) and value == value // 1 and abs(value) < 1e9 else None
-
-
-def label_names(train: Split, model_names: dict[int, str] | None = None) -> dict[int, str]:
-    """Return the class names of a training split: index -> name.
-
-    A model that knows all the names keeps its numbering. Otherwise class names are numbered in sorted order, and class indices take
-    their names from the data set, from a model with as many classes, or are called LABEL_0, …
-
-    Raises:
-      InputError: the split has no labels, or only one class.
-    """
-    if train.raw_labels is None:
-        raise InputError(f"{train.source} has no labels: name their column with --label_column")
-    found = sorted(set(train.raw_labels))
-    if len(found) < 2:
-        raise InputError(f"{train.source}: every label is {found[0]!r:.80}; a classifier needs at least two classes")
-    names = train.label_names if train.label_names else (found if isinstance(found[0], str) else None)
-    if names is not None:
-        return model_names if model_names and set(names) <= set(model_names.values()) else dict(enumerate(names))
-    count = found[-1] + 1
-    if count > len(train):
-        index = train.raw_labels.index(found[-1])
-        raise InputError(f"{train.row(index)}: class index {found[-1]} is larger than the number of examples")
-    if model_names and len(model_names) == count:
-        return model_names
-    return {index: f"LABEL_{index}" for index in range(count)}
-
-
-def class_indices(split: Split, id2label: dict[int, str]) -> np.ndarray:
-    """Return the labels as the model's class indices, int32 [examples].
-
-    Names are matched by name. So are class indices whose names the data set says, if the model has the same names (upper and lower
-    case alike); other class indices are taken as they are.
-
-    Raises:
-      InputError: the split has no labels, or one that the model does not know; names file and row.
-    """
-    if split.raw_labels is None:
-        raise InputError(f"{split.source} has no labels: name their column with --label_column")
-    by_name = {name: index for index, name in id2label.items()}
-    by_index = {index: index for index in id2label}
-    folded = {name.lower(): index for name, index in by_name.items()}
-    if split.label_names and {name.lower() for name in split.label_names} == set(folded):
-        by_index = {index: folded[name.lower()] for index, name in enumerate(split.label_names)}
-    indices = []
-    for index, label in enumerate(split.raw_labels):
-        known = by_name if isinstance(label, str) else by_index
-        if label not in known:
-            classes = ", ".join(by_name) if isinstance(label, str) else f"0 to {len(id2label) - 1}"
-            raise InputError(f"{split.row(index)}: label {label!r:.80} is not one of the model's classes ({classes})")
-        indices.append(known[label])
-    return np.asarray(indices, np.int32)
+_NAME_THEM = "name the columns with --column_names, as in --column_names id,label,sentence"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,7 +456,7 @@ class Encoded:
     special_tokens_mask: list[list[int]]
     offsets: list[list[tuple[int, int]]]  # characters of each token in its own segment
     word_ids: list[list[int | None]]  # the word of its own segment that each token is a piece of; None for special tokens
-    labels: np.ndarray | None
+    labels: np.ndarray | None  # class indices, int32 [examples]; −1 where an example has no gold label
     num_truncated: int = 0  # examples that were too long
     num_cut_tokens: int = 0  # what was cut off them
 
@@ -493,7 +495,7 @@ class Encoded:
             "special_tokens_mask": padded(self.special_tokens_mask, 1),
         }
         filling = num_rows - len(indices)
-        labels = np.zeros(len(indices), np.int32) if self.labels is None else self.labels[list(indices)]
+        labels = np.zeros(len(indices), np.int32) if self.labels is None else np.maximum(self.labels[list(indices)], 0)
         return Batch(
             inputs,
             np.pad(labels, (0, filling)),

@@ -15,7 +15,9 @@ from .data import Encoded, inference_batches
 from .errors import InputError
 
 # The metric that GLUE reports for a task beside accuracy.
-TASK_METRICS = {"mrpc": "f1", "cola": "matthews"}
+TASK_METRICS = {"mrpc": "f1", "qqp": "f1", "cola": "matthews"}
+# The class that F1 is of, by its name; without names it is class 1.
+POSITIVE_CLASSES = ("equivalent", "duplicate", "paraphrase")
 
 MASKS_AT_ONCE = 8  # head masks that an accelerator evaluates together
 
@@ -107,13 +109,15 @@ def _over_batches(
     return logits
 
 
-def metrics(logits: np.ndarray, labels: np.ndarray, task: str | None = None) -> dict[str, float]:
+def metrics(logits: np.ndarray, labels: np.ndarray, task: str | None = None, id2label: Mapping[int, str] | None = None) -> dict[str, float]:
     """Return `accuracy`, `loss` (mean cross-entropy) and the task's own metric.
 
     Args:
       logits: [examples, C].
       labels: int [examples].
-      task: "mrpc" adds `f1`, "cola" `matthews`; both are 0 where they are undefined.
+      task: "mrpc" and "qqp" add `f1`, "cola" `matthews`, for two classes; both are 0 where they are undefined.
+      id2label: the class names. F1 is of the class "equivalent" (MRPC) or "duplicate" (QQP), whatever its
+        index; without such a name it is of class 1.
     """
     predictions = logits.argmax(-1)
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
@@ -122,11 +126,15 @@ def metrics(logits: np.ndarray, labels: np.ndarray, task: str | None = None) -> 
         "accuracy": float(np.mean(predictions == labels)),
         "loss": float(-np.mean(log_probs[np.arange(len(labels)), labels])),
     }
-    hits, misses = np.sum((predictions == 1) & (labels == 1)), np.sum((predictions == 0) & (labels == 1))
-    false_alarms, rejections = np.sum((predictions == 1) & (labels == 0)), np.sum((predictions == 0) & (labels == 0))
-    if TASK_METRICS.get(task) == "f1":
+    if task not in TASK_METRICS or logits.shape[-1] != 2:
+        return result
+    positive = next((index for index, name in (id2label or {}).items() if name.casefold() in POSITIVE_CLASSES), 1)
+    predicted, gold = predictions == positive, labels == positive
+    hits, misses = np.sum(predicted & gold), np.sum(~predicted & gold)
+    false_alarms, rejections = np.sum(predicted & ~gold), np.sum(~predicted & ~gold)
+    if TASK_METRICS[task] == "f1":
         result["f1"] = float(2 * hits / max(2 * hits + misses + false_alarms, 1))
-    if TASK_METRICS.get(task) == "matthews":
+    else:
         margins = [hits + misses, hits + false_alarms, rejections + misses, rejections + false_alarms]
         denominator = float(np.sqrt(np.prod(np.asarray(margins, np.float64))))
         result["matthews"] = float(hits * rejections - misses * false_alarms) / denominator if denominator else 0.0

@@ -20,10 +20,11 @@ import numpy as np
 from . import engine, sharding
 from .attribution import AttentionAttributions, attribute_attention, attribute_tokens
 from .bert import model_inputs
-from .data import Encoded, Split, class_indices, encode, inference_batches
+from .data import Encoded, Split, encode, inference_batches
 from .errors import InputError
 from .heads import top_heads
 from .integration import quadrature
+from .labels import NO_GOLD, class_index, class_indices, parse_labels
 from .pretrained import Classifier
 from .results import SAVED_ARRAYS, Explanation, Explanations
 from .tokens import strongest_pairs
@@ -80,8 +81,12 @@ def explain(
     params = sharding.place_params(classifier.params, mesh, shard_params)
     layers = tuple(range(config.num_hidden_layers)) if options.layers is None else options.layers
     wanted = SAVED_ARRAYS[save]
-    if options.target == "gold" and encoded.labels is None:
-        raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
+    if options.target == "gold":
+        if encoded.labels is None:
+            raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
+        if NO_GOLD in encoded.labels:
+            row = split.row(int(np.flatnonzero(encoded.labels == NO_GOLD)[0]))
+            raise InputError(f"{row} has no gold label: target 'gold' cannot be explained")
 
     for batch in inference_batches(encoded, config, batch_size or functools.partial(engine.default_batch_size, config), mesh, done):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
@@ -153,7 +158,7 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
         "word_ids": encoded.word_ids[index],
         "token_type_ids": encoded.token_type_ids[index],
         "special_tokens_mask": special,
-        "label": None if label is None else classifier.id2label[label],
+        "label": None if label is None or label == NO_GOLD else classifier.id2label[label],
         **_findings(arrays, classifier.id2label, layers, num_pairs, special if skip_special_tokens else None),
         "num_hidden_layers": classifier.config.num_hidden_layers,
     }
@@ -204,9 +209,9 @@ def explain_texts(
     Args:
       classifier: the model, with its tokenizer.
       texts, text_pairs: B texts, and B second segments for tasks on sentence pairs; too long ones are truncated.
-      labels: B class indices or names.
-      options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", a class index), `n_steps`, `method`,
-        `objective`, `layers`, `path`, …, as for `attribute_attention`.
+      labels: B class names or indices, None where there is no gold label; see `labels` for what they mean.
+      options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", a class name or
+        index), `n_steps`, `method`, `objective`, `layers`, `path`, …, as for `attribute_attention`.
 
     Returns:
       A sequence of B explanations, with all their arrays.
@@ -223,8 +228,10 @@ def explain_texts(
             raise InputError(f"{name} must be a list with an entry for each of the {len(texts)} texts")
     options = dataclasses.replace(options or AttributionOptions(), **changes)
     pairs = None if text_pairs is None else list(text_pairs)
-    split = Split("texts", "texts", list(texts), pairs, None if labels is None else list(labels))
-    indices = None if labels is None else class_indices(split, classifier.id2label)
+    split = Split("texts", "texts", list(texts), pairs, None if labels is None else parse_labels(list(labels)))
+    indices = None if split.raw_labels is None else class_indices(split, classifier.id2label)
+    if options.target not in ("predicted", "gold"):
+        options = dataclasses.replace(options, target=class_index(options.target, classifier.id2label))
     encoded = encode(classifier, split, classifier.config.max_position_embeddings, indices)
     explained = explain(classifier, split, encoded, sharding.data_mesh(), options)
     by_index = {each.row["index"]: each for each in explained}

@@ -94,6 +94,14 @@ def num_to_prune(fraction: float, num_heads: int) -> int:
     return int(round(fraction * num_heads, 9))
 
 
+def listed_integers(text: str) -> list[int]:
+    """Return the layers or heads of a list such as 0,4,5; a ValueError if one is not written in digits alone."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):  # int() reads 1_0 as 10
+        raise ValueError(text)
+    return [int(part) for part in parts]
+
+
 def remove_listed_heads(listed: str, num_layers: int, num_heads: int) -> np.ndarray:
     """Return the mask int32 [L, N] without the heads written as `0:1,2;3:4`: heads 1 and 2 of layer 0, head 4 of layer 3.
 
@@ -104,7 +112,7 @@ def remove_listed_heads(listed: str, num_layers: int, num_heads: int) -> np.ndar
     for part in listed.split(";"):
         layer, _, heads = part.partition(":")
         try:
-            layer, heads = int(layer), [int(head) for head in heads.split(",")]
+            (layer,), heads = listed_integers(layer), listed_integers(heads)
         except ValueError:
             raise InputError(f"{part!r} is not of the form layer:head,head as in 0:1,2;3:4") from None
         if layer not in range(num_layers):

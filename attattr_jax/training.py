@@ -165,12 +165,15 @@ class Trainer:
         found = {}
         for name, encoded in self.evaluations.items():
             logits = predict(params, self.classifier.config, encoded, self.mesh)
-            found |= {f"{name}_{key}": value for key, value in metrics(logits, encoded.labels, self.task).items()}
+            scores = metrics(logits, encoded.labels, self.task, self.classifier.id2label)
+            found |= {f"{name}_{key}": value for key, value in scores.items()}
         return found
 
     def best_metric(self, found: Mapping[str, float]) -> float:
-        """Return what epochs are compared by: the task's own metric of the first evaluation split."""
-        return found[f"{next(iter(self.evaluations))}_{TASK_METRICS.get(self.task, 'accuracy')}"]
+        """Return what epochs are compared by: of the first evaluation split the task's own metric, else accuracy."""
+        split = next(iter(self.evaluations))
+        own = f"{split}_{TASK_METRICS.get(self.task, 'accuracy')}"
+        return found[own] if own in found else found[f"{split}_accuracy"]
 
     def run(self, on_step: Callable[[int, int, float | None], None] = lambda *_: None) -> tuple[Classifier, dict[str, Any]]:
         """Train from the last checkpoint in the folder, if there is one, to the end.

@@ -58,10 +58,11 @@ def child(model: str) -> None:
 
     import attattr_jax as aa
     from attattr_jax import data, explanations, sharding, training
+    from attattr_jax.labels import class_indices, label_names
 
     train = data.load_split("reviews", "train", max_examples=ROWS * STEPS)
-    classifier = dataclasses.replace(aa.load_classifier(model, num_labels=2), id2label=data.label_names(train))
-    encoded = data.encode(classifier, train, 128, data.class_indices(train, classifier.id2label))
+    classifier = dataclasses.replace(aa.load_classifier(model, num_labels=2), id2label=label_names(train))
+    encoded = data.encode(classifier, train, 128, class_indices(train, classifier.id2label))
     texts = train.select(range(TEXTS))
     encoded_texts = data.encode(classifier, texts, 128)
     mesh = sharding.data_mesh()

@@ -35,6 +35,7 @@ import numpy as np
 import attattr_jax as aa
 from attattr_jax import data, engine, pretrained, pruning, sharding
 from attattr_jax.bert import model_inputs
+from attattr_jax.labels import class_indices
 
 PACKAGES = ("attattr-jax", "jax", "jaxlib", "flax", "numpy", "torch", "transformers", "captum")
 REFERENCE = {"n_steps": 64, "method": "gausslegendre"}  # what errors are differences from
@@ -441,7 +442,7 @@ def child_importance(bench: Bench, few: int, count: int, many: int) -> dict[str,
     """Compute head importance in this process and return its peak memory."""
     classifier = bench.classifier
     limit = classifier.config.max_position_embeddings
-    labels = data.class_indices(bench.dev, classifier.id2label)[:many]
+    labels = class_indices(bench.dev, classifier.id2label)[:many]
     split = bench.dev.select(range(many))
     chosen = np.arange(many)
     if count < many:

@@ -179,6 +179,7 @@ def _data_kind(suffix: str, form: str, content: str) -> None:
     def make(inputs: Path, folder: Path, out: Path) -> Input:
         import attattr_jax as aa
         from attattr_jax import data
+        from attattr_jax.labels import class_indices, label_names
 
         file = folder / f"films{suffix}"
         file.write_text(content, encoding="utf-8")
@@ -188,8 +189,8 @@ def _data_kind(suffix: str, form: str, content: str) -> None:
             split = data.load_split(str(file), "train")
             _each(
                 lambda: [split.fingerprint(), split.row(len(split) - 1), split.select([0]).fingerprint()],
-                lambda: data.label_names(split, classifier.id2label),
-                lambda: data.class_indices(split, classifier.id2label),
+                lambda: label_names(split, classifier.id2label),
+                lambda: class_indices(split, classifier.id2label),
                 lambda: data.encode(classifier, split, 32).batch(range(min(len(split), 3)), 4, 0, 32),
             )
 

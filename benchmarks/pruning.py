@@ -21,6 +21,7 @@ from sst2 import read, read_or_empty, run
 
 import attattr_jax as aa
 from attattr_jax import data, evaluation, heads, importance, pruning, sharding
+from attattr_jax.labels import class_indices
 
 SEEDS = 5
 ROUNDS = 5
@@ -65,7 +66,7 @@ def curve_table(pruned: dict) -> dict:
 def encoded_split(classifier: aa.Classifier, folder: str, split: str) -> data.Encoded:
     """Return a tokenized split with its labels."""
     loaded = data.load_split(folder, split)
-    return data.encode(classifier, loaded, 128, data.class_indices(loaded, classifier.id2label))
+    return data.encode(classifier, loaded, 128, class_indices(loaded, classifier.id2label))
 
 
 def part_of(encoded: data.Encoded, indices) -> data.Encoded:

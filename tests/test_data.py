@@ -72,6 +72,73 @@ def test_hidden_labels_are_none(tmp_path):
     assert data.load_split(write(tmp_path, "a.tsv", "sentence\tlabel\na\t-1\nb\t-1\n"), "test").raw_labels is None
 
 
+def test_examples_without_a_gold_label_are_none(tmp_path):
+    rows = [("a", "1"), ("b", "-"), ("c", ""), ("d", "-1"), ("e", "0")]
+    file = write(tmp_path, "a.tsv", "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    split = data.load_split(file, "train")
+    assert split.raw_labels == [1, None, None, None, 0]
+    labelled = split.with_gold_labels()
+    assert (labelled.texts, labelled.raw_labels) == (["a", "e"], [1, 0]) and labelled.row(1).endswith("row 6")
+
+
+def test_values_of_json_stay_what_they_are(tmp_path):
+    lines = ['{"text": "2020-01-01", "label": 4.6}', '{"text": "2021-02-03T10:00:00"}', '{"text": "x", "label": null}']
+    split = data.load_split(write(tmp_path, "a.jsonl", "\n".join(lines)), "train")
+    assert split.texts == ["2020-01-01", "2021-02-03T10:00:00", "x"] and split.raw_labels == [4.6, None, None]
+
+
+def test_glue_folders_as_they_are_published(tmp_path):
+    """CoLA and SciTail have no header, QQP's label is `is_duplicate`, MNLI's test split is `test_matched`."""
+    write(tmp_path, "train.tsv", "gj04\t1\t\tOur friends won't buy this.\ngj04\t0\t*\tThey drank the pub.\n")
+    write(tmp_path, "test.tsv", "index\tsentence\n0\tBill whistled past the house.\n")
+    train, test = (data.load_split(str(tmp_path), split) for split in ("train", "test"))
+    assert train.texts == ["Our friends won't buy this.", "They drank the pub."] and train.raw_labels == [1, 0]
+    assert train.row(0).endswith("row 1") and test.texts == ["Bill whistled past the house."]
+    scitail = data.load_split(write(tmp_path, "s.tsv", "A premise.\tA claim.\tentails\nB.\tC.\tneutral\n"), "train")
+    assert (scitail.texts, scitail.text_pairs, scitail.raw_labels) == (["A premise.", "B."], ["A claim.", "C."], ["entails", "neutral"])
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    assert data.load_split(write(tmp_path, "q.tsv", header + "1\t2\t3\ta?\tb?\t1\n"), "train").raw_labels == [1]
+    write(tmp_path, "test_matched.tsv", "sentence1\tsentence2\nm\tn\n")
+    (tmp_path / "test.tsv").unlink()
+    assert data.load_split(str(tmp_path), "test").texts == ["m"]
+    assert {"qqp", "wnli", "stsb"} <= set(data.GLUE_TASKS)
+
+
+def test_a_file_without_header_loses_no_example(tmp_path):
+    file = write(tmp_path, "a.tsv", "1\tthe first sentence of this file\n0\tanother one\n")
+    with pytest.raises(aa.InputError, match="if these are no names, name the columns with --column_names"):
+        data.load_split(file, "train")
+    with pytest.raises(aa.InputError, match="has no header, its first line is an example: name the columns with --column_names"):
+        data.load_split(file, "train", data.Columns(text="the first sentence of this file", label="1"))
+    split = data.load_split(file, "train", data.Columns(names=("label", "sentence")))
+    assert split.texts == ["the first sentence of this file", "another one"] and split.raw_labels == [1, 0]
+    with pytest.raises(aa.InputError, match=r"row 1: 2 fields, --column_names has 3 \(a, b, c\)"):
+        data.load_split(file, "train", data.Columns(names=("a", "b", "c")))
+    with pytest.raises(aa.InputError, match=r"--column_names is for .tsv and .csv files"):
+        data.load_split(write(tmp_path, "a.jsonl", '{"text": "a"}'), "train", data.Columns(names=("a",)))
+
+
+def test_bad_rows_are_left_out_only_when_asked(tmp_path):
+    file = write(tmp_path, "a.tsv", "sentence\tlabel\na\t1\nb\t0\tmore\nc\nd\t0\n")
+    with pytest.raises(aa.InputError, match="row 3: 3 fields.*; --skip_bad_rows leaves such rows out"):
+        data.load_split(file, "train")
+    split = data.load_split(file, "train", data.Columns(skip_bad_rows=True))
+    assert (split.texts, split.raw_labels, split.num_skipped) == (["a", "d"], [1, 0], 2) and split.row(1).endswith("row 5")
+
+
+def test_a_quotation_mark_that_is_not_closed_is_named_with_its_row(tmp_path):
+    file = write(tmp_path, "a.csv", 'sentence,label\n"a, b",1\n"two\nlines",0\n"open,1\nmore,0\n')
+    with pytest.raises(aa.InputError, match="row 5: not rows and columns: a quotation mark is not closed"):
+        data.load_split(file, "train")
+
+
+def test_usual_columns_are_found_in_any_case(tmp_path):
+    split = data.load_split(write(tmp_path, "a.csv", "Text,Label\ngood,1\n"), "train")
+    assert split.texts == ["good"] and split.raw_labels == [1]
+    both = data._find_columns(["Sentence", "sentence", "Label"], "file", data.Columns())
+    assert both == ("sentence", None, "Label"), "the exact name first"
+
+
 def test_lines_of_a_file(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("\ufefffirst\u2028still\r\nsecond\n\n", encoding="utf-8", newline="")
@@ -144,9 +211,12 @@ def test_unreachable_hub_names_the_offline_choices():
         data.load_split("sst2", "train")
 
 
-def test_mnli_has_two_evaluation_splits(tmp_path):
+def test_mnli_has_two_evaluation_splits(tmp_path, monkeypatch):
     both = {"eval": "validation", "eval_mismatched": "validation_mismatched"}
     assert data.evaluation_splits("mnli") == both
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnli").mkdir()
+    assert data.evaluation_splits("mnli") == {"eval": "validation"}, "a folder here is not the task of the Hub"
     assert data.evaluation_splits("rte") == {"eval": "validation"}
     for name in ("train", "dev_matched", "dev_mismatched"):
         write(tmp_path, f"{name}.tsv", f"sentence1\tsentence2\tgold_label\n{name}\tb\tneutral\n")
@@ -173,11 +243,7 @@ def test_names_of_data_sets(tmp_path, monkeypatch):
         ("sentence\tlabel\ngood\t1\nbad\n", r"films.tsv, row 3: 1 fields, the header has 2 \(sentence, label\), separated by tabs"),
         ("sentence\tlabel\ngood\t1\textra\n", r"films.tsv, row 2: 3 fields"),
         ("sentence\tsentence\ngood\t1\n", "two columns have the same name"),
-        ("sentence\tlabel\n\n\ngood\tx\n\nbad\t1\n", r"films.tsv, row 6: label '1' beside 'x'"),
-        ("sentence\tlabel\ngood\t1\nbad\tnegative\n", r"films.tsv, row 3: label 'negative' beside '1'"),
-        ("sentence\tlabel\ngood\t1\nbad\t\n", r"films.tsv, row 3: the label is ''"),
-        ("sentence\tlabel\ngood\t0.7\nbad\t0.3\n", r"films.tsv, row 2: label '0.7' is a number but no class index"),
-        ("sentence\tlabel\ngood\t1\nbad\t-1\n", r"films.tsv, row 3: label -1 is negative"),
+        ("sentence\ngood\n\nbad\n", r"films.tsv, row 3: 'sentence' is empty"),
     ],
 )
 def test_bad_files_are_named_with_their_row(tmp_path, content, message):
@@ -198,41 +264,6 @@ def test_missing_things_are_named(tmp_path):
     binary.write_bytes(b"sentence\tlabel\n\xff\xfe\t1\n")
     with pytest.raises(aa.InputError, match=r"binary.tsv is not UTF-8 text"):
         data.load_split(str(binary), "train")
-
-
-def split_of(labels, names=None):
-    texts = [f"text {at}" for at in range(len(labels or [0]))]
-    return data.Split("train", "films.tsv", texts, None, labels, names, range(2, 2 + len(texts)))
-
-
-def test_class_names():
-    assert data.label_names(split_of(["b", "a", "b"])) == {0: "a", 1: "b"}
-    assert data.label_names(split_of(["b", "a"]), {0: "b", 1: "a"}) == {0: "b", 1: "a"}, "as the model numbers them"
-    assert data.label_names(split_of([0, 1]), {0: "no", 1: "yes"}) == {0: "no", 1: "yes"}
-    assert data.label_names(split_of([0, 1, 2]), {0: "no", 1: "yes"}) == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
-    assert data.label_names(split_of([0, 1], ["x", "y", "z"])) == {0: "x", 1: "y", 2: "z"}
-    with pytest.raises(aa.InputError, match="at least two classes"):
-        data.label_names(split_of([1, 1]))
-    with pytest.raises(aa.InputError, match="row 3: class index 900"):
-        data.label_names(split_of([0, 900]))
-
-
-def test_labels_are_matched_by_name_where_the_data_says_names():
-    split = split_of([0, 1, 2], ["Entailment", "neutral", "contradiction"])
-    names = {0: "contradiction", 1: "entailment", 2: "neutral"}
-    assert data.class_indices(split, names).tolist() == [1, 2, 0]
-    assert data.class_indices(split, {0: "a", 1: "b", 2: "c"}).tolist() == [0, 1, 2], "other names say nothing"
-
-
-def test_labels_the_model_does_not_know_are_named():
-    names = {0: "negative", 1: "positive"}
-    assert data.class_indices(split_of(["positive", "negative"]), names).tolist() == [1, 0]
-    with pytest.raises(aa.InputError, match=r"films.tsv, row 3: label 'mixed' is not one of the model's classes \(negative, positive\)"):
-        data.class_indices(split_of(["positive", "mixed"]), names)
-    with pytest.raises(aa.InputError, match=r"row 2: label 2 is not one of the model's classes \(0 to 1\)"):
-        data.class_indices(split_of([2]), names)
-    with pytest.raises(aa.InputError, match="films.tsv has no labels"):
-        data.class_indices(split_of(None), names)
 
 
 def test_long_texts_are_cut_and_counted(tiny):

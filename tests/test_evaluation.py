@@ -21,6 +21,14 @@ def test_task_metrics_by_hand():
     assert evaluation.metrics(LOGITS, LABELS, "mrpc")["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert evaluation.metrics(LOGITS, LABELS, "cola")["matthews"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
     assert evaluation.metrics(LOGITS, np.zeros(5, int), "cola")["matthews"] == 0
+    assert set(evaluation.metrics(np.zeros((5, 3)), LABELS, "cola")) == {"accuracy", "loss"}, "it is for two classes"
+
+
+def test_f1_is_of_the_class_of_that_name():
+    # Of class 0: 1 hit, 1 false alarm, 1 miss.
+    names = {0: "equivalent", 1: "not_equivalent"}
+    assert evaluation.metrics(LOGITS, LABELS, "mrpc", names)["f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
+    assert evaluation.metrics(LOGITS, LABELS, "qqp", {0: "not_duplicate", 1: "duplicate"})["f1"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

@@ -4,6 +4,7 @@ from conftest import read_jsonl
 
 import attattr_jax as aa
 from attattr_jax import data, explanations, parts, results, sharding
+from attattr_jax.labels import class_indices
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -15,7 +16,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def explained(tiny, split):
-    encoded = data.encode(tiny, split, 32, data.class_indices(split, tiny.id2label))
+    encoded = data.encode(tiny, split, 32, class_indices(split, tiny.id2label))
     options = explanations.AttributionOptions(target="gold", n_steps=6)
     return list(explanations.explain(tiny, split, encoded, sharding.data_mesh(), options))
 
@@ -34,7 +35,7 @@ def folder(explained, tmp_path_factory):
 def test_stored_arrays_are_those_of_the_function(tiny, folder, split):
     stored = aa.load_attributions(folder)
     assert len(stored) == 4 and [one.text for one in stored] == TEXTS
-    batch, target = tiny.tokenize(TEXTS), data.class_indices(split, tiny.id2label)
+    batch, target = tiny.tokenize(TEXTS), class_indices(split, tiny.id2label)
     result = aa.attribute_attention(tiny.params, batch, tiny.config, target, n_steps=6)
     tokens = aa.attribute_tokens(tiny.params, batch, tiny.config, target, n_steps=6)
     summed = aa.sum_over_layers(result.attributions)

@@ -8,6 +8,7 @@ from conftest import read_jsonl
 
 import attattr_jax as aa
 from attattr_jax import data, sharding, training
+from attattr_jax.labels import class_indices
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -17,7 +18,7 @@ RECIPE = training.TrainingOptions(num_train_epochs=2, train_batch_size=8, learni
 @pytest.fixture(scope="module")
 def splits(tiny, reviews_folder):
     loaded = [data.load_split(str(reviews_folder), name) for name in ("train", "validation")]
-    return [data.encode(tiny, split, 16, data.class_indices(split, tiny.id2label)) for split in loaded]
+    return [data.encode(tiny, split, 16, class_indices(split, tiny.id2label)) for split in loaded]
 
 
 def make_trainer(tiny, splits, folder, mesh=None, recipe=RECIPE):

@@ -28,6 +28,7 @@ from ..explanations import AttributionOptions, DatasetSummary, convergence_by_st
 from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS, export
 from ..files import write_json
 from ..integration import METHODS
+from ..labels import class_index
 from ..output import OutputFolder
 from ..processes import Terminated, preemption
 from ..results import Explanation, StoredExplanations, load_attributions
@@ -302,6 +303,21 @@ def _check_ranges(options: Options) -> None:
         not options.text_pair or len(options.text_pair) == len(options.text),
         f"{len(options.text_pair)} --text_pair for {len(options.text)} --text: give one for each",
     )
+    is_adaptive = "auto" in (options.n_steps, options.token_n_steps)
+    draws_trees = options.report_examples or options.figures or options.export
+    cli.check_applies(
+        options,
+        [
+            *((name, options.dataset is not None, "--dataset") for name in ("split", *cli.COLUMN_OPTIONS)),
+            *((name, is_adaptive, "--n_steps auto or --token_n_steps auto") for name in ("tolerance", "max_steps")),
+            ("text_pair", bool(options.text), "--text"),
+            ("token_n_steps", not options.skip_token_attributions, "token-level attributions (--skip_token_attributions)"),
+            ("report_megabytes", options.report_examples > 0, "a report (--report_examples 0)"),
+            ("figure_examples", options.figures is not None, "--figures"),
+            ("export_top_k", options.export is not None, "--export"),
+            *((name, bool(draws_trees), "a report, --figures or --export") for name in ("tree_threshold", "tree_penalty")),
+        ],
+    )
     for name in ("text", "text_pair"):
         for number, text in enumerate(getattr(options, name), 1):
             require(bool(text.strip()), f"--{name} number {number} is empty")
@@ -311,7 +327,7 @@ def _check_ranges(options: Options) -> None:
 def _load_texts(options: Options) -> data.Split:
     """Return what to explain as a split; texts of the command line have no labels."""
     if options.dataset is not None:
-        return data.load_split(options.dataset, options.split, options.columns, options.max_examples)
+        return cli.load_split(options.dataset, options.split, options.columns, options.max_examples, options.target == "gold")
     require(options.target != "gold", "--target gold: texts given by hand have no gold class; give a class name, or a --dataset")
     if options.text_file is not None:
         return data.load_lines(options.text_file, options.max_examples)
@@ -320,25 +336,22 @@ def _load_texts(options: Options) -> data.Split:
 
 
 def _labels(options: Options, split: data.Split, classifier: pretrained.Classifier) -> np.ndarray | None:
-    """Return the class indices; labels that are not the model's are left out, unless they are what is to be explained."""
-    if options.target == "gold" or split.raw_labels is not None:
-        try:
-            return data.class_indices(split, classifier.id2label)
-        except InputError as error:
-            if options.target == "gold":
-                raise InputError(f"--target gold: {error}") from None
-            cli.say(f"warning: labels are left out: {printable(str(error))}")
-    return None
+    """Return the labels as class indices; those that are not the model's are left out, unless they are to be explained."""
+    if options.target == "gold":
+        return cli.named("--target gold", lambda: cli.class_labels(split, classifier.id2label))
+    if split.raw_labels is None:
+        return None
+    try:
+        return cli.class_labels(split, classifier.id2label)
+    except InputError as error:
+        cli.say(f"warning: labels are left out: {printable(str(error))}")
+        return None
 
 
 def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
     if options.target in ("predicted", "gold"):
         return options.target
-    names = classifier.id2label
-    found = [index for index in names if options.target == str(index)] or [index for index in names if options.target == names[index]]
-    classes = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))
-    require(bool(found), f"--target {options.target!r} is not predicted, gold, or one of the classes {classes}")
-    return found[0]
+    return cli.named("--target (predicted, gold, or a class)", lambda: class_index(options.target, classifier.id2label))
 
 
 def _layers(options: Options, classifier: pretrained.Classifier) -> tuple[int, ...] | None:
@@ -346,7 +359,7 @@ def _layers(options: Options, classifier: pretrained.Classifier) -> tuple[int, .
         return None
     last = classifier.config.num_hidden_layers - 1
     try:
-        layers = tuple(int(part) for part in options.layers.split(","))
+        layers = tuple(heads.listed_integers(options.layers))
     except ValueError:
         layers = ()
     require(

@@ -91,8 +91,9 @@ def _named(kind: str, mask: np.ndarray) -> str:
 class _Metrics:
     """Metrics on the evaluated examples under head masks; a mask is evaluated once, however often it is asked for."""
 
-    def __init__(self, params, config, encoded: data.Encoded, mesh, task: str | None):
-        self.params, self.config, self.encoded, self.mesh, self.task = params, config, encoded, mesh, task
+    def __init__(self, params, classifier: pretrained.Classifier, encoded: data.Encoded, mesh, task: str | None):
+        self.params, self.encoded, self.mesh, self.task = params, encoded, mesh, task
+        self.config, self.id2label = classifier.config, classifier.id2label
         self.journal = Journal(None)  # in memory until there may be written
 
     def __call__(self, masks: np.ndarray) -> list[dict[str, float]]:
@@ -112,7 +113,7 @@ class _Metrics:
         given = np.stack(list(masks.values())).astype(np.float32)
         logits = evaluation.predict_masks(self.params, self.config, self.encoded, self.mesh, given, on_batch=on_batch)
         for name, each in zip(masks, logits, strict=True):
-            self.journal.put(name, evaluation.metrics(each, self.encoded.labels, self.task))
+            self.journal.put(name, evaluation.metrics(each, self.encoded.labels, self.task, self.id2label))
 
 
 def _prune(options: Options) -> None:
@@ -137,7 +138,7 @@ def _prune(options: Options) -> None:
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
     mesh = sharding.data_mesh()
     params = sharding.place_params(classifier.params, mesh, options.shard_params)
-    metrics = _Metrics(params, classifier.config, evaluated_encoded, mesh, data.task_name(trained.dataset))
+    metrics = _Metrics(params, classifier, evaluated_encoded, mesh, data.task_name(trained.dataset))
 
     if options.min_accuracy is not None:  # before anything is written
         full = metrics(present[None])[0]["accuracy"]
@@ -206,7 +207,7 @@ def _prune(options: Options) -> None:
     if save_folder is not None:
         smaller = pruning.remove_heads(classifier, mask)
         # With what the next run takes over: the columns and lengths that the model was trained with.
-        saved_options = dataclasses.replace(options, **trained.column_options())
+        saved_options = dataclasses.replace(options, **trained.column_options)
         save_facts = facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length}
         save_folder.start(saved_options, save_facts, may_change=("checkpoint", "dataset", "dataset_path"))
     if not sharding.is_main():
@@ -355,6 +356,7 @@ def _check_options(options: Options) -> None:
     if options.protocol == "reference":
         require(options.n_steps == 20, "--protocol reference integrates with 20 steps: leave --n_steps out")
         require(options.scoring_split == "train", "--protocol reference scores on --eval_split: leave --scoring_split out")
+    cli.check_applies(options, [(name, options.curve, "--curve") for name in ("curve_importances", "curve_seeds")])
     by_hand = options.prune_heads is not None
     require(not by_hand or not options.curve, "--curve ranks the heads: --prune_heads does not go with it")
     require(not by_hand or options.importance == "attribution", "--prune_heads names the heads: leave --importance out")
@@ -381,33 +383,32 @@ class _TrainedOn:
     """What the heads are scored and evaluated on: as `--dataset` says, or as the checkpoint was trained."""
 
     dataset: str
+    column_options: dict[str, Any]  # those of `cli.CommonOptions` that say what the columns are
     columns: data.Columns
     max_seq_length: int | None
-
-    def column_options(self) -> dict[str, str | None]:
-        """Return the columns as the options that name them."""
-        return {"text_column": self.columns.text, "text_pair_column": self.columns.text_pair, "label_column": self.columns.label}
 
     @classmethod
     def read(cls, options: Options) -> _TrainedOn:
         run = read_run(Path(options.checkpoint))
         before = run.get("options", {})
         max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
-        names = ("text_column", "text_pair_column", "label_column")
-        texts = (run.get("dataset_path"), *(before.get(name) for name in names))
+        texts = (run.get("dataset_path"), *(before.get(name) for name in cli.COLUMN_OPTIONS if name != "skip_bad_rows"))
         are_right = all(value is None or isinstance(value, str) for value in texts)
+        are_right &= type(before.get("skip_bad_rows", False)) is bool
         are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
         require(are_right, f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with --dataset")
-        if options.dataset is not None:
-            return cls(options.dataset, options.columns, max_seq_length)
-        require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
-        columns = data.Columns(*(getattr(options, name) or before.get(name) for name in names))
-        return cls(run["dataset_path"], columns, max_seq_length)
+        if options.dataset is None:
+            require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
+            taken_over = {name: getattr(options, name) or before.get(name) for name in cli.COLUMN_OPTIONS}
+            options = dataclasses.replace(options, dataset=run["dataset_path"], **taken_over)
+        column_options = {name: getattr(options, name) for name in cli.COLUMN_OPTIONS}
+        return cls(options.dataset, column_options, options.columns, max_seq_length)
 
 
 def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, int | None]]:
     """Return the (measure, seed) to rank the heads by, the one to prune by first."""
-    others = {"all": MEASURES, "none": ()}.get(options.curve_importances, tuple(options.curve_importances.split(",")))
+    listed = tuple(part.strip() for part in options.curve_importances.split(","))
+    others = {("all",): MEASURES, ("none",): ()}.get(listed, listed)
     unknown = [name for name in others if name not in MEASURES]
     known = f"some of {', '.join(MEASURES)}, separated by commas, all, or none"
     require(not unknown, f"--curve_importances: {', '.join(map(repr, unknown))} is unknown; give {known}")
@@ -422,7 +423,7 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
 
 def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[data.Split | None, data.Split]:
     """Return the examples to score on, None where no measure needs any, and those to evaluate on."""
-    evaluated = data.load_split(trained.dataset, options.eval_split, trained.columns, options.max_eval_examples)
+    evaluated = cli.load_split(trained.dataset, options.eval_split, trained.columns, options.max_eval_examples)
     needs_examples = any(measure in MEASURES and measure != "random" for measure, _ in wanted)
     if options.protocol == "reference":
         return evaluated.select(range(min(options.num_scoring_examples, len(evaluated)))) if needs_examples else None, evaluated
@@ -430,7 +431,7 @@ def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[dat
         evaluated = pruning.without(evaluated, given["examples"])
     if not needs_examples:
         return None, evaluated
-    scoring = data.load_split(trained.dataset, options.scoring_split, trained.columns)
+    scoring = cli.load_split(trained.dataset, options.scoring_split, trained.columns)
     return pruning.disjoint(scoring, evaluated, options.num_scoring_examples, options.seed)
 
 
@@ -479,7 +480,7 @@ def _given_importance(options: Options, shape: tuple[int, int], fingerprint: str
 def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None) -> data.Encoded:
     """Tokenize as in training, so that the accuracy before pruning is the one that training reported."""
     limit = classifier.config.max_position_embeddings
-    labels = data.class_indices(split, classifier.id2label)
+    labels = cli.class_labels(split, classifier.id2label)
     encoded = data.encode(classifier, split, min(max_seq_length or limit, limit), labels)
     cli.warn_truncated(encoded, split.source)
     return encoded

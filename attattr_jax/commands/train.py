@@ -18,6 +18,7 @@ from typing import Literal
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
 from ..files import user_path
+from ..labels import label_names
 from ..output import OutputFolder
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
@@ -48,7 +49,7 @@ class Options(cli.CommonOptions):
     )
     dataset: str = option(
         "sst2",
-        "sst2, rte, mnli, mrpc, qnli, cola (from the Hub), reviews (shipped), a folder or file (.tsv .csv .jsonl .parquet), "
+        f"{', '.join(data.GLUE_TASKS)} (from the Hub), reviews (shipped), a folder or file (.tsv .csv .jsonl .parquet), "
         "or another id of `datasets`",
     )
     output_dir: str | None = option(None, "where to write (default: runs/<dataset name>)")
@@ -100,12 +101,12 @@ def _dtype(options: Options) -> str | None:
 def _evaluation_splits(options: Options) -> dict[str, data.Split]:
     """Return the evaluation splits by the names that their metrics get."""
     names = data.evaluation_splits(options.dataset)
-    return {prefix: data.load_split(options.dataset, split, options.columns, options.max_eval_examples) for prefix, split in names.items()}
+    return {prefix: cli.load_split(options.dataset, split, options.columns, options.max_eval_examples) for prefix, split in names.items()}
 
 
 def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
-    encoded = data.encode(classifier, split, max_length, data.class_indices(split, classifier.id2label))
+    encoded = data.encode(classifier, split, max_length, cli.class_labels(split, classifier.id2label))
     cli.warn_truncated(encoded, split.source)
     return encoded
 
@@ -117,10 +118,10 @@ def _evaluate(options: Options) -> None:
     mesh = sharding.data_mesh()
     params = sharding.place_params(classifier.params, mesh, options.shard_params)
     found = {}
-    with cli.progress(sum(map(len, splits.values())), "examples", "evaluating") as bar:
+    with cli.progress(sum(map(len, encoded.values())), "examples", "evaluating") as bar:
         for name, examples in encoded.items():
             logits = evaluation.predict(params, classifier.config, examples, mesh, on_batch=bar.update)
-            scores = evaluation.metrics(logits, examples.labels, data.task_name(options.dataset))
+            scores = evaluation.metrics(logits, examples.labels, data.task_name(options.dataset), classifier.id2label)
             found |= {f"{name}_{key}": value for key, value in scores.items()} | {f"{name}_examples": len(examples)}
     print(json.dumps({"model": options.model, "dataset": options.dataset, **found}))
 
@@ -136,7 +137,7 @@ def _train(options: Options) -> None:
     if folder.is_finished():
         return
     model_names = pretrained.load_label_names(options.model)
-    train = data.load_split(options.dataset, "train", options.columns, options.max_train_examples)
+    train = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
     splits = _evaluation_splits(options)
     for split in splits.values():
         alike = (split.text_pairs is None) == (train.text_pairs is None)
@@ -146,7 +147,7 @@ def _train(options: Options) -> None:
         f"--dataset {options.dataset} is one file for both training and evaluation: give a folder with train.tsv and dev.tsv",
     )
     # A model that was fine-tuned for these classes keeps its numbering of them.
-    id2label = data.label_names(train, model_names)
+    id2label = label_names(train, model_names)
     classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed)
     classifier = dataclasses.replace(classifier, id2label=id2label)
     encoded = _encode(classifier, train, options)
@@ -168,13 +169,13 @@ def _train(options: Options) -> None:
 
     trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, None, data.task_name(options.dataset), options.shard_params)
     try:
-        with cli.progress(len(train) * options.num_train_epochs, "examples", "training") as bar:
+        with cli.progress(len(encoded) * options.num_train_epochs, "examples", "training") as bar:
 
             def on_step(step: int, num_examples: int, loss: float | None) -> None:
                 if bar.n == 0 and step > 1:  # resumed: what had been done before does not count for the rate
                     bar.write(f"resumed after step {step - 1} of {trainer.num_steps}", file=bar.fp)
                     epochs, steps = divmod(step - 1, trainer.steps_per_epoch)
-                    bar.initial = bar.n = epochs * len(train) + steps * options.train_batch_size
+                    bar.initial = bar.n = epochs * len(encoded) + steps * options.train_batch_size
                 bar.update(num_examples)
                 if loss is not None:
                     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
