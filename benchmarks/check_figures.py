@@ -16,7 +16,7 @@ is one number, in seconds.
     token_pairs[to == 3]                the only item whose `to` is 3
     + - * /                             of numbers, or item by item of lists: share * 100, bytes / 1e6
     max min mean median sum len abs     of a list, or of the values of an object
-    after("passed in ")                 in a .txt file: the number that follows the first occurrence of this text
+    after("passed in ")                 of a .txt file or a string: the number after the first occurrence of this text
 
 Other comments:
 
