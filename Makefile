@@ -28,6 +28,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) benchmarks/check_figures.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(DEMO)-pruned
