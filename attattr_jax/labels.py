@@ -128,8 +128,13 @@ def _data_names(split: Split) -> dict[int, str] | None:
     return names if _are_names(names) else None
 
 
-def class_index(label: str | int, id2label: Mapping[int, str]) -> int:
+def class_index(label: str | int, id2label: Mapping[int, str], alternatives: str = "") -> int:
     """Return the class that a label means, as text (of the command line) or as a number.
+
+    Args:
+      label: a class name, an index, or an index as text.
+      id2label: the model's classes.
+      alternatives: what else might have been given, as errors name it.
 
     Raises:
       InputError: none of the classes is meant, or two might be.
@@ -141,7 +146,7 @@ def class_index(label: str | int, id2label: Mapping[int, str]) -> int:
         found = classes.numbered(parsed)
     if found is None:
         named = ", ".join(f"{index} ({name})" for index, name in sorted(id2label.items()))
-        raise InputError(f"{shortened(str(label), 80)!r} is not one of the classes {shortened(named)}")
+        raise InputError(f"{shortened(str(label), 80)!r} is not {alternatives}one of the classes {shortened(named)}")
     return found
 
 

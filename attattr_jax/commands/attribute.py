@@ -351,7 +351,10 @@ def _labels(options: Options, split: data.Split, classifier: pretrained.Classifi
 def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
     if options.target in ("predicted", "gold"):
         return options.target
-    return cli.named("--target (predicted, gold, or a class)", lambda: class_index(options.target, classifier.id2label))
+    try:
+        return class_index(options.target, classifier.id2label, "predicted, gold, or ")
+    except InputError as error:
+        raise InputError(f"--target {error}") from None
 
 
 def _layers(options: Options, classifier: pretrained.Classifier) -> tuple[int, ...] | None:
