@@ -127,6 +127,7 @@ def explain(
 def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.Array]:
     """Return what a row needs, so that [B, L, N, T, T] can stay on the device."""
     return {
+        "logits": result.logits,
         "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": engine.max_over_real(result.attributions, attention_mask != 0),
         "token_pairs": jnp.sum(result.attributions, axis=(1, 2)),
@@ -143,7 +144,8 @@ def _unpad(arrays: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
 def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) -> dict[str, Any]:
     """Return the row of `examples.jsonl`: all that a person wants to read of one example."""
     special = encoded.special_tokens_mask[index]
-    label = None if encoded.labels is None else int(encoded.labels[index])
+    has_classes = classifier.config.num_labels > 1
+    label = int(encoded.labels[index]) if encoded.labels is not None and has_classes else None
     return {
         "index": index,
         "text": split.texts[index],
@@ -161,12 +163,15 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
 
 def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
-    total = arrays["token_pairs"]
+    logits, total = arrays["logits"], arrays["token_pairs"]
+    # A model with one output has no classes: its softmax would be 1, whatever the text.
+    probabilities = arrays["probabilities"] if len(logits) > 1 else ()
     largest = float(np.abs(total).max(initial=0)) or 1.0
     return {
-        "predicted": id2label[int(arrays["probabilities"].argmax())],
+        "predicted": id2label[int(logits.argmax())],
         "target": id2label[int(arrays["target"])],
-        "probabilities": {name: float(arrays["probabilities"][at]) for at, name in sorted(id2label.items())},
+        "probabilities": {id2label[at]: float(value) for at, value in enumerate(probabilities)},
+        "logits": {id2label[at]: float(value) for at, value in enumerate(logits)},
         "score": float(arrays["score"]),
         "layers": list(layers),
         "baseline_scores": arrays["baseline_score"].tolist(),
@@ -250,6 +255,7 @@ def explanations_of(
     real = np.ones((num_rows, num_tokens), bool) if batch is None else np.asarray(batch["attention_mask"]) != 0
     names = dict(enumerate(map(str, range(np.shape(result.logits)[1])))) if classifier is None else classifier.id2label
     found = {
+        "logits": result.logits,
         "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": result.attributions,
         "token_pairs": np.zeros((num_rows, num_tokens, num_tokens)),

@@ -235,6 +235,10 @@ class Classifier:
             raise InputError(f"{self.name} has no tokenizer: put tokenizer.json or vocab.txt beside its weights")
         return self.tokenizer
 
+    def require_classes(self) -> None:
+        """Raise an InputError that names the model if it has only one output, a number: accuracy is of classes."""
+        require(self.config.num_labels > 1, f"{self.name} has one output (regression): there is no accuracy without classes")
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that the model's outputs depend on: the same model, the same fingerprint."""
         # What the tensors do not say and the outputs depend on.
