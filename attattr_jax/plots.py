@@ -314,9 +314,10 @@ def comparison(example: Explanation, unit: str = UNIT) -> Figure:
     """
     row, tokens = example.row, example.row["tokens"]
     output = single_output(row)
-    lines = [f"output = {output:.3f}"]
     if output is None:
         lines = [f"predicted: {row['predicted']}", f"probability: {row['probabilities'][row['predicted']]:.3f}"]
+    else:
+        lines = [f"output = {output:.3f}"]
     if row["target"] != row["predicted"]:
         lines.append(f"explained: {row['target']}")
     side, margin = _sizes(tokens, 7.6)
