@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import InputError
@@ -33,7 +34,8 @@ class BertConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
-    num_labels: int = 2  # C
+    num_labels: int = 2  # C; with 1, the output is a number (regression)
+    problem_type: str | None = None  # "regression" or "single_label_classification"; None: by the number of outputs
     # Of each layer, ascending, in the numbering of the whole model; None: all. Hugging Face's config.json has the others, `pruned_heads`.
     kept_heads: tuple[tuple[int, ...], ...] | None = None
     # Linen's meaning: what is computed in, e.g. "bfloat16"; None: the parameters' own dtype. Not part of config.json.
@@ -59,6 +61,9 @@ class BertConfig:
             raise InputError(f"dtype {self.dtype!r} is not supported; use float32 or bfloat16")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(f"hidden_act {self.hidden_act!r:.80} is not supported; known: {', '.join(ACTIVATIONS)}")
+        unusable = unusable_problem_type(self.problem_type, self.num_labels)
+        if unusable is not None:
+            raise InputError(unusable)
         if self.kept_heads is not None:
             object.__setattr__(self, "kept_heads", self._checked_kept_heads())
 
@@ -98,12 +103,9 @@ class BertConfig:
         ):
             if fields.get(name) not in (None, supported):
                 raise InputError(f"{name} is {fields[name]!r}; only {supported!r} is supported")
-        if fields.get("problem_type") == "multi_label_classification":
-            raise InputError("problem_type is multi_label_classification; one class is explained here, from a softmax over all")
         known = {field.name for field in dataclasses.fields(cls)} - {"num_labels", "dtype", "kept_heads"}
         given = {name: value for name, value in fields.items() if name in known and value is not None}
-        labels = fields.get("id2label")
-        config = cls(**given, num_labels=len(labels) if labels else fields.get("num_labels", 2))
+        config = cls(**given, num_labels=num_labels_of(fields))
         pruned = fields.get("pruned_heads")
         return config if pruned in (None, {}) else dataclasses.replace(config, kept_heads=_without(pruned, config))
 
@@ -111,6 +113,8 @@ class BertConfig:
         """Return the contents of a `config.json` that `transformers` loads as `BertForSequenceClassification`."""
         fields = dataclasses.asdict(self)
         del fields["num_labels"], fields["dtype"], fields["kept_heads"]
+        if self.problem_type is None:
+            del fields["problem_type"]
         if self.kept_heads is not None:
             every = set(range(self.num_attention_heads))
             removed = {str(layer): sorted(every - set(kept)) for layer, kept in enumerate(self.kept_heads)}
@@ -122,6 +126,21 @@ class BertConfig:
             "id2label": {str(index): name for index, name in sorted(id2label.items())},
             "label2id": {name: index for index, name in sorted(id2label.items())},
         }
+
+
+def num_labels_of(fields: Mapping[str, Any]) -> int:
+    """Return the number of outputs that a Hugging Face `config.json` says."""
+    labels = fields.get("id2label")
+    return len(labels) if labels else fields.get("num_labels", 2)
+
+
+def unusable_problem_type(problem_type: Any, num_labels: int) -> str | None:
+    """Return why outputs of this Hugging Face `problem_type` cannot be explained, None where they can."""
+    if problem_type == "regression" and num_labels != 1:
+        return f"problem_type is regression with {num_labels} outputs; these have no probabilities, and only one number can be explained"
+    if problem_type not in (None, "regression", "single_label_classification"):
+        return f"problem_type is {problem_type!r:.80}; one class is explained here, from a softmax over all"
+    return None
 
 
 def _without(pruned: Any, config: BertConfig) -> tuple[tuple[int, ...], ...]:

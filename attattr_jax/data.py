@@ -454,8 +454,9 @@ class Encoded:
     input_ids: list[list[int]]
     token_type_ids: list[list[int]]
     special_tokens_mask: list[list[int]]
-    offsets: list[list[tuple[int, int]]]  # characters of each token in its own segment
-    word_ids: list[list[int | None]]  # the word of its own segment that each token is a piece of; None for special tokens
+    offsets: list[list[tuple[int, int]]]  # characters of each token in its own segment; (0, 0) where the tokenizer does not say them
+    # The word of its own segment that each token is a piece of, None for special tokens; None where the tokenizer does not say them.
+    word_ids: list[list[int | None] | None]
     labels: np.ndarray | None  # class indices, int32 [examples]; −1 where an example has no gold label
     num_truncated: int = 0  # examples that were too long
     num_cut_tokens: int = 0  # what was cut off them
@@ -518,19 +519,15 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
         raise InputError(
             f"--max_seq_length must be more than {room} and at most {config.max_position_embeddings}, the model's, not {max_length}"
         )
-    options = {"return_token_type_ids": True, "return_special_tokens_mask": True, "return_offsets_mapping": True}
-    encoded = tokenizer(split.texts, split.text_pairs, truncation=False, verbose=False, **options)
+    encoded = _tokenized(tokenizer, split, truncation=False)
     too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
     empty = next((index for index, special in enumerate(encoded["special_tokens_mask"]) if all(special)), None)
     if empty is not None:
         raise InputError(f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text")
     num_cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
-    word_ids = [encoded.word_ids(index) for index in range(len(split))]
     if too_long:
-        longer = split.select(too_long)
-        short = tokenizer(longer.texts, longer.text_pairs, truncation=True, max_length=max_length, **options)
+        short = _tokenized(tokenizer, split.select(too_long), truncation=True, max_length=max_length)
         for row, index in enumerate(too_long):
-            word_ids[index] = short.word_ids(row)
             for name in encoded:
                 encoded[name][index] = short[name][row]
     return Encoded(
@@ -538,11 +535,30 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
         encoded["token_type_ids"],
         encoded["special_tokens_mask"],
         encoded["offset_mapping"],
-        word_ids,
+        encoded["word_ids"],
         labels,
         len(too_long),
         num_cut,
     )
+
+
+def _tokenized(tokenizer: Any, split: Split, **options: Any) -> dict[str, list]:
+    """Return the tokenizer's lists by name, an entry for each example, and its `word_ids`.
+
+    A tokenizer in Python (`is_fast` is False, as BertJapaneseTokenizer) knows neither `offset_mapping` nor `word_ids`.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    wanted = {"return_token_type_ids": True, "return_special_tokens_mask": True, "return_offsets_mapping": tokenizer.is_fast}
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # else a Python tokenizer warns at each pair that it truncates
+    try:
+        encoded = tokenizer(split.texts, split.text_pairs, verbose=False, **wanted, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if tokenizer.is_fast:
+        return {**encoded, "word_ids": [encoded.word_ids(index) for index in range(len(split))]}
+    return {**encoded, "offset_mapping": [[(0, 0)] * len(ids) for ids in encoded["input_ids"]], "word_ids": [None] * len(split)}
 
 
 def bucket_length(length: int, max_length: int) -> int:

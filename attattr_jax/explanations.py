@@ -132,6 +132,7 @@ def explain(
 def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.Array]:
     """Return what a row needs, so that [B, L, N, T, T] can stay on the device."""
     return {
+        "logits": result.logits,
         "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": engine.max_over_real(result.attributions, attention_mask != 0),
         "token_pairs": jnp.sum(result.attributions, axis=(1, 2)),
@@ -166,12 +167,15 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
 
 def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
-    total = arrays["token_pairs"]
+    logits, total = arrays["logits"], arrays["token_pairs"]
+    # A model with one output has no classes: its softmax would be 1, whatever the text.
+    probabilities = arrays["probabilities"] if len(logits) > 1 else ()
     largest = float(np.abs(total).max(initial=0)) or 1.0
     return {
-        "predicted": id2label[int(arrays["probabilities"].argmax())],
+        "predicted": id2label[int(logits.argmax())],
         "target": id2label[int(arrays["target"])],
-        "probabilities": {name: float(arrays["probabilities"][at]) for at, name in sorted(id2label.items())},
+        "probabilities": {id2label[at]: float(value) for at, value in enumerate(probabilities)},
+        "logits": {id2label[at]: float(value) for at, value in enumerate(logits)},
         "score": float(arrays["score"]),
         "layers": list(layers),
         "baseline_scores": arrays["baseline_score"].tolist(),
@@ -229,7 +233,8 @@ def explain_texts(
     options = dataclasses.replace(options or AttributionOptions(), **changes)
     pairs = None if text_pairs is None else list(text_pairs)
     split = Split("texts", "texts", list(texts), pairs, None if labels is None else parse_labels(list(labels)))
-    indices = None if split.raw_labels is None else class_indices(split, classifier.id2label)
+    has_classes = classifier.config.num_labels > 1  # else labels are numbers, which are not compared with anything
+    indices = class_indices(split, classifier.id2label) if has_classes and split.raw_labels is not None else None
     if options.target not in ("predicted", "gold"):
         options = dataclasses.replace(options, target=class_index(options.target, classifier.id2label))
     encoded = encode(classifier, split, classifier.config.max_position_embeddings, indices)
@@ -257,6 +262,7 @@ def explanations_of(
     real = np.ones((num_rows, num_tokens), bool) if batch is None else np.asarray(batch["attention_mask"]) != 0
     names = dict(enumerate(map(str, range(np.shape(result.logits)[1])))) if classifier is None else classifier.id2label
     found = {
+        "logits": result.logits,
         "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": result.attributions,
         "token_pairs": np.zeros((num_rows, num_tokens, num_tokens)),

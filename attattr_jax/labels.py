@@ -155,8 +155,10 @@ def class_indices(split: Split, id2label: Mapping[int, str]) -> np.ndarray:
 
     Raises:
       InputError: the split has no labels, mixes names and numbers, or has a label that is none of the
-        model's classes; names file and row.
+        model's classes, names file and row; or the model has no classes (regression).
     """
+    if len(id2label) == 1:
+        raise InputError(f"{split.source}: the model has one output (regression): labels are no classes of it")
     raw_labels = checked_labels(split)
     classes = _Classes(id2label)
     look_up = _look_up(split, classes)

@@ -32,6 +32,7 @@ from matplotlib.textpath import text_to_path
 
 from .errors import InputError
 from .files import write_file
+from .rows import single_output
 from .tokens import printable, strongest_pairs
 from .tree import THRESHOLD, AttributionTree
 
@@ -312,7 +313,11 @@ def comparison(example: Explanation, unit: str = UNIT) -> Figure:
       unit: of the tokens' attributions; those of pairs are shares of the largest.
     """
     row, tokens = example.row, example.row["tokens"]
-    lines = [f"predicted: {row['predicted']}", f"probability: {row['probabilities'][row['predicted']]:.3f}"]
+    output = single_output(row)
+    if output is None:
+        lines = [f"predicted: {row['predicted']}", f"probability: {row['probabilities'][row['predicted']]:.3f}"]
+    else:
+        lines = [f"output = {output:.3f}"]
     if row["target"] != row["predicted"]:
         lines.append(f"explained: {row['target']}")
     side, margin = _sizes(tokens, 7.6)

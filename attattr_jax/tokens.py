@@ -55,7 +55,7 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
         first, last = group[0], group[-1]
         text = row["text_pair"] if row["token_type_ids"][first] and row.get("text_pair") is not None else row["text"]
         start, end = row["offsets"][first][0], row["offsets"][last][1]
-        while end < len(text) and unicodedata.combining(text[end]):  # the tokenizer drops accents that are characters of their own
+        while start < end < len(text) and unicodedata.combining(text[end]):  # the tokenizer drops accents that are characters of their own
             end += 1
         written = "" if row["special_tokens_mask"][first] else text[start:end]
         labels.append(written or "".join(row["tokens"][at].removeprefix("##") for at in group))

@@ -1,5 +1,6 @@
 """Strict settings for every test, and a small classifier with a tokenizer to run the whole path on."""
 
+import dataclasses
 import json
 import os
 
@@ -85,6 +86,15 @@ def tiny_folder(tmp_path_factory):
 def tiny(tiny_folder):
     """The same, loaded."""
     return aa.load_classifier(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def regression_folder(tiny, tmp_path_factory):
+    """A model with one output, a number, as for STS-B."""
+    folder = tmp_path_factory.mktemp("regression")
+    config = dataclasses.replace(tiny.config, num_labels=1, problem_type="regression")
+    aa.save_classifier(aa.Classifier(config, aa.init_params(config, jax.random.key(1)), tiny.tokenizer, {0: "stars"}), folder)
+    return folder
 
 
 def write_reviews(file, count, seed):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -273,6 +274,26 @@ def test_long_texts_are_cut_and_counted(tiny):
     assert encoded.input_ids[1][-1] == tiny.tokenizer.sep_token_id
     assert [len(row) for row in encoded.offsets] == [3, 32, 32]
     assert (encoded.num_truncated, encoded.num_cut_tokens) == (2, 4970 + 10)
+
+
+@pytest.mark.parametrize("max_length", [32, 7])
+def test_python_tokenizers_give_the_same_tokens_without_offsets(tiny, tmp_path, capfd, max_length):
+    from transformers import BertJapaneseTokenizer
+
+    vocabulary = tiny.tokenizer.convert_ids_to_tokens(range(len(tiny.tokenizer)))
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = BertJapaneseTokenizer(tmp_path / "vocab.txt", word_tokenizer_type="basic", subword_tokenizer_type="wordpiece")
+    aa.save_classifier(dataclasses.replace(tiny, tokenizer=tokenizer), tmp_path / "slow")
+    slow = aa.load_classifier(tmp_path / "slow")
+    assert not slow.tokenizer.is_fast
+    texts, pairs = ["the film is good , but very slow .", "bad unheard"], ["a clever plot .", "the story"]
+    for split in (data.Split("texts", "texts", texts, None, None), data.Split("texts", "texts", texts, pairs, None)):
+        capfd.readouterr()
+        found, expected = (data.encode(classifier, split, max_length) for classifier in (slow, tiny))
+        for name in ("input_ids", "token_type_ids", "special_tokens_mask", "num_truncated", "num_cut_tokens"):
+            assert getattr(found, name) == getattr(expected, name), name
+        assert found.offsets == [[(0, 0)] * length for length in found.lengths] and found.word_ids == [None, None]
+        assert capfd.readouterr().err == ""
 
 
 def test_batches_hold_every_example_once(tiny):

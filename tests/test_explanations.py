@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
-from conftest import read_jsonl
+from conftest import make_tiny, read_jsonl
 
 import attattr_jax as aa
 from attattr_jax import data, explanations, parts, results, sharding
 from attattr_jax.labels import class_indices
+from attattr_jax.rows import check_row, single_output
 
 TEXTS = ["the film is very good .", "bad", "a dull story , but the music is lovely and the acting is never , never flat .", "good film"]
 
@@ -60,6 +63,44 @@ def test_rows_say_what_a_reader_needs(folder):
     assert len(row["baseline_scores"]) == len(row["convergence_deltas"]) == 2
     values = [abs(pair["attribution"]) for pair in row["token_pairs"]]
     assert values[0] == pytest.approx(1) and values == sorted(values, reverse=True)
+
+
+def test_rows_have_the_logits(tiny, explained):
+    for one in explained:
+        logits, _ = aa.forward(tiny.params, tiny.tokenize([one.text]), tiny.config)
+        assert list(one.logits) == ["negative", "positive"]
+        np.testing.assert_allclose(list(one.logits.values()), logits[0], atol=1e-5)
+        assert one.predicted == max(one.logits, key=one.logits.get)
+
+
+def test_one_output_is_a_number_and_has_no_probability(regression_folder):
+    model = aa.load_classifier(regression_folder)
+    (one,) = aa.explain_texts(model, ["good film"], labels=[0], objective="logit", n_steps=3)
+    batch = model.tokenize(["good film"])
+    (output,) = np.asarray(aa.forward(model.params, batch, model.config)[0])[0]
+    assert one.probabilities == {} and one.label is None and one.predicted == one.target == "stars"
+    assert one.logits["stars"] == pytest.approx(output, abs=1e-5) and single_output(one.row) == one.logits["stars"]
+    check_row(dict(one.row, arrays=None))
+    older = {name: value for name, value in one.row.items() if name != "logits"} | {"arrays": None, "probabilities": {"stars": 1.0}}
+    check_row(older)
+    assert single_output(older) == pytest.approx(output, abs=1e-5)
+    result = aa.attribute_attention(model.params, batch, model.config, objective="logit", n_steps=3)
+    (shown,) = explanations.explanations_of(result, model, batch)
+    assert shown.probabilities == {} and shown.logits["stars"] == pytest.approx(output, abs=1e-5)
+
+
+def test_words_of_a_python_tokenizer_are_made_of_its_pieces(tmp_path):
+    from transformers import BertJapaneseTokenizer
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "un", "##watch", "##able", "film"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = BertJapaneseTokenizer(tmp_path / "vocab.txt", word_tokenizer_type="basic", subword_tokenizer_type="wordpiece")
+    slow = dataclasses.replace(make_tiny(vocabulary[5:]), tokenizer=tokenizer)
+    (one,) = aa.explain_texts(slow, ["a unwatchable film"], ["\u0301a film"], n_steps=2)
+    assert one.tokens == ["[CLS]", "a", "un", "##watch", "##able", "film", "[SEP]", "[UNK]", "film", "[SEP]"]
+    assert one.word_labels == ["[CLS]", "a", "unwatchable", "film", "[SEP]", "[UNK]", "film", "[SEP]"]
+    check_row(dict(one.row, arrays=None))
+    assert "unwatchable" in one.show(tmp_path / "page.html").read_text()
 
 
 def test_reading_is_lazy_and_negative_indices_work(folder):

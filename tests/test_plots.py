@@ -203,6 +203,12 @@ def test_bars_stand_beside_the_rows_of_their_tokens():
     assert figure.get_suptitle() == "predicted: a$b$\nprobability: 0.750\nexplained: bad"
 
 
+def test_model_with_one_output_has_no_probability_in_the_figure():
+    one = example(TOKENS)
+    one.row.update(predicted="stars", target="stars", probabilities={}, logits={"stars": 3.2141})
+    assert plots.comparison(one).get_suptitle() == "output = 3.214"
+
+
 def test_text_is_shown_as_it_is(tmp_path):
     for figure in every_figure(ODD):
         (svg,) = plots.save_figure(figure, tmp_path / "odd", ["svg"])

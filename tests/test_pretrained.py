@@ -141,6 +141,114 @@ def test_all_mismatches_are_reported_at_once(copy):
     assert "bert.encoder.layer.7.extra is unknown" in message
 
 
+@pytest.mark.parametrize(
+    "architecture", ["BertForTokenClassification", "BertForMultipleChoice", "BertForQuestionAnswering", "BertForMaskedLM", "MyBert"]
+)
+def test_head_of_another_task_is_refused_and_never_taken_over(copy, golden_model, architecture):
+    edit_config(copy, architectures=[architecture], id2label={"0": "B-LOC", "1": "O"})
+    with pytest.raises(aa.InputError, match=f"architectures is {architecture}, which .*: fine-tune it with train.py first"):
+        aa.load_classifier(copy)
+    rewrite(copy, lambda tensors: tensors | {"qa_outputs.weight": np.zeros((2, 32), np.float32), "head.bias": np.zeros(3, np.float32)})
+    assert pretrained.load_label_names(copy) == {}
+    fresh = aa.load_classifier(copy, num_labels=2)
+    assert fresh.new_parts == ("classifier",) and fresh.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert_same_params(fresh.params["pooler"], golden_model.params["pooler"])
+    assert not np.array_equal(fresh.params["classifier"]["kernel"], golden_model.params["classifier"]["kernel"])
+    aa.save_classifier(fresh, copy / "tuned")
+    assert_same_params(aa.load_classifier(copy / "tuned").params, fresh.params)
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["TFBertForSequenceClassification"], ["MyBertForSequenceClassification"]])
+def test_text_classifiers_of_other_classes_and_old_files_are_taken_as_they_are(copy, golden_model, architectures):
+    edit_config(copy, architectures=architectures)
+    assert_same_params(aa.load_classifier(copy).params, golden_model.params)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_outputs_without_a_softmax_are_refused_and_never_taken_over(copy, golden_model, problem_type):
+    edit_config(copy, problem_type=problem_type, id2label={"0": "toxic", "1": "rude"})
+    with pytest.raises(aa.InputError, match=f"problem_type is '?{problem_type}.*: fine-tune it with train.py first"):
+        aa.load_classifier(copy)
+    with pytest.raises(aa.InputError, match=f"problem_type is '?{problem_type}"):
+        dataclasses.replace(golden_model.config, problem_type=problem_type)
+    assert pretrained.load_label_names(copy) == {}
+    fresh = aa.load_classifier(copy, num_labels=2)
+    assert fresh.new_parts == ("classifier",) and fresh.config.problem_type is None
+
+
+def test_problem_type_is_kept_until_the_head_is_new(copy):
+    edit_config(copy, problem_type="regression", id2label={"0": "stars"})
+    rewrite(copy, lambda tensors: tensors | {name: tensors[name][:1] for name in ("classifier.weight", "classifier.bias")})
+    regression = aa.load_classifier(copy)
+    assert (regression.config.num_labels, regression.config.problem_type) == (1, "regression")
+    aa.save_classifier(regression, copy / "again")
+    assert aa.load_classifier(copy / "again").config == regression.config
+    assert aa.load_classifier(copy, num_labels=1).new_parts == ()
+    classes = aa.load_classifier(copy, num_labels=3)
+    assert classes.new_parts == ("classifier",) and classes.config.problem_type is None
+    aa.save_classifier(classes, copy / "classes")
+    assert "problem_type" not in json.loads((copy / "classes" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_stripped(copy, golden_model, prefix):
+    rewrite(copy, lambda tensors: {f"{prefix}{name}": value for name, value in tensors.items()})
+    assert_same_params(aa.load_classifier(copy).params, golden_model.params)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("bert.pooler.dense.bias", "pooler.dense.bias"),
+        ("classifier.bias", "module.classifier.bias"),
+        ("bert.embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.gamma"),
+    ],
+)
+@pytest.mark.parametrize("num_labels", [None, 2])
+def test_one_tensor_under_two_names_is_refused(copy, first, second, num_labels):
+    rewrite(copy, lambda tensors: tensors | {second: tensors[first] + 1})
+    with pytest.raises(aa.InputError, match=f"has both {first} and {second}|has both {second} and {first}"):
+        aa.load_classifier(copy, num_labels)
+
+
+def test_unknown_prefix_is_named(copy):
+    rewrite(copy, lambda tensors: {f"model.{name}": value for name, value in tensors.items()})
+    with pytest.raises(aa.InputError, match=r"its tensors begin with 'model.bert.', not with 'bert.': save the BERT classifier"):
+        aa.load_classifier(copy)
+
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [unused1] <S> URL the film caf ##e".split()
+
+
+@pytest.mark.parametrize(
+    ("more", "tokenizer_config", "expected"),
+    [
+        (["Film", "Café"], None, ["[UNK]", "Film", "Café"]),
+        ([], None, ["the", "film", "caf", "##e"]),
+        (["Film", "Café"], {"model_max_length": 64}, ["[UNK]", "Film", "Café"]),
+        (["Film", "Café"], {"do_lower_case": True}, ["the", "film", "caf", "##e"]),
+    ],
+)
+def test_letter_case_of_a_vocabulary_without_more(copy, more, tokenizer_config, expected):
+    (copy / "vocab.txt").write_text("\n".join([*WORDS, *more]) + "\n", encoding="utf-8")
+    if tokenizer_config is not None:
+        (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    loaded = aa.load_classifier(copy)
+    assert loaded.tokenizer.tokenize("The Film Café") == expected
+    aa.save_classifier(loaded, copy / "again")
+    assert aa.load_classifier(copy / "again").tokenizer.tokenize("The Film Café") == expected
+
+
+def test_package_that_a_tokenizer_needs_is_named(copy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fugashi", None)
+    (copy / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    fields = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(fields))
+    with pytest.raises(aa.InputError, match="the tokenizer in .* cannot be loaded: .*install fugashi") as error:
+        aa.load_classifier(copy)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_weights_become_float32(copy, golden_model, dtype):
     rewrite(copy, lambda tensors: {name: value.astype(jax.numpy.dtype(dtype)) for name, value in tensors.items()})
@@ -160,6 +268,9 @@ def test_shards_are_read(copy, golden_model):
         weight_map |= dict.fromkeys(part, file)
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert_same_params(aa.load_classifier(copy).params, golden_model.params)
+    safetensors.numpy.save_file({name: tensors[name] for name in names[19:]}, copy / "model-1.safetensors")
+    with pytest.raises(aa.InputError, match=f"model-1.safetensors has {names[19]}, which another file"):
+        aa.load_classifier(copy)
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../model-0.safetensors"}}))
     with pytest.raises(aa.InputError, match="outside its folder"):
         aa.load_classifier(copy)
@@ -219,6 +330,7 @@ def test_a_pickle_is_not_read(copy):
         (lambda folder: edit_config(folder, hidden_size="32"), "hidden_size must be an integer"),
         (lambda folder: edit_config(folder, hidden_act="swish2"), "hidden_act 'swish2' is not supported"),
         (lambda folder: edit_config(folder, id2label=["a"]), "not a valid config.json"),
+        (lambda folder: edit_config(folder, architectures="Bert"), "architectures must be a list of names, not 'Bert'"),
         (lambda folder: edit_config(folder, id2label={"0": "a", "1": "a"}), "must name the classes 0 to 1, each differently"),
         (
             lambda folder: edit_config(folder, pruned_heads=[0, 1]),

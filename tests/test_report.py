@@ -29,6 +29,11 @@ def explained(tiny):
     return aa.explain_texts(tiny, TEXTS, labels=["positive", "negative", "negative"], n_steps=3)
 
 
+@pytest.fixture(scope="module")
+def one_output(regression_folder):
+    return aa.explain_texts(aa.load_classifier(regression_folder), ["good film"], objective="logit", n_steps=3)
+
+
 class Page(HTMLParser):
     """Collects what a browser would find: the scripts that run, the data blocks, elements and attributes."""
 
@@ -65,6 +70,14 @@ def matrices(example):
     codes = np.ascontiguousarray(planes.T).view("<i2").reshape(-1, len(example["tokens"]), len(example["tokens"]))
     count = len(example["decimals"]["attribution"])
     return codes[:count], codes[count:]
+
+
+def test_model_with_one_output_has_no_probability_in_the_page(one_output, tmp_path):
+    output = one_output[0].logits["stars"]
+    page = read(one_output.show(tmp_path / "report.html"))
+    listed = " ".join("".join(page.texts).split())
+    assert f"good film 0 output {output:.3f} ·" in listed
+    assert page.examples[0]["output"] == output and page.examples[0]["probabilities"] == {}
 
 
 def test_numbers_in_the_page_are_the_arrays_rounded(explained, tmp_path):

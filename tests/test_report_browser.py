@@ -65,6 +65,14 @@ def test_nothing_is_loaded_and_nothing_complains(page, file):
     assert {url.partition("#")[0] for url in urls if not url.startswith("blob:")} == {file.as_uri()}
 
 
+def test_model_with_one_output_has_no_probability_on_the_screen(browser, regression_folder, tmp_path):
+    (one,) = aa.explain_texts(aa.load_classifier(regression_folder), ["good film"], objective="logit", n_steps=3)
+    browser.get(one.show(tmp_path / "report.html").as_uri())
+    facts = browser.execute_script("return document.getElementById('facts').innerText").split()
+    assert facts[facts.index("output") + 1] == f"{one.logits['stars']:.3f}" and "predicted" not in facts
+    assert browser.get_log("browser") == []
+
+
 def test_every_choice_changes_what_is_shown_and_the_numbers_are_the_arrays(page, explained):
     random = np.random.default_rng(0)
     for index in (0, 3, 19):

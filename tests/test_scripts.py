@@ -563,6 +563,39 @@ def test_long_text_is_cut_with_one_warning(trained_folder, tmp_path, capsys):
     assert noise == ["warning: --text: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
 
 
+def test_model_with_one_output(regression_folder, reviews_folder, tmp_path, capsys):
+    command = words("--checkpoint {c} --text good --n_steps 2 --output_dir {o}", c=regression_folder, o=tmp_path / "out")
+    assert attribute.main(command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: --objective: ") and error.endswith("use 'logit'")
+    assert attribute.main([*command, "--objective", "logit", "--figures", "png"]) == 0
+    (row,) = read_jsonl(tmp_path / "out" / "examples.jsonl")
+    printed = capsys.readouterr().out
+    assert f"\n  output = {row['logits']['stars']:.3f}\n" in printed and "p = " not in printed and row["probabilities"] == {}
+    for main, more in ((train.main, ["--model", "--eval_only"]), (prune.main, ["--checkpoint"])):
+        option, *rest = more
+        assert main([option, str(regression_folder), *rest, "--dataset", str(reviews_folder), "--output_dir", str(tmp_path / "no")]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith("has one output (regression): there is no accuracy without classes")
+
+
+def test_checkpoint_of_another_task(tiny_folder, reviews_folder, tmp_path, capsys):
+    folder = tmp_path / "tokens"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForTokenClassification"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert attribute.main(words("--checkpoint {c} --text good", c=folder)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        error
+        == f"error: {folder}: architectures is BertForTokenClassification, which is no text classifier: fine-tune it with train.py first"
+    )
+    assert not (folder / "attribution").exists()
+    command = words("--model {m} --dataset {d} --num_train_epochs 1 --output_dir {o}", m=folder, d=reviews_folder, o=tmp_path / "run")
+    assert train.main(command) == 0
+    assert "new, to be trained: classifier\n" in capsys.readouterr().err
+    assert aa.load_classifier(tmp_path / "run").id2label == {0: "LABEL_0", 1: "LABEL_1"}
+
+
 def test_labels_of_other_classes_do_not_stop_an_explanation(trained_folder, tmp_path, capsys):
     (tmp_path / "a.tsv").write_text("sentence\tlabel\ngood film\tangry\n")
     command = "--checkpoint {c} --n_steps 1 --save none --dataset {d} --output_dir {o}"

@@ -32,6 +32,7 @@ from ..labels import class_index
 from ..output import OutputFolder
 from ..processes import Terminated, preemption
 from ..results import Explanation, StoredExplanations, load_attributions
+from ..rows import single_output
 from ..tree import THRESHOLD, check_tree_options
 
 FILES = (
@@ -134,7 +135,7 @@ def _attribute(options: Options) -> None:
     split = _load_texts(options)
     dtype = None if options.dtype == "float32" else options.dtype
     classifier = pretrained.load_classifier(options.checkpoint, dtype=dtype)
-    check_objective(options.objective, classifier.config)
+    cli.named("--objective", lambda: check_objective(options.objective, classifier.config))
     target, layers = _target(options, classifier), _layers(options, classifier)
     trees = [name for name in export_formats if name in TREE_FORMATS]
     require(
@@ -377,8 +378,12 @@ def print_explanation(row: dict[str, Any]) -> None:
     texts = [row["text"]] if row["text_pair"] is None else [row["text"], row["text_pair"]]
     print(f"[{row['index']}] " + " | ".join(_shortened(text) for text in texts))
     gold = "" if row["label"] is None else f", label {printable(row['label'])}"
-    print(f"  predicted {printable(row['predicted'])} (p = {row['probabilities'][row['predicted']]:.3f}){gold}", end="")
-    print(f"; explained: {printable(row['target'])}, F = {row['score']:.3f}")
+    output = single_output(row)
+    if output is None:
+        print(f"  predicted {printable(row['predicted'])} (p = {row['probabilities'][row['predicted']]:.3f}){gold}", end="")
+        print(f"; explained: {printable(row['target'])}, F = {row['score']:.3f}")
+    else:
+        print(f"  output = {output:.3f}{gold}")
 
     special = row["special_tokens_mask"]
     tokens = [printable(token) for token in row["tokens"]]

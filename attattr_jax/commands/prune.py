@@ -126,6 +126,7 @@ def _prune(options: Options) -> None:
         return
     save_folder = _save_folder(options, folder)
     classifier = pretrained.load_classifier(options.checkpoint)
+    classifier.require_classes()
     present = heads.present_heads(classifier.config)
     fingerprint = classifier.fingerprint()
     cut = _rule(options, present)

@@ -113,6 +113,7 @@ def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
 
 def _evaluate(options: Options) -> None:
     classifier = pretrained.load_classifier(options.model, dtype=_dtype(options))
+    classifier.require_classes()
     splits = _evaluation_splits(options)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
     mesh = sharding.data_mesh()

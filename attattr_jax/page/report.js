@@ -149,8 +149,11 @@
   // ---- Parts of the page ----
 
   function showFacts() {
-    const probability = example.probabilities[example.predicted];
-    const facts = [["predicted", `${example.predicted} (p = ${probability.toFixed(3)})`]];
+    const facts = [
+      example.output === null
+        ? ["predicted", `${example.predicted} (p = ${example.probabilities[example.predicted].toFixed(3)})`]
+        : ["output", example.output.toFixed(3)],
+    ];
     if (example.label !== null) facts.push(["label", example.label]);
     if (example.target !== example.predicted) facts.push(["explained", example.target]);
     facts.push(["explained output F", rounded(example.score, false)]);
