@@ -397,7 +397,8 @@ def _tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
     facts["special_tokens"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     if tokenizer.is_fast:
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        del backend["padding"], backend["truncation"]  # those of the last call
+        for state in ("padding", "truncation"):  # those of the last call
+            backend.pop(state, None)
         return facts | {"backend": backend}
     # Without a backend: the class, the files that hold its vocabulary, and its own settings. What else stands in
     # `init_kwargs` says where it was loaded from.
