@@ -561,6 +561,12 @@ def _tokenized(tokenizer: Any, split: Split, **options: Any) -> dict[str, list]:
     return {**encoded, "offset_mapping": [[(0, 0)] * len(ids) for ids in encoded["input_ids"]], "word_ids": [None] * len(split)}
 
 
+def fingerprint(split: Split, encoded: Encoded) -> str:
+    """Return a SHA-256 of a split's texts and of its labels as the model's class indices, in order."""
+    labels = None if encoded.labels is None else np.asarray(encoded.labels).tolist()
+    return json_digest([split.fingerprint(), labels])
+
+
 def bucket_length(length: int, max_length: int) -> int:
     """Return the padded length for `length` tokens: the next bucket, at most `max_length`."""
     return min(next((bucket for bucket in BUCKETS if bucket >= length), max_length), max_length)

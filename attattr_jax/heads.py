@@ -232,5 +232,6 @@ def read_importance(file: Path, shape: tuple[int, int] | None = None, model: str
     if not isinstance(examples, list) or not all(isinstance(digest, str) for digest in examples):
         raise InputError(f"{file}: examples must be a list of hashes")
     if model is not None and found_model != model:
-        raise InputError(f"{file} was computed for another model: run attribute.py or prune.py on this one")
+        other = "another model (weights, configuration, class names or tokenizer), or by an earlier version"
+        raise InputError(f"{file} was computed for {other}: run attribute.py or prune.py on this one")
     return record | {"importance": importance.astype(np.float64), "examples": examples}

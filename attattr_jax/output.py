@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from .files import read_run, user_path, write_json
 
 # How a run is started, not what it computes.
 RUN_OPTIONS = ("resume", "overwrite", "distributed", "coordinator_address", "num_processes", "process_id", "shard_params")
+# JAX's settings that change numbers: compared on --resume like options.
+JAX_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 _locks: list[filelock.BaseFileLock] = []  # held by this process
 
@@ -93,12 +97,47 @@ class OutputFolder:
         # A run that was killed while it deleted what an older one had left has not begun.
         self.resume = resume and bool(self.previous) and not self.previous.get("clearing")
 
-    def is_finished(self) -> bool:
-        """Return whether the run to be resumed has nothing left to do, and say so."""
-        if self.resume and self.previous.get("finished"):
-            print(f"the run in {self.path} is finished; --overwrite starts anew")
-            return True
-        return False
+    def check(self, options: Any, facts: dict[str, Any], may_change: Sequence[str] = ()) -> None:
+        """Check that the run which is here is the one that these arguments of `start` describe.
+
+        Raises:
+          InputError: options, data, model or JAX's settings are others; names the first.
+        """
+        ignored = {*RUN_OPTIONS, "output_dir", *may_change}
+        given = {f"--{name}": value for name, value in dataclasses.asdict(options).items() if name not in ignored}
+        given |= _flat({name: value for name, value in {**facts, "jax_config": _jax_config()}.items() if name not in ignored})
+        before = {f"--{name}": value for name, value in self.previous["options"].items() if f"--{name}" in given}
+        before |= _flat({name: self.previous[name] for name in (*facts, "jax_config") if name in self.previous and name not in ignored})
+        begun, anew = f"the run in {self.path}", "--overwrite starts anew"
+        for name in given | before:
+            value, value_before = given.get(name), before.get(name)
+            if value == value_before:
+                continue
+            if "fingerprint" in name:
+                reason = f"model or data have changed since {begun} began ({name}), or an earlier version began it"
+            elif name not in before:
+                reason = f"{name} is {value!r}, but {begun} does not say what it was; did an earlier version begin it?"
+            else:
+                reason = f"{name} is {value!r}, but {begun} was started with {value_before!r}"
+            raise InputError(f"--resume: {reason}: {anew}")
+
+    def is_finished(self, options: Any, facts: dict[str, Any], may_change: Sequence[str] = ()) -> bool:
+        """Return whether the run to be resumed has nothing left to do.
+
+        Args:
+          options, facts, may_change: as for `start`.
+
+        Raises:
+          InputError: the run is another one, as `check` finds.
+        """
+        if not (self.resume and self.previous.get("finished")):
+            return False
+        self.check(options, facts, may_change)
+        return True
+
+    def print_finished(self) -> None:
+        """Say that there is nothing left to do."""
+        print(f"the run in {self.path} is finished; --overwrite starts anew")
 
     def _present(self) -> Iterator[Path]:
         """Yield what there is of the files that the script writes."""
@@ -125,7 +164,7 @@ class OutputFolder:
 
         Args:
           options: the dataclass of all options.
-          facts: what else identifies the run, such as fingerprints of model and data.
+          facts: what else identifies the run and results depend on, such as fingerprints of model and data.
           may_change: options that a resumed run need not share with the first.
 
         Raises:
@@ -133,15 +172,7 @@ class OutputFolder:
         """
         given = dataclasses.asdict(options)
         if self.resume:
-            free = {*RUN_OPTIONS, "output_dir", *may_change}
-            for name, value in {**given, **facts}.items():
-                before = self.previous.get("options", {}).get(name, self.previous.get(name))
-                if name not in free and before != value:
-                    require(
-                        name in given, f"--resume: model or data have changed since the run in {self.path} began: --overwrite starts anew"
-                    )
-                    option_name = f"--{name}"
-                    raise InputError(f"--resume: {option_name} is {value!r}, but the run in {self.path} was started with {before!r}")
+            self.check(options, facts, may_change)
         packages = ("attattr-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "datasets", "numpy")
         devices = jax.devices()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -150,6 +181,7 @@ class OutputFolder:
             "finished": False,
             "options": given,
             **facts,
+            "jax_config": _jax_config(),
             "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
             "num_processes": jax.process_count(),
             "python": platform.python_version(),
@@ -159,6 +191,7 @@ class OutputFolder:
         if self.resume:
             given["overwrite"] = self.previous["options"].get("overwrite", False)
             self.record["resumed"] = [*self.previous.get("resumed", []), now]
+            self._warn_of_changes()
         sharding.barrier(f"{self.script} checked")  # before there is anything new for the others to see
         if sharding.is_main():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -175,11 +208,37 @@ class OutputFolder:
             write_json(self.run_file, self.record)
         sharding.barrier(f"{self.script} started")
 
+    def _warn_of_changes(self) -> None:
+        """Say in one line if packages or the kind of device are others than at the first start, which `run.json` then keeps."""
+        first = self.previous.get("started_with", {name: self.previous.get(name) for name in ("packages", "device")})
+        before, now = first["packages"] or {}, self.record["packages"]
+        changed = [f"{name} {before[name]} is now {now.get(name)}" for name in before if before[name] != now.get(name)]
+        kinds = [str(device).partition(" x ")[2] for device in (first["device"], self.record["device"])]  # their number may change
+        changed += [f"{kinds[0]} is now {kinds[1]}"] if kinds[0] != kinds[1] else []
+        if changed:
+            self.record["started_with"] = first
+            if sharding.is_main():
+                what = f"since the run in {self.path} began, {', '.join(changed)}"
+                print(f"warning: --resume: {what}: numbers may be rounded differently", file=sys.stderr)
+
     def finish(self, **results: Any) -> None:
         """Write results and the wall time of this process into `run.json`."""
         self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
         if sharding.is_main():
             write_json(self.run_file, self.record)
+
+
+def _jax_config() -> dict[str, Any]:
+    """Return JAX's settings that numbers depend on, wherever they come from: an environment variable or the caller."""
+    return {name: getattr(jax.config, name) for name in JAX_SETTINGS}
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as they are read from JSON, those of an inner dictionary as `outer.inner`."""
+    flat = {}
+    for name, value in json.loads(json.dumps(facts)).items():
+        flat |= {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _version(package: str) -> str | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,12 +242,16 @@ class Classifier:
         require(self.config.num_labels > 1, f"{self.name} has one output (regression): there is no accuracy without classes")
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of all that the model's outputs depend on: the same model, the same fingerprint."""
-        # What the tensors do not say and the outputs depend on.
-        geometry = ("num_attention_heads", "hidden_act", "layer_norm_eps")
-        facts = [getattr(self.config, name) for name in geometry]
-        facts += [] if self.config.kept_heads is None else [self.config.kept_heads]
-        digest = hashlib.sha256(json.dumps(facts).encode())
+        """Return a SHA-256 of the tensors, the whole configuration, the class names and the tokenizer.
+
+        A saved and loaded classifier has the same one. What it computes in (`config.dtype`), which is not saved, does not count.
+        """
+        facts = {
+            "config": {**dataclasses.asdict(self.config), "dtype": None},
+            "id2label": sorted((int(index), label) for index, label in self.id2label.items()),
+            "tokenizer": _tokenizer_facts(self.tokenizer),
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(to_hf_tensors(self.params, self.config).items()):
             digest.update(name.encode())
             digest.update(value.tobytes())
@@ -446,6 +452,33 @@ def _load_tokenizer(folder: Path) -> Any:
         return tokenizer
     except Exception as error:  # the tokenizer library has no common exception of its own
         raise InputError(f"the tokenizer in {folder} cannot be loaded: {shortened(root_cause(error))}") from None
+
+
+def _tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
+    """Return all that token ids depend on, as JSON can hold it; it changes neither by use nor by saving and loading."""
+    if tokenizer is None:
+        return None
+    names = ("padding_side", "truncation_side", "model_max_length", "model_input_names", "pad_token_type_id", "split_special_tokens")
+    facts = {name: getattr(tokenizer, name, None) for name in names}
+    facts["special_tokens"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        for state in ("padding", "truncation"):  # those of the last call
+            backend.pop(state, None)
+        return facts | {"backend": backend}
+    # Without a backend: the class, the files that hold its vocabulary, and its own settings. What else stands in
+    # `init_kwargs` says where it was loaded from.
+    parameters = inspect.signature(type(tokenizer).__init__).parameters.keys() - tokenizer.vocab_files_names.keys()
+    settings = {name: value for name, value in tokenizer.init_kwargs.items() if name in parameters and value is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(file) for file in tokenizer.save_vocabulary(folder)]
+        vocabulary = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return facts | {
+        "class": type(tokenizer).__name__,
+        "settings": {name: str(value) for name, value in settings.items()},
+        "added_tokens": {str(index): repr(token) for index, token in tokenizer.added_tokens_decoder.items()},
+        "vocabulary": vocabulary,
+    }
 
 
 def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:

@@ -320,3 +320,21 @@ def test_training_order_depends_on_seed_and_epoch_alone():
     assert (orders[0, 0] != orders[0, 1]).any() and (orders[0, 0] != orders[1, 0]).any()
     spread = np.mean([np.ptp(lengths[batch]) for batch in data.shuffled_batches(lengths, 8, 0, 0)])
     assert spread < 5, "similar lengths come together"
+
+
+def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads():
+    split = data.Split("train", "a.parquet", ["good film", "bad plot"], None, [0, 1])
+    encoded = data.Encoded([[5], [6]], [[0], [0]], [[0], [0]], [[], []], [[], []], labels=np.asarray([0, 1], np.int32))
+    found = [
+        data.fingerprint(one, dataclasses.replace(encoded, labels=labels))
+        for one, labels in (
+            (split, encoded.labels),
+            (split, encoded.labels[::-1]),  # as where the data set names its classes in another order
+            (split, None),
+            (dataclasses.replace(split, text_pairs=["good film", "bad plot"]), encoded.labels),
+            (dataclasses.replace(split, texts=["good", "film bad plot"]), encoded.labels),
+            (dataclasses.replace(split, texts=["bad plot", "good film"]), encoded.labels),
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert data.fingerprint(dataclasses.replace(split, name="dev", source="b.tsv"), encoded) == found[0]

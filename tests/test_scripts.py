@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,10 +70,157 @@ def test_train_resumes_and_refuses_another_recipe(trained_folder, tiny_folder, r
     finished = (folder / "run.json").read_text()
     assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 0
     assert "is finished" in capsys.readouterr().out and (folder / "run.json").read_text() == finished
-    (folder / "run.json").write_text(json.dumps(run | {"finished": False}))
-    command = command.replace("5e-3", "1e-3")
-    assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 2
-    assert "--learning_rate is 0.001, but the run in" in capsys.readouterr().err.splitlines()[-1]
+    # Another command is refused whether the run is finished or not.
+    dropout = copy_of(tiny_folder, tmp_path / "dropout", "config.json", hidden_dropout_prob=0.6)
+    cola = tmp_path / "CoLA"  # the same data, but epochs would be compared by another metric
+    shutil.copytree(reviews_folder, cola)
+    for state in (True, False):
+        (folder / "run.json").write_text(json.dumps(run | {"finished": state}))
+        for changed, model, dataset, message in (
+            (command.replace("5e-3", "1e-3"), tiny_folder, reviews_folder, "--learning_rate is 0.001, but the run in"),
+            (command, tmp_path / "missing", reviews_folder, "missing: no such folder"),
+            (command, dropout, reviews_folder, "(initial_model_fingerprint), or an earlier version began it: --overwrite starts anew"),
+            (command, tiny_folder, cola, "task_metric is 'matthews', but the run in"),
+        ):
+            assert train.main(words(changed, m=model, d=dataset, o=folder)) == 2
+            assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def copy_of(folder, new, file, **fields):
+    """Return a copy of a folder in which fields of a JSON file are others."""
+    shutil.copytree(folder, new)
+    (new / file).write_text(json.dumps(json.loads((new / file).read_text()) | fields))
+    return new
+
+
+def contents(folder):
+    """Return what is in a folder, but for the lock."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
+
+
+def test_an_attribution_is_not_resumed_with_another_model(trained_folder, tmp_path, capsys):
+    output, texts = tmp_path / "out", tmp_path / "texts.txt"
+    texts.write_text("good film\nbad plot\n")
+    command = "--checkpoint {c} --n_steps 2 --save none --report_examples 0 --text_file {t} --output_dir {o}"
+    assert attribute.main(words(command, c=trained_folder, t=texts, o=output)) == 0
+    run = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps(run | {"finished": False}))
+    before = contents(output)
+
+    swapped = tmp_path / "swapped"
+    shutil.copytree(trained_folder, swapped)
+    text = (swapped / "tokenizer.json").read_text()
+    (swapped / "tokenizer.json").write_text(text.replace('"good"', '"?"').replace('"bad"', '"good"').replace('"?"', '"bad"'))
+    renamed = copy_of(trained_folder, tmp_path / "renamed", "config.json", id2label={"0": "bad", "1": "good"})
+    padded = copy_of(trained_folder, tmp_path / "padded", "config.json", pad_token_id=3)
+    for checkpoint in (swapped, renamed, padded):
+        assert attribute.main(words(command + " --resume", c=checkpoint, t=texts, o=output)) == 2
+        reason = f"--resume: model or data have changed since the run in {output} began (model_fingerprint), or an earlier version began it"
+        assert reason in capsys.readouterr().err.splitlines()[-1]
+        # Nor is its importance another model's.
+        again = words(
+            "--checkpoint {c} --importance {i} --output_dir {o}", c=checkpoint, i=output / "head_importance.json", o=tmp_path / "p"
+        )
+        assert prune.main(again) == 2
+        assert "another model (weights, configuration, class names or tokenizer), or by an earlier version" in capsys.readouterr().err
+    with jax.default_matmul_precision("highest"):
+        assert attribute.main(words(command + " --resume", c=trained_folder, t=texts, o=output)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"jax_config.jax_default_matmul_precision is 'highest', but the run in {output} was started with None" in last
+    assert contents(output) == before
+
+    # Where model and texts lie, and how the run is shown, makes no difference; packages and the device may.
+    run["packages"]["jax"], run["device"] = "0.1", "8 x abacus (wood)"
+    (output / "run.json").write_text(json.dumps(run))
+    shutil.copytree(trained_folder, tmp_path / "moved")
+    texts.rename(tmp_path / "moved.txt")
+    for _ in range(2):
+        assert attribute.main(words(command + " --resume", c=tmp_path / "moved", t=tmp_path / "moved.txt", o=output)) == 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(
+            f"warning: --resume: since the run in {output} began, jax 0.1 is now {jax.__version__}, abacus (wood) is now "
+        )
+    assert json.loads((output / "run.json").read_text())["started_with"]["packages"]["jax"] == "0.1"
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed(trained_folder, tmp_path, capsys):
+    command = words("--checkpoint {c} --n_steps 2 --save none --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
+    assert attribute.main(command) == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    without_option = run | {"options": {name: value for name, value in run["options"].items() if name != "objective"}}
+    without_config = {name: value for name, value in run.items() if name != "jax_config"}
+    for record, message in (
+        (without_option, "--objective is 'prob', but the run in"),
+        (without_config, "jax_config.jax_enable_x64 is False, but the run in"),
+    ):
+        (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+        assert attribute.main([*command, "--resume"]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert message in last and "does not say what it was; did an earlier version begin it?" in last
+
+
+def test_a_pruning_is_not_resumed_with_other_lengths_data_or_importance(trained_folder, reviews_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
+    checkpoint, output, file = tmp_path / "model", tmp_path / "out", tmp_path / "films.tsv"
+    shutil.copytree(trained_folder, checkpoint)
+    shutil.copy(reviews_folder / "dev.tsv", file)
+    command = (
+        "--checkpoint {c} --dataset {f} --importance taylor --scoring_split validation --num_scoring_examples 6 --output_dir {o} "
+        "--save_pruned {s}"
+    )
+    command = words(command, c=checkpoint, f=file, o=output, s=tmp_path / "smaller")
+    assert prune.main(command) == 0
+    run = json.loads((output / "run.json").read_text())
+    assert set(run["data_fingerprints"]) == {"scoring", "evaluation"} and run["max_seq_length"] == 16
+    finished = contents(tmp_path)
+    capsys.readouterr()
+    assert prune.main([*command, "--resume"]) == 0
+    assert capsys.readouterr().out == f"the run in {output} is finished; --overwrite starts anew\n"
+    assert contents(tmp_path) == finished
+
+    # The labels of the scored examples are flipped, those of the evaluated ones stay.
+    header, *lines = file.read_text().splitlines()
+    hashes = data.Split("", "", [line.split("\t")[0] for line in lines], None, None).example_hashes()
+    scored = json.loads((output / "head_importance.json").read_text())["examples"]
+    flipped = [line[:-1] + str(1 - int(line[-1])) if digest in scored else line for line, digest in zip(lines, hashes, strict=True)]
+    lengths = json.loads((checkpoint / "run.json").read_text())
+    lengths["options"]["max_seq_length"] = 8
+    given = [*command, "--resume"]
+    for state in (True, False):
+        (output / "run.json").write_text(json.dumps(run | {"finished": state}))
+        for changed, content, arguments, message in (
+            (file, "\n".join([header, *flipped]) + "\n", given, "(data_fingerprints.scoring), or an earlier version began it"),
+            (checkpoint / "run.json", json.dumps(lengths), given, f"max_seq_length is 8, but the run in {output} was started with 16"),
+            (file, file.read_text(), [*given, "--checkpoint", str(tmp_path / "nowhere")], "nowhere: no such folder"),
+            (file, file.read_text(), [*given, "--save_pruned", str(tmp_path / "other")], "--save_pruned is"),
+        ):
+            original = changed.read_text()
+            changed.write_text(content)
+            assert prune.main(arguments) == 2
+            assert message in capsys.readouterr().err.splitlines()[-1]
+            changed.write_text(original)
+    assert not (tmp_path / "other").exists()
+
+    # A finished run is not finished if its smaller model is another one; if that is gone, it is made again.
+    (output / "run.json").write_text(json.dumps(run))
+    saved = tmp_path / "smaller" / "run.json"
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"max_seq_length": 8}))
+    assert prune.main(given) == 2
+    assert f"max_seq_length is 16, but the run in {saved.parent} was started with 8" in capsys.readouterr().err.splitlines()[-1]
+    expected = (tmp_path / "smaller" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "smaller")
+    assert prune.main(given) == 0
+    assert (tmp_path / "smaller" / "model.safetensors").read_bytes() == expected
+
+    # An importance file counts by what is in it.
+    importance_file = tmp_path / "importance.json"
+    shutil.copy(output / "head_importance.json", importance_file)
+    command = words("--checkpoint {c} --importance {i} --output_dir {o}", c=checkpoint, i=importance_file, o=tmp_path / "given")
+    assert prune.main(command) == 0
+    record = json.loads(importance_file.read_text())
+    importance_file.write_text(json.dumps(record | {"importance": np.negative(record["importance"]).tolist()}))
+    assert prune.main([*command, "--resume"]) == 2
+    assert "(importance_fingerprint), or an earlier version began it" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_attribute_texts(trained_folder, tmp_path, capsys):

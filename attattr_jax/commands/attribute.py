@@ -146,7 +146,8 @@ def _attribute(options: Options) -> None:
     cli.warn_truncated(encoded, split.source)
 
     fingerprint = classifier.fingerprint()
-    facts = {"model_fingerprint": fingerprint, "data_fingerprints": {split.name: split.fingerprint()}}
+    name = "texts" if options.dataset is None else split.name  # not that of --text_file, which may change
+    facts = {"model_fingerprint": fingerprint, "data_fingerprints": {name: data.fingerprint(split, encoded)}}
     # The fingerprints tell whether model and data are the same, however they are written.
     folder.start(options, facts, may_change=(*VIEW_OPTIONS, "checkpoint", "dataset", "text_file"))
     same = ("n_steps", "method", "objective", "step_batch_size", "path", "tolerance", "max_steps", "token_n_steps")

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import cli, costs, data, evaluation, heads, plots, pretrained, pruning, sharding
 from ..cli import option, require
-from ..files import Journal, read_run, user_path, write_file, write_json
+from ..files import Journal, json_digest, read_run, user_path, write_file, write_json
 from ..importance import MEASURES, HeadScores, score_heads
 from ..output import OutputFolder
 
@@ -122,8 +122,6 @@ def _prune(options: Options) -> None:
     files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
     path = options.output_dir or pretrained.beside(options.checkpoint, "pruning")
     folder = OutputFolder(path, "prune", files, options.overwrite, options.resume)
-    if folder.is_finished():
-        return
     save_folder = _save_folder(options, folder)
     classifier = pretrained.load_classifier(options.checkpoint)
     classifier.require_classes()
@@ -137,18 +135,34 @@ def _prune(options: Options) -> None:
     scored, evaluated = _examples(options, trained, wanted, given)
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
+    task = data.task_name(trained.dataset)
+    roles = {"scoring": (scored, scored_encoded), "evaluation": (evaluated, evaluated_encoded)}
+    facts = {
+        "dataset_path": data.absolute_name(trained.dataset),
+        "model_fingerprint": fingerprint,
+        "data_fingerprints": {role: data.fingerprint(*pair) for role, pair in roles.items() if pair[0] is not None},
+        "importance_fingerprint": None if given is None else json_digest(given),
+        "max_seq_length": trained.max_seq_length,
+        "task_metric": evaluation.TASK_METRICS.get(task),
+    }
+    # The fingerprints tell whether model and data are the same, however they are written. Of the data set's name only the
+    # metric counts.
+    may_change = ("checkpoint", "dataset", "dataset_path")
+    # The smaller model's folder also says what the next run takes over: the columns that the model was trained with.
+    saved_options = dataclasses.replace(options, **trained.column_options)
+    if folder.is_finished(options, facts, may_change) and _is_saved(save_folder, saved_options, facts, may_change):
+        folder.print_finished()
+        return
+
     mesh = sharding.data_mesh()
     params = sharding.place_params(classifier.params, mesh, options.shard_params)
-    metrics = _Metrics(params, classifier, evaluated_encoded, mesh, data.task_name(trained.dataset))
+    metrics = _Metrics(params, classifier, evaluated_encoded, mesh, task)
 
     if options.min_accuracy is not None:  # before anything is written
         full = metrics(present[None])[0]["accuracy"]
         reason = f"{options.min_accuracy} is more than the model has as it is, {full:.4f}"
         require(full >= options.min_accuracy, f"--min_accuracy {reason}: give less")
-    splits = {split.name: split.fingerprint() for split in (scored, evaluated) if split is not None}
-    facts = {"dataset_path": data.absolute_name(trained.dataset), "model_fingerprint": fingerprint, "data_fingerprints": splits}
-    # The fingerprints tell whether model and data are the same, however they are written.
-    folder.start(options, facts, may_change=("checkpoint", "dataset", "dataset_path"))
+    folder.start(options, facts, may_change)
     journal = Journal(folder.path / JOURNAL, sharding.is_main())
     journal.known = metrics.journal.known | sharding.from_main(journal.known)
     metrics.journal = journal
@@ -207,10 +221,7 @@ def _prune(options: Options) -> None:
     smaller = None
     if save_folder is not None:
         smaller = pruning.remove_heads(classifier, mask)
-        # With what the next run takes over: the columns and lengths that the model was trained with.
-        saved_options = dataclasses.replace(options, **trained.column_options)
-        save_facts = facts | {"model_fingerprint": smaller.fingerprint(), "max_seq_length": trained.max_seq_length}
-        save_folder.start(saved_options, save_facts, may_change=("checkpoint", "dataset", "dataset_path"))
+        save_folder.start(saved_options, facts | {"model_fingerprint": smaller.fingerprint()}, may_change)
     if not sharding.is_main():
         return
 
@@ -377,6 +388,16 @@ def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:
     # What the run that is resumed was allowed to overwrite may still be there.
     overwrite = options.overwrite or (folder.resume and bool(folder.previous["options"].get("overwrite")))
     return OutputFolder(path, "save_pruned", MODEL_FILES, overwrite, options.resume and not overwrite, option_name="--save_pruned")
+
+
+def _is_saved(folder: OutputFolder | None, options: Options, facts: dict[str, Any], may_change: Sequence[str]) -> bool:
+    """Return whether there is nothing left to save: of a finished run, what `--save_pruned` names holds its smaller model."""
+    if folder is None:
+        return True
+    if not folder.previous.get("finished"):
+        return False
+    folder.check(options, facts, (*may_change, "model_fingerprint"))  # which follows from all others
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

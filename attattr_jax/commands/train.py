@@ -135,8 +135,6 @@ def _train(options: Options) -> None:
     )
     same_folder = user_path(options.model).resolve() == folder.path.resolve()
     require(not same_folder, f"--output_dir {folder.path} is the folder of --model, which would be lost: choose another")
-    if folder.is_finished():
-        return
     model_names = pretrained.load_label_names(options.model)
     train = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
     splits = _evaluation_splits(options)
@@ -154,21 +152,29 @@ def _train(options: Options) -> None:
     encoded = _encode(classifier, train, options)
     evaluations = {prefix: _encode(classifier, split, options) for prefix, split in splits.items()}
 
+    task = data.task_name(options.dataset)
+    read = [(train, encoded), *((split, evaluations[prefix]) for prefix, split in splits.items())]
     recipe = TrainingOptions(**{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainingOptions)})
     facts = {
         "dataset_path": data.absolute_name(options.dataset),
         "initial_model_fingerprint": classifier.fingerprint(),
-        "data_fingerprints": {split.name: split.fingerprint() for split in (train, *splits.values())},
+        "data_fingerprints": {split.name: data.fingerprint(split, examples) for split, examples in read},
+        "task_metric": evaluation.TASK_METRICS.get(task),
     }
-    # The fingerprints tell whether model and data are the same, however they are written.
-    folder.start(options, facts, may_change=("save_steps", "model", "dataset", "dataset_path"))
+    # The fingerprints tell whether model and data are the same, however they are written. Of the data set's name only the
+    # metric counts: epochs are compared by it.
+    run = options, facts, ("save_steps", "model", "dataset", "dataset_path")
+    if folder.is_finished(*run):
+        folder.print_finished()
+        return
+    folder.start(*run)
     if classifier.new_parts:
         cli.say(f"new, to be trained: {', '.join(classifier.new_parts)}")
     if options.dataset in DATASET_DEFAULTS:
         in_force = " ".join(f"--{name} {getattr(options, name)}" for name in DATASET_DEFAULTS[options.dataset])
         cli.say(f"recipe for {options.dataset}: {in_force}")
 
-    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, None, data.task_name(options.dataset), options.shard_params)
+    trainer = Trainer(classifier, encoded, evaluations, folder.path, recipe, None, task, options.shard_params)
     try:
         with cli.progress(len(encoded) * options.num_train_epochs, "examples", "training") as bar:
 
