@@ -16,9 +16,9 @@ from typing import Any
 import filelock
 import jax
 
-from . import sharding
+from . import processes, sharding
 from .errors import InputError, require
-from .files import read_run, user_path, write_json
+from .files import is_utf8, read_run, user_path, write_json
 
 # How a run is started, not what it computes.
 RUN_OPTIONS = ("resume", "overwrite", "distributed", "coordinator_address", "num_processes", "process_id", "shard_params")
@@ -70,6 +70,7 @@ class OutputFolder:
         self.run_file = self.path / "run.json"
         self._option_name, self._has_lock = option_name, False
         self._start_time = time.perf_counter()
+        require(is_utf8(str(self.path.absolute())), f"{option_name} {self.path.absolute()} is not UTF-8: choose another folder")
         require(not (overwrite and resume), "--overwrite and --resume: choose one")
         require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
         if self.run_file.exists():
@@ -108,6 +109,7 @@ class OutputFolder:
         """Keep other runs out until this process ends, however it ends."""
         if self._has_lock or not sharding.is_main():
             return
+        require(not (self.path / ".lock").is_symlink(), f"{self.path / '.lock'} is a link, which cannot be a lock: delete it")
         lock = filelock.FileLock(self.path / ".lock", timeout=0, fallback_to_soft=False)  # a file as a lock would outlive its process
         try:
             lock.acquire()
@@ -177,6 +179,7 @@ class OutputFolder:
 
     def finish(self, **results: Any) -> None:
         """Write results and the wall time of this process into `run.json`."""
+        processes.check_interrupted()
         self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
         if sharding.is_main():
             write_json(self.run_file, self.record)

@@ -22,6 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from .bert import init_params, param_shapes
+from .compilation_cache import keep_programs
 from .config import BertConfig
 from .errors import InputError, root_cause
 from .files import read_json, user_path, write_file, write_json
@@ -240,6 +241,7 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
     Raises:
       InputError: not found, not reachable, not a BERT, damaged, or its tensors do not match its configuration.
     """
+    keep_programs()
     folder = _find(str(name))
     config, id2label = _read_config(folder, str(name))
     if num_labels is not None and num_labels != config.num_labels:

@@ -7,9 +7,12 @@ from (seed, epoch). A run that is resumed is therefore the run that was not inte
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
+import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +32,7 @@ from .errors import InputError, root_cause
 from .evaluation import TASK_METRICS, metrics, predict
 from .files import read_json, write_file
 from .pretrained import Classifier
-from .processes import Terminated, preemption
+from .processes import Terminated, check_interrupted, preemption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class TrainingOptions:
 
 
 MAX_GRAD_NORM = 1.0
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on file sizes as well
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -99,6 +103,16 @@ def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, 
         return TrainState(state.step + 1, params, opt_state, state.loss_sum + loss), loss
 
     return train_step
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Return whether an error says that there is no space, as the system does or as Orbax wraps it, in various types."""
+    return error is not None and any(os.strerror(number) in str(error) for number in _FULL_DISK)
+
+
+def _tells_more_than_full_disk(record: logging.LogRecord) -> bool:
+    """Return whether to log: not what `Trainer.run` says in one line."""
+    return not _is_full_disk(record.exc_info[1] if record.exc_info else None)
 
 
 class Trainer:
@@ -156,6 +170,7 @@ class Trainer:
             for position, indices in enumerate(order):
                 step = epoch * self.steps_per_epoch + position
                 if step >= first_step:
+                    check_interrupted()
                     batch = self.train.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
                     arrays = (model_inputs(batch.inputs), batch.labels, batch.weights)
                     yield step, indices, sharding.shard_rows(arrays, self.mesh)
@@ -186,10 +201,12 @@ class Trainer:
           InputError: the loss is not finite any more.
           Terminated: SIGTERM came; the state has been saved.
         """
+        for name in ("absl", "asyncio"):  # Orbax saves in other threads, each of which logs the traceback, some when all is over
+            logging.getLogger(name).addFilter(_tells_more_than_full_disk)
         try:
             return self._run(on_step)
-        except ValueError as error:
-            if "No space left" in str(error):  # Orbax wraps what the file system says
+        except Exception as error:
+            if _is_full_disk(error):
                 raise InputError(f"{self._checkpoints}: no space left; make some, then --resume") from None
             raise
 
