@@ -101,7 +101,11 @@ def parse(
             parser.set_defaults(**dataset_defaults.get(first.parse_known_args(argv)[0].dataset, {}))
     options = options_type(**vars(parser.parse_args(argv)))
     encoding = sys.getfilesystemencoding()
-    problem = "is not UTF-8" if encoding == "utf-8" else f"cannot be read, because Python's encoding here is {encoding}: set PYTHONUTF8=1"
+    problem = (
+        "is not UTF-8: write it in UTF-8"
+        if encoding == "utf-8"
+        else f"cannot be read, because Python's encoding here is {encoding}: set PYTHONUTF8=1"
+    )
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         require(value != "", f"--{field.name} is empty: give a value or leave it out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import jax
 MAX_BYTES = 2 * 2**30
 MIN_COMPILE_SECONDS = 0.3
 LOCK_SECONDS = 2
+SLACK_NS = 10**9  # by which the times of files may lag behind the clock
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CHECKED = ".attattr-jax-checked"  # its time: when all entries were looked at
@@ -55,34 +57,32 @@ def keep_programs(in_script: bool = False) -> None:
 def mend(folder: Path) -> None:
     """Make a cache usable again after a crash: delete programs that were cut short, complete the pairs of files.
 
-    Only entries that are newer than the last look are read.
+    Only entries written since the last look are read, so that a start costs no more than a list of the folder.
     """
+    start, stamp = time.time_ns(), folder / _CHECKED
     try:
+        checked = stamp.stat().st_mtime_ns if stamp.exists() else 0
+        stats = {program: program.stat() for program in folder.glob("*-cache")}
+        recent = [program for program, stat in stats.items() if stat.st_mtime_ns >= checked or not stat.st_size]
+        suspects = [program for program in recent if not _is_whole(program)]  # or being written: looked at again
         with filelock.FileLock(folder / ".lockfile", timeout=LOCK_SECONDS):  # JAX's own: nobody is writing
-            _mend(folder)
+            for program in suspects:
+                if program.exists() and not _is_whole(program):
+                    program.unlink()
+            programs, times = ({file.name[:-6]: file for file in folder.glob(f"*{kind}")} for kind in ("-cache", "-atime"))
+            for key in programs.keys() - times.keys():
+                (folder / f"{key}-atime").write_bytes(start.to_bytes(8, "little"))
+            for key in times.keys() - programs.keys():
+                times[key].unlink()
+            stamp.touch()
+            os.utime(stamp, ns=(start, start - SLACK_NS))
     except (OSError, NotImplementedError):  # busy, read-only, or without locks: JAX does as it can
         return
 
 
-def _mend(folder: Path) -> None:
-    stamp = folder / _CHECKED
-    checked = stamp.stat().st_mtime_ns if stamp.exists() else 0
-    stamp.touch()  # before the look: what is written meanwhile is looked at next time
-    programs, times = ({file.name.removesuffix(suffix): file for file in folder.glob(f"*{suffix}")} for suffix in ("-cache", "-atime"))
-    for key, program in programs.items():
-        stat = program.stat()
-        if (stat.st_mtime_ns >= checked or not stat.st_size) and not _is_whole(program.read_bytes()):
-            program.unlink()
-        elif key not in times:
-            (folder / f"{key}-atime").write_bytes(stat.st_mtime_ns.to_bytes(8, "little"))
-    for key, time in times.items():
-        if not (folder / f"{key}-cache").exists():
-            time.unlink()
-
-
-def _is_whole(entry: bytes) -> bool:
-    """Return whether an entry can be decompressed, as JAX does."""
-    decompress = zlib.decompress
+def _is_whole(program: Path) -> bool:
+    """Return whether a program can be decompressed, as JAX does."""
+    entry, decompress = program.read_bytes(), zlib.decompress
     if entry.startswith(_ZSTD_MAGIC):
         try:
             from compression.zstd import decompress

@@ -18,7 +18,7 @@ import jax
 
 from . import processes, sharding
 from .errors import InputError, require
-from .files import is_utf8, read_run, user_path, write_json
+from .files import read_run, user_path, write_json
 
 # How a run is started, not what it computes.
 RUN_OPTIONS = ("resume", "overwrite", "distributed", "coordinator_address", "num_processes", "process_id", "shard_params")
@@ -70,7 +70,6 @@ class OutputFolder:
         self.run_file = self.path / "run.json"
         self._option_name, self._has_lock = option_name, False
         self._start_time = time.perf_counter()
-        require(is_utf8(str(self.path.absolute())), f"{option_name} {self.path.absolute()} is not UTF-8: choose another folder")
         require(not (overwrite and resume), "--overwrite and --resume: choose one")
         require(self.path.is_dir() or not os.path.lexists(self.path), f"{option_name} {self.path} is a file, not a folder")
         if self.run_file.exists():

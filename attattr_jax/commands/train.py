@@ -17,7 +17,7 @@ from typing import Literal
 
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
-from ..files import user_path
+from ..files import is_utf8, user_path
 from ..output import OutputFolder
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
@@ -133,6 +133,8 @@ def _train(options: Options) -> None:
     )
     same_folder = user_path(options.model).resolve() == folder.path.resolve()
     require(not same_folder, f"--output_dir {folder.path} is the folder of --model, which would be lost: choose another")
+    path = folder.path.absolute()
+    require(is_utf8(str(path)), f"--output_dir {path} is not UTF-8, as Orbax needs it for checkpoints: choose another folder")
     if folder.is_finished():
         return
     model_names = pretrained.load_label_names(options.model)
