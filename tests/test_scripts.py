@@ -458,6 +458,8 @@ BAD_ATTRIBUTE = [
     ("--text a --checkpoint runs/missing", "run train.py first"),
     ("--text \u200b", "no token is left of"),
     ("--text a\udcffb", "--text number 1 is not UTF-8"),
+    ("--text a --output_dir {tmp}/a\udcffb", "is not UTF-8: write it in UTF-8"),
+    ("--checkpoint a\udcffb", "--checkpoint 'a\\udcffb' is not UTF-8: write it in UTF-8"),
     ("--text a --n_steps 0", "--n_steps: n_steps must be an integer of at least 1"),
     ("--text a --n_steps many", "--n_steps must be an integer or auto, not 'many'"),
     ("--text a --n_steps auto --tolerance 0", "tolerance must be a number between 0 and 1"),
@@ -539,6 +541,13 @@ def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trai
     assert last.startswith("error: ") and message in last
     assert list(tmp_path.iterdir()) == [inputs]
     assert {file: file.stat().st_mtime_ns for file in trained_folder.rglob("*")} == before
+
+
+def test_names_in_another_encoding_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")  # as under LC_ALL=C PYTHONUTF8=0
+    assert train.main(["--output_dir", os.fsencode("😀").decode("ascii", "surrogateescape")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --output_dir ") and line.endswith("Python's encoding here is ascii: set PYTHONUTF8=1")
 
 
 def test_empty_text_is_named(trained_folder, tmp_path, capsys):
@@ -662,7 +671,8 @@ def test_compiled_programs_are_kept_where_a_folder_can_be_made(tmp_path):
     (tmp_path / "file").touch()
     for cache, expected in ((tmp_path / "cache", str(tmp_path / "cache" / "attattr-jax")), (tmp_path / "file", "None")):
         environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):
+            environment.pop(name, None)
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
 
