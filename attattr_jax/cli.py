@@ -16,7 +16,7 @@ import jax
 
 from . import compilation_cache, data, output, processes, sharding
 from .errors import InputError, require
-from .files import is_utf8
+from .files import is_full_disk, is_utf8
 from .integration import quadrature
 from .tokens import printable
 
@@ -189,6 +189,10 @@ def run(main: Callable[[], None]) -> int:
         if error.errno is None:
             raise
         return _complain(f"{error.filename or 'output'}: {error.strerror}", 2)
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        return _complain(f"output: {error}", 2)  # as the tokenizer library says it
     return 0
 
 

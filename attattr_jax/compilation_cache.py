@@ -18,6 +18,7 @@ import jax
 MAX_BYTES = 2 * 2**30
 MIN_COMPILE_SECONDS = 0.3
 LOCK_SECONDS = 2
+LOOK_NS = 2 * 10**9
 SLACK_NS = 10**9  # by which the times of files may lag behind the clock
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -57,14 +58,20 @@ def keep_programs(in_script: bool = False) -> None:
 def mend(folder: Path) -> None:
     """Make a cache usable again after a crash: delete programs that were cut short, complete the pairs of files.
 
-    Only entries written since the last look are read, so that a start costs no more than a list of the folder.
+    Only entries written since the last look are read, oldest first and for `LOOK_NS` at most: the next start goes on from there.
     """
     start, stamp = time.time_ns(), folder / _CHECKED
     try:
         checked = stamp.stat().st_mtime_ns if stamp.exists() else 0
         stats = {program: program.stat() for program in folder.glob("*-cache")}
         recent = [program for program, stat in stats.items() if stat.st_mtime_ns >= checked or not stat.st_size]
-        suspects = [program for program in recent if not _is_whole(program)]  # or being written: looked at again
+        looked_until, suspects = start - SLACK_NS, []
+        for program in sorted(recent, key=lambda program: stats[program].st_mtime_ns):
+            if time.time_ns() > start + LOOK_NS:
+                looked_until = min(looked_until, stats[program].st_mtime_ns)
+                break
+            if not _is_whole(program):  # or it is being written: looked at again
+                suspects.append(program)
         with filelock.FileLock(folder / ".lockfile", timeout=LOCK_SECONDS):  # JAX's own: nobody is writing
             for program in suspects:
                 if program.exists() and not _is_whole(program):
@@ -75,7 +82,7 @@ def mend(folder: Path) -> None:
             for key in times.keys() - programs.keys():
                 times[key].unlink()
             stamp.touch()
-            os.utime(stamp, ns=(start, start - SLACK_NS))
+            os.utime(stamp, ns=(start, looked_until))
     except (OSError, NotImplementedError):  # busy, read-only, or without locks: JAX does as it can
         return
 

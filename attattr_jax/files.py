@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on file sizes as well
 
 
 def is_utf8(text: str) -> bool:
@@ -33,6 +36,11 @@ def _created(file: Path) -> int:
 def _no_link(name: str, flags: int) -> int:
     """Open a file, but none that a link leads to; for the `opener` of `open`."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Return whether an error says that there is no space; libraries wrap what the system says, in types of their own."""
+    return any(os.strerror(number) in str(error) for number in _FULL_DISK)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,10 @@ from (seed, epoch). A run that is resumed is therefore the run that was not inte
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +28,7 @@ from .bert import Array, BertClassifier, model_inputs
 from .data import Encoded, shuffled_batches
 from .errors import InputError, root_cause
 from .evaluation import TASK_METRICS, metrics, predict
-from .files import read_json, write_file
+from .files import is_full_disk, read_json, write_file
 from .pretrained import Classifier
 from .processes import Terminated, check_interrupted, preemption
 
@@ -50,7 +48,6 @@ class TrainingOptions:
 
 
 MAX_GRAD_NORM = 1.0
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on file sizes as well
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -105,14 +102,9 @@ def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, 
     return train_step
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Return whether an error says that there is no space, as the system does or as Orbax wraps it, in various types."""
-    return error is not None and any(os.strerror(number) in str(error) for number in _FULL_DISK)
-
-
 def _tells_more_than_full_disk(record: logging.LogRecord) -> bool:
     """Return whether to log: not what `Trainer.run` says in one line."""
-    return not _is_full_disk(record.exc_info[1] if record.exc_info else None)
+    return not (record.exc_info and is_full_disk(record.exc_info[1]))
 
 
 class Trainer:
@@ -206,7 +198,7 @@ class Trainer:
         try:
             return self._run(on_step)
         except Exception as error:
-            if _is_full_disk(error):
+            if is_full_disk(error):
                 raise InputError(f"{self._checkpoints}: no space left; make some, then --resume") from None
             raise
 

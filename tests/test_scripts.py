@@ -15,7 +15,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import costs, data, importance, parts
+from attattr_jax import cli, costs, data, importance, parts
 from attattr_jax.commands import attribute, correlate, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -632,6 +632,14 @@ def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
     command = words("--checkpoint {c} --n_steps 2 --text good --output_dir {o}", c=trained_folder, o=tmp_path / "out")
     assert attribute.main(command) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")
+
+
+def test_full_disk_in_the_words_of_a_library_is_one_line(capsys):
+    def no_space():
+        raise Exception("No space left on device (os error 28)")
+
+    assert cli.run(no_space) == 2
+    assert capsys.readouterr().err == "error: output: No space left on device (os error 28)\n"
 
 
 def test_what_fails_while_drawing_leaves_the_explanations(trained_folder, tmp_path, capsys, monkeypatch):
