@@ -2,7 +2,7 @@
 
 import sys
 
-from attattr_jax.commands.attribute import main
+import attattr_jax_start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(attattr_jax_start.attribute())

@@ -14,16 +14,14 @@ from typing import Any
 
 import jax
 
-from . import data, output, processes, sharding
+from . import compilation_cache, data, output, processes, sharding
 from .errors import InputError, require
+from .files import is_full_disk, is_utf8
 from .integration import quadrature
 from .labels import assumption, class_indices
 from .tokens import printable
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
-
-
-CACHE_BYTES = 2 * 2**30
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -110,8 +108,19 @@ def parse(
         with contextlib.suppress(argparse.ArgumentError):
             parser.set_defaults(**dataset_defaults.get(first.parse_known_args(argv)[0].dataset, {}))
     options = options_type(**vars(parser.parse_args(argv)))
+    encoding = sys.getfilesystemencoding()
+    problem = (
+        "is not UTF-8: write it in UTF-8"
+        if encoding == "utf-8"
+        else f"cannot be read, because Python's encoding here is {encoding}: set PYTHONUTF8=1"
+    )
     for field in dataclasses.fields(options):
-        require(getattr(options, field.name) != "", f"--{field.name} is empty: give a value or leave it out")
+        value = getattr(options, field.name)
+        require(value != "", f"--{field.name} is empty: give a value or leave it out")
+        for number, text in enumerate(value if isinstance(value, list) else [value], 1):
+            which = f" number {number}" if isinstance(value, list) else f" {value!r}"
+            # What reads tokenizers and writes checkpoints takes no other names.
+            require(not isinstance(text, str) or is_utf8(text), f"--{field.name}{which} {problem}")
     require(0 <= options.seed < 2**32, f"--seed must be from 0 to 4294967295, not {options.seed}")
     return options
 
@@ -158,15 +167,23 @@ def script(
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a script's work and return its exit status, with one line: 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Run a script's work and return its exit status, with one line: 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM.
+
+    Signal handlers are those of before when it returns.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows its escape
             stream.reconfigure(errors="backslashreplace")
     try:
-        _use_compilation_cache()
-        main()
-        if sys.stdout is not None:  # None: closed by the caller
-            sys.stdout.flush()
+        with processes.signals_handled():
+            try:
+                compilation_cache.keep_programs(in_script=True)
+                main()
+                if sys.stdout is not None:  # None: closed by the caller
+                    sys.stdout.flush()
+            except Exception:  # what a library makes of the signal that interrupted it
+                processes.check_interrupted()
+                raise
     except InputError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt as interrupt:
@@ -180,24 +197,11 @@ def run(main: Callable[[], None]) -> int:
         if error.errno is None:
             raise
         return _complain(f"{error.filename or 'output'}: {error.strerror}", 2)
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        return _complain(f"output: {error}", 2)  # as the tokenizer library says it
     return 0
-
-
-def _use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless the environment says where, or JAX_ENABLE_COMPILATION_CACHE=false."""
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "attattr-jax")
-    if not os.path.isabs(folder):  # no home folder
-        return
-    try:  # where nothing can be written, JAX would warn at every program
-        os.makedirs(folder, exist_ok=True)
-    except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
 def _complain(message: str, status: int) -> int:
@@ -211,10 +215,15 @@ def progress(total: int, unit: str, description: str) -> Iterator[Any]:
     """Show a progress bar on stderr for work over a second, with rate and time left; every ten seconds where that is a file."""
     from tqdm import tqdm
 
+    class Bar(tqdm):
+        def update(self, n=1):
+            processes.check_interrupted()
+            return super().update(n)
+
     interval = 0.2 if sys.stderr.isatty() else 10
     with contextlib.ExitStack() as stack:
         file = sys.stderr if sharding.is_main() else stack.enter_context(open(os.devnull, "w"))
-        bar = stack.enter_context(tqdm(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=file))
+        bar = stack.enter_context(Bar(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=file))
         stack.enter_context(_compiling_shown(bar))
         yield bar
 

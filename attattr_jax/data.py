@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from . import sharding
+from . import processes, sharding
 from .config import BertConfig
 from .errors import InputError, root_cause
 from .files import json_digest, user_path
@@ -602,6 +602,7 @@ def inference_batches(
         batches = (members[start : start + rows] for start in range(0, len(members), rows))
         planned += [(batch, rows) for batch in batches if not all(int(index) in done for index in batch)]
     for batch, rows in planned if mesh is None else sharding.share_of(planned, mesh):
+        processes.check_interrupted()
         yield encoded.batch(batch, rows, config.pad_token_id, limit)
 
 

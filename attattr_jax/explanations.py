@@ -20,6 +20,7 @@ import numpy as np
 from . import engine, sharding
 from .attribution import AttentionAttributions, attribute_attention, attribute_tokens
 from .bert import model_inputs
+from .compilation_cache import keep_programs
 from .data import Encoded, Split, encode, inference_batches
 from .errors import InputError
 from .heads import top_heads
@@ -230,6 +231,7 @@ def explain_texts(
     for name, values in (("text_pairs", text_pairs), ("labels", labels)):
         if values is not None and (isinstance(values, str) or len(values) != len(texts)):
             raise InputError(f"{name} must be a list with an entry for each of the {len(texts)} texts")
+    keep_programs()
     options = dataclasses.replace(options or AttributionOptions(), **changes)
     pairs = None if text_pairs is None else list(text_pairs)
     split = Split("texts", "texts", list(texts), pairs, None if labels is None else parse_labels(list(labels)))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on file sizes as well
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether text can be written: a name in bytes that are not of the system's encoding cannot."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def user_path(name: str | os.PathLike) -> Path:
@@ -19,12 +27,28 @@ def user_path(name: str | os.PathLike) -> Path:
         return Path(name)
 
 
+def _created(file: Path) -> int:
+    """Return the descriptor of a new file, in the place of whatever was there: a link there must not lead to another file."""
+    file.unlink(missing_ok=True)
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+
+
+def _no_link(name: str, flags: int) -> int:
+    """Open a file, but none that a link leads to; for the `opener` of `open`."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Return whether an error says that there is no space; libraries wrap what the system says, in types of their own."""
+    return any(os.strerror(number) in str(error) for number in _FULL_DISK)
+
+
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """Open a file beside the place of `file`, and move it there at the end; a failure leaves what was there before, and nothing else."""
     staging = file.with_name(f".{file.name}.part")
     try:
-        with open(staging, "wb") as written:
+        with open(_created(staging), "wb") as written:
             yield written
             written.flush()
             os.fsync(written.fileno())  # else a machine that goes down may leave the name without the contents
@@ -61,8 +85,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file, indented, as UTF-8."""
-    write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    """Write a JSON file, indented, as UTF-8; what of a file name is none, as an escape."""
+    written = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_file(file, written.encode(errors="backslashreplace"))  # only of lone surrogates, whose escapes are JSON's
 
 
 def json_digest(content: Any) -> str:
@@ -88,7 +113,7 @@ class Journal:
             except (ValueError, TypeError, RecursionError):
                 self.damaged += [number] if line.strip() else []
         if lines and lines[-1] and self._is_written:  # cut short: the next line must not go on with it
-            with open(file, "ab") as journal:
+            with open(file, "ab", opener=_no_link) as journal:
                 journal.write(b"\n")
 
     @staticmethod
@@ -108,7 +133,7 @@ class Journal:
         """Keep a result."""
         self.known[name] = value
         if self._is_written:
-            with open(self._file, "a", encoding="utf-8") as journal:
+            with open(self._file, "a", encoding="utf-8", opener=_no_link) as journal:
                 journal.write(self.line(name, value))
                 journal.flush()
                 os.fsync(journal.fileno())

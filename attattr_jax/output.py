@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import jax
 
-from . import sharding
+from . import processes, sharding
 from .errors import InputError, require
 from .files import read_run, user_path, write_json
 
@@ -147,6 +147,7 @@ class OutputFolder:
         """Keep other runs out until this process ends, however it ends."""
         if self._has_lock or not sharding.is_main():
             return
+        require(not (self.path / ".lock").is_symlink(), f"{self.path / '.lock'} is a link, which cannot be a lock: delete it")
         lock = filelock.FileLock(self.path / ".lock", timeout=0, fallback_to_soft=False)  # a file as a lock would outlive its process
         try:
             lock.acquire()
@@ -223,6 +224,7 @@ class OutputFolder:
 
     def finish(self, **results: Any) -> None:
         """Write results and the wall time of this process into `run.json`."""
+        processes.check_interrupted()
         self.record |= {**results, "wall_seconds": round(time.perf_counter() - self._start_time, 3), "finished": True}
         if sharding.is_main():
             write_json(self.run_file, self.record)

@@ -24,6 +24,7 @@ import safetensors
 import safetensors.numpy
 
 from .bert import init_params, param_shapes
+from .compilation_cache import keep_programs
 from .config import BertConfig, num_labels_of, unusable_problem_type
 from .errors import InputError, require, root_cause
 from .files import read_json, user_path, write_file, write_json
@@ -272,6 +273,7 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
       InputError: not found, not reachable, not a BERT, not a text classifier (without `num_labels`), damaged, or its tensors do not match
         its configuration.
     """
+    keep_programs()
     folder = _find(str(name))
     config, id2label, foreign_head = _read_config(folder, str(name))
     if foreign_head is not None and num_labels is None:

@@ -1,7 +1,10 @@
-"""The processes of a run: how several find one another, and what SIGTERM does.
+"""The processes of a run: how several find one another, and what Ctrl-C and SIGTERM do.
 
 A scheduler that wants its machine back sends SIGTERM and some seconds later SIGKILL. Where there is something to save, a script works
 within `preemption`, and is told; anywhere else SIGTERM ends it at once with one line, which loses nothing.
+
+The signal handlers raise. Python discards what is raised within callbacks of the garbage collector and of weak references and within
+`__del__`, and JAX has such callbacks; so the handlers also note the signal, and `check_interrupted` raises again what was discarded.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -23,8 +27,58 @@ SIGTERM_STATUS = 128 + signal.SIGTERM
 LEAVING_SECONDS = 5  # for the others to save, and to say what is wrong
 
 
+_signal: int | None = None  # that came to this run and ends it, whatever has become of the exception
+
+
 class Terminated(BaseException):
     """SIGTERM came. Says what was saved."""
+
+
+@contextlib.contextmanager
+def signals_handled() -> Iterator[None]:
+    """Within, Ctrl-C raises KeyboardInterrupt and SIGTERM `Terminated`, and both are noted; the handlers before are put back at the end.
+
+    Outside the main thread, where Python sets no handlers, this does nothing.
+    """
+    global _signal
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _signal, unraisable = None, sys.unraisablehook
+
+    def quiet(discarded: Any) -> None:
+        if not isinstance(discarded.exc_value, KeyboardInterrupt | Terminated):  # `check_interrupted` raises these again
+            unraisable(discarded)
+
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores it
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = quiet
+    try:
+        yield
+    finally:
+        sys.unraisablehook = unraisable
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _signal = None
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    global _signal
+    _signal = number
+    check_interrupted()
+
+
+def check_interrupted() -> None:
+    """Raise what a signal handler has raised and something has discarded; every batch and every step of a progress bar comes by here.
+
+    Raises:
+      KeyboardInterrupt, Terminated: that signal came within `signals_handled`.
+    """
+    if _signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    if _signal == signal.SIGTERM:
+        raise Terminated("terminated by SIGTERM: the same command with --resume goes on")
 
 
 def initialize(
@@ -44,7 +98,6 @@ def initialize(
     Raises:
       InputError: only some are given, one is out of range, or no cluster is found.
     """
-    _handle_sigterm(_terminate)
     given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given) and not distributed:
@@ -70,7 +123,7 @@ def initialize(
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - results are printed once
     if not together or jax.process_count() == 1:
-        _handle_sigterm(_terminate)  # JAX has put its own in place
+        _handle_sigterm(_interrupt)  # JAX has put its own in place
 
 
 def leave(status: int) -> int:
@@ -90,10 +143,6 @@ def _handle_sigterm(handler: Callable) -> Callable | int | None:
     return signal.signal(signal.SIGTERM, handler)
 
 
-def _terminate(*_) -> None:
-    raise Terminated("terminated by SIGTERM: the same command with --resume goes on")
-
-
 @contextlib.contextmanager
 def preemption(together: bool) -> Iterator[Callable[[int], bool]]:
     """Within, SIGTERM ends nothing by itself; yields step -> whether to save and stop after that step.
@@ -104,10 +153,13 @@ def preemption(together: bool) -> Iterator[Callable[[int], bool]]:
     if together and jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
-    came = threading.Event()
+    came, is_done = threading.Event(), False
     previous = _handle_sigterm(lambda *_: came.set())
     try:
         yield lambda step: came.is_set()
+        is_done = True
     finally:
         if previous is not None:
             _handle_sigterm(previous)
+            if came.is_set() and is_done:  # after the last step that asked
+                signal.raise_signal(signal.SIGTERM)

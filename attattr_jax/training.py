@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import math
 import sys
 import time
@@ -27,9 +28,9 @@ from .bert import Array, BertClassifier, model_inputs
 from .data import Encoded, shuffled_batches
 from .errors import InputError, root_cause
 from .evaluation import TASK_METRICS, metrics, predict
-from .files import read_json, write_file
+from .files import is_full_disk, read_json, write_file
 from .pretrained import Classifier
-from .processes import Terminated, preemption
+from .processes import Terminated, check_interrupted, preemption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,11 @@ def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, 
     return train_step
 
 
+def _tells_more_than_full_disk(record: logging.LogRecord) -> bool:
+    """Return whether to log: not what `Trainer.run` says in one line."""
+    return not (record.exc_info and is_full_disk(record.exc_info[1]))
+
+
 class Trainer:
     """Fine-tunes one classifier on one training split, writing `metrics.jsonl` and `checkpoints/` into a folder."""
 
@@ -156,6 +162,7 @@ class Trainer:
             for position, indices in enumerate(order):
                 step = epoch * self.steps_per_epoch + position
                 if step >= first_step:
+                    check_interrupted()
                     batch = self.train.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
                     arrays = (model_inputs(batch.inputs), batch.labels, batch.weights)
                     yield step, indices, sharding.shard_rows(arrays, self.mesh)
@@ -189,10 +196,12 @@ class Trainer:
           InputError: the loss is not finite any more.
           Terminated: SIGTERM came; the state has been saved.
         """
+        for name in ("absl", "asyncio"):  # Orbax saves in other threads, each of which logs the traceback, some when all is over
+            logging.getLogger(name).addFilter(_tells_more_than_full_disk)
         try:
             return self._run(on_step)
-        except ValueError as error:
-            if "No space left" in str(error):  # Orbax wraps what the file system says
+        except Exception as error:
+            if is_full_disk(error):
                 raise InputError(f"{self._checkpoints}: no space left; make some, then --resume") from None
             raise
 

@@ -297,7 +297,7 @@ def test_unknown_prefix_is_named(copy):
         aa.load_classifier(copy)
 
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [unused1] <S> URL the film caf ##e".split()
+VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] [unused1] <S> URL the film caf ##e".split()
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [unused1] <S> URL the film caf ##e".spli
     ],
 )
 def test_letter_case_of_a_vocabulary_without_more(copy, more, tokenizer_config, expected):
-    (copy / "vocab.txt").write_text("\n".join([*WORDS, *more]) + "\n", encoding="utf-8")
+    (copy / "vocab.txt").write_text("\n".join([*VOCABULARY, *more]) + "\n", encoding="utf-8")
     if tokenizer_config is not None:
         (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     loaded = aa.load_classifier(copy)
@@ -321,7 +321,7 @@ def test_letter_case_of_a_vocabulary_without_more(copy, more, tokenizer_config, 
 
 def test_package_that_a_tokenizer_needs_is_named(copy, monkeypatch):
     monkeypatch.setitem(sys.modules, "fugashi", None)
-    (copy / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (copy / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     fields = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
     (copy / "tokenizer_config.json").write_text(json.dumps(fields))
     with pytest.raises(aa.InputError, match="the tokenizer in .* cannot be loaded: .*install fugashi") as error:

@@ -1,5 +1,7 @@
 """Many devices, many processes, and runs that end too early: the numbers are always the same."""
 
+import configparser
+import importlib
 import json
 import os
 import re
@@ -17,11 +19,12 @@ from conftest import read_jsonl
 from jobs import joining
 
 import attattr_jax as aa
-from attattr_jax import explanations, files, output, processes, training
+from attattr_jax import cli, explanations, files, output, processes, training
 from attattr_jax.commands import attribute, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
+ROOT = Path(__file__).parent.parent
 TRAIN = "--num_train_epochs 2 --train_batch_size 8 --learning_rate 5e-3 --logging_steps 1 --save_steps 4 --max_seq_length 16"
 COMMANDS = {
     "train": "--model {tiny} --dataset {data} --output_dir {out}/model " + TRAIN,
@@ -202,6 +205,96 @@ def test_one_process_is_preempted_and_all_save(commands, one_device, tmp_path):
     np.testing.assert_allclose(*losses, atol=1e-5)
 
 
+class Discarding:
+    """Gets a signal where Python discards what its handler raises."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize(
+    ("script", "owner", "function", "number", "said"),
+    [
+        (
+            train,
+            training.MetricsLog,
+            "write",
+            signal.SIGINT,
+            "interrupted: the same command with --resume goes on from the last checkpoint",
+        ),
+        (attribute, explanations.Explanation, "__init__", signal.SIGINT, "interrupted: what was computed is saved, --resume goes on"),
+        (prune, files.Journal, "put", signal.SIGTERM, "terminated by SIGTERM: the same command with --resume goes on"),
+    ],
+    ids=["train", "attribute", "prune"],
+)
+def test_a_signal_is_not_lost_where_exceptions_are(
+    commands, one_device, tmp_path, capsys, monkeypatch, script, owner, function, number, said
+):
+    arguments = dict(commands(tmp_path))[script.__name__.rsplit(".", 1)[1]]
+    real, calls = getattr(owner, function), []
+
+    def discarding(*given, **more):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            Discarding(number)
+        return real(*given, **more)
+
+    monkeypatch.setattr(owner, function, discarding)
+    handlers = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert script.main(arguments) == 128 + number
+        assert all(signal.getsignal(each) is signal.default_int_handler for each in handlers), "those of the caller"
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"error: {said}") and not any("Exception ignored" in line for line in lines)
+    assert len(calls) <= 3, "the next step or batch ends the run"
+
+
+def test_an_exception_made_of_an_interruption_is_one(capsys):
+    def convert():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except processes.Terminated:
+            raise ImportError("failed to import") from None  # as native modules do
+
+    assert cli.run(convert) == 143
+    assert capsys.readouterr().err == "error: terminated by SIGTERM: the same command with --resume goes on\n"
+
+
+def test_sigterm_after_the_last_step_is_not_lost():
+    def work():
+        with processes.preemption(together=False):
+            signal.raise_signal(signal.SIGTERM)
+
+    assert cli.run(work) == 143
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated by SIGTERM")])
+def test_signals_during_imports_are_one_line(tmp_path, number, said):
+    (tmp_path / "jax.py").write_text(f"import signal, time\nsignal.raise_signal({int(number)})\ntime.sleep(60)\n")
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_path('train.py', run_name='__main__')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, f"error: {said}\n")
+
+
+def test_installed_commands_exist():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    listed = dict(line.split(" = ") for line in parser["options.entry_points"]["console_scripts"].split("\n") if line)
+    assert listed.keys() == {"attattr-train", "attattr-attribute", "attattr-prune", "attattr-correlate"}
+    for place in listed.values():
+        module, name = place.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
 # ---- What else can happen --------------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +309,24 @@ def test_a_second_run_on_one_folder_is_refused(commands, trained_folder, tmp_pat
             assert "another run is writing into --output_dir" in capsys.readouterr().err
         assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before | {folder / ".lock": mock.ANY}
     assert attribute.main([*arguments, "--overwrite"]) == 0
+
+
+def test_a_link_is_no_lock(commands, tmp_path, capsys):
+    arguments = commands(tmp_path)[1][1]
+    (tmp_path / "attribution").mkdir()
+    (tmp_path / "attribution" / ".lock").symlink_to(tmp_path / "mine")
+    assert attribute.main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(".lock is a link, which cannot be a lock: delete it")
+    assert [file.name for file in (tmp_path / "attribution").iterdir()] == [".lock"] and not (tmp_path / "mine").exists()
+
+
+def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):
+    # A limit on the size of files stands for the disk: tests cannot make one.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+    ((status, _, error),) = ended([start(commands(tmp_path)[:1], program=limit + PROGRAM)])
+    assert (tmp_path / "model" / "metrics.jsonl").exists(), "it had begun"
+    lines = [line for line in re.split(r"[\r\n]+", error) if line.strip() and " examples" not in line]
+    assert (status, lines) == (2, [f"error: {tmp_path / 'model' / 'checkpoints'}: no space left; make some, then --resume"])
 
 
 def test_what_another_run_wrote_meanwhile_is_not_deleted(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import costs, data, importance, parts
+from attattr_jax import cli, costs, data, importance, parts
 from attattr_jax.commands import attribute, correlate, prune, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -606,6 +606,8 @@ BAD_ATTRIBUTE = [
     ("--text a --checkpoint runs/missing", "run train.py first"),
     ("--text \u200b", "no token is left of"),
     ("--text a\udcffb", "--text number 1 is not UTF-8"),
+    ("--text a --output_dir {tmp}/a\udcffb", "is not UTF-8: write it in UTF-8"),
+    ("--checkpoint a\udcffb", "--checkpoint 'a\\udcffb' is not UTF-8: write it in UTF-8"),
     ("--text a --n_steps 0", "--n_steps: n_steps must be an integer of at least 1"),
     ("--text a --n_steps many", "--n_steps must be an integer or auto, not 'many'"),
     ("--text a --n_steps auto --tolerance 0", "tolerance must be a number between 0 and 1"),
@@ -687,6 +689,13 @@ def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trai
     assert last.startswith("error: ") and message in last
     assert list(tmp_path.iterdir()) == [inputs]
     assert {file: file.stat().st_mtime_ns for file in trained_folder.rglob("*")} == before
+
+
+def test_names_in_another_encoding_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")  # as under LC_ALL=C PYTHONUTF8=0
+    assert train.main(["--output_dir", os.fsencode("😀").decode("ascii", "surrogateescape")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --output_dir ") and line.endswith("Python's encoding here is ascii: set PYTHONUTF8=1")
 
 
 def test_empty_text_is_named(trained_folder, tmp_path, capsys):
@@ -806,6 +815,14 @@ def test_full_disk_is_one_line(trained_folder, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard: No space left on device")
 
 
+def test_full_disk_in_the_words_of_a_library_is_one_line(capsys):
+    def no_space():
+        raise Exception("No space left on device (os error 28)")
+
+    assert cli.run(no_space) == 2
+    assert capsys.readouterr().err == "error: output: No space left on device (os error 28)\n"
+
+
 def test_what_fails_while_drawing_leaves_the_explanations(trained_folder, tmp_path, capsys, monkeypatch):
     def no_space(*arguments, **more):
         raise OSError(28, "No space left on device", str(tmp_path / "out" / "report.html"))
@@ -843,7 +860,8 @@ def test_compiled_programs_are_kept_where_a_folder_can_be_made(tmp_path):
     (tmp_path / "file").touch()
     for cache, expected in ((tmp_path / "cache", str(tmp_path / "cache" / "attattr-jax")), (tmp_path / "file", "None")):
         environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):
+            environment.pop(name, None)
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
 

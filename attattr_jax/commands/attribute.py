@@ -323,7 +323,6 @@ def _check_ranges(options: Options) -> None:
     for name in ("text", "text_pair"):
         for number, text in enumerate(getattr(options, name), 1):
             require(bool(text.strip()), f"--{name} number {number} is empty")
-            require(not any("\ud800" <= char <= "\udfff" for char in text), f"--{name} number {number} is not UTF-8")
 
 
 def _load_texts(options: Options) -> data.Split:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
-from ..files import user_path
+from ..files import is_utf8, user_path
 from ..labels import label_names
 from ..output import OutputFolder
 
@@ -135,6 +135,8 @@ def _train(options: Options) -> None:
     )
     same_folder = user_path(options.model).resolve() == folder.path.resolve()
     require(not same_folder, f"--output_dir {folder.path} is the folder of --model, which would be lost: choose another")
+    path = folder.path.absolute()
+    require(is_utf8(str(path)), f"--output_dir {path} is not UTF-8, as Orbax needs it for checkpoints: choose another folder")
     model_names = pretrained.load_label_names(options.model)
     train = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
     splits = _evaluation_splits(options)
