@@ -131,7 +131,7 @@ def attribute_attention(
       batch: `input_ids`, `attention_mask`, `token_type_ids`: int [B, T], as for `forward`.
       config: the model's geometry (static).
       target: "predicted", a class index, or int [B] (pass the labels to explain the gold class). In a JAX array, a class that the model
-        does not have gives NaN.
+        does not have gives NaN, as do ids and segments in the batch.
       n_steps: M, the number of integration steps; "auto": for each layer of each example as many as `tolerance` needs (`method` does
         not count then).
       method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does not count then). Rules of as many nodes
