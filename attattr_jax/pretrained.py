@@ -259,6 +259,8 @@ def checked_texts(texts: Sequence[str], text_pairs: Sequence[str] | None = None)
                 raise InputError(f"every text must be a string: {name}[{index}] is {text!r:.80}")
             if not text.strip():
                 raise InputError(f"{name}[{index}]: no token is left of {text!r:.80}; give a text")
+            if any("\ud800" <= char <= "\udfff" for char in text):  # the tokenizers do not take them
+                raise InputError(f"{name}[{index}] is not UTF-8: {text!r:.80}")
     return list(map(str, texts)), None if text_pairs is None else list(map(str, text_pairs))
 
 

@@ -114,6 +114,7 @@ def test_texts_may_be_arrays(tiny):
     [
         ((["good", " "],), r"texts\[1\]: no token is left of ' '"),
         ((["good", "\0"],), r"texts\[1\]: no token is left of"),
+        ((["good \ud800"],), r"texts\[0\] is not UTF-8"),
         ((["good", "bad"], ["film", ""]), r"text_pairs\[1\]: no token is left of ''"),
         ((["good"], ["film", "plot"]), "text_pairs must be a list with an entry for each of the 1 texts"),
         ((["good"], "f"), "text_pairs must be a list"),
