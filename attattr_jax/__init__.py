@@ -18,7 +18,7 @@ from .bert import forward, init_params
 from .config import BertConfig
 from .errors import InputError
 from .explanations import AttributionOptions, explain_texts
-from .heads import head_importance, keep_top_heads, prune_lowest_heads
+from .heads import head_importance, keep_top_heads, present_heads, prune_lowest_heads
 from .integration import quadrature
 from .pretrained import Classifier, load_classifier, save_classifier
 from .pruning import remove_heads
@@ -45,6 +45,7 @@ __all__ = [
     "keep_top_heads",
     "load_attributions",
     "load_classifier",
+    "present_heads",
     "prune_lowest_heads",
     "quadrature",
     "remove_heads",

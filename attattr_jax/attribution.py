@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import adaptive, engine
-from .bert import Batch, HeadMask, Params, complete_batch, forward, split_head_mask
+from .bert import Batch, HeadMask, Params, checked_tokens, complete_batch, forward, split_head_mask
 from .config import BertConfig
 from .engine import OBJECTIVES, PATHS
-from .errors import InputError
-from .integration import checked_rule, quadrature
+from .errors import InputError, as_index, root_cause
+from .integration import METHODS, checked_rule, quadrature
 
 Array = jax.Array
 
@@ -77,8 +77,8 @@ def check_adaptive(tolerance: float, max_steps: int) -> tuple[int, ...]:
     """Return the numbers of nodes of the levels to try, or raise an InputError."""
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.floating)) or not 0 < tolerance < 1:
         raise InputError(f"tolerance must be a number between 0 and 1, not {tolerance!r}")
-    is_integer = isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool)
-    sizes = adaptive.levels_within(max_steps) if is_integer else ()
+    most = as_index(max_steps)
+    sizes = () if most is None else adaptive.levels_within(most)
     if len(sizes) <= adaptive.FIRST_LEVEL:
         raise InputError(f"max_steps must be an integer of at least 7, the nodes of the first level, not {max_steps!r}")
     return sizes
@@ -131,7 +131,7 @@ def attribute_attention(
       batch: `input_ids`, `attention_mask`, `token_type_ids`: int [B, T], as for `forward`.
       config: the model's geometry (static).
       target: "predicted", a class index, or int [B] (pass the labels to explain the gold class). In a JAX array, a class that the model
-        does not have gives NaN.
+        does not have gives NaN, as do ids and segments in the batch.
       n_steps: M, the number of integration steps; "auto": for each layer of each example as many as `tolerance` needs (`method` does
         not count then).
       method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does not count then). Rules of as many nodes
@@ -161,9 +161,7 @@ def attribute_attention(
         raise InputError(f"reduce {reduce!r} is unknown; choose None or 'head_max'")
     if path not in PATHS:
         raise InputError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
-    layers = tuple(range(config.num_hidden_layers)) if layers is None else tuple(layers)
-    if not layers or not all(layer in range(config.num_hidden_layers) for layer in layers):
-        raise InputError(f"layers must be some of 0 to {config.num_hidden_layers - 1}, not {list(layers)}")
+    layers = checked_layers(layers, config)
     ascending = tuple(sorted(set(layers)))
     shape = engine.rows_per_device(batch), np.shape(batch["input_ids"])[1]
     groups = engine.layer_groups(config, ascending, *shape, _checked_steps_at_once(step_batch_size))
@@ -180,12 +178,9 @@ def attribute_attention(
             kept_params, batch, target, traced_mask, layers=ascending, tolerance=tolerance, sizes=sizes, **static
         )
     else:
-        nodes, weights = quadrature(method, n_steps) if isinstance(method, str) else checked_rule(*method)
-        n_steps = len(nodes)
-        dtype = jnp.result_type(float)  # float64 under jax_enable_x64
-        rule = nodes.astype(dtype), weights[None].astype(dtype)
+        rule = _fixed_rule(method, n_steps)
         result = engine.attribute_fixed(kept_params, batch, target, rule, traced_mask, path=path, **static)
-        n_steps = np.full((np.shape(batch["input_ids"])[0], len(ascending)), n_steps, np.int32)
+        n_steps = np.full((np.shape(batch["input_ids"])[0], len(ascending)), len(rule[0]), np.int32)
     if kept_config != config:  # the engine knows nothing of the heads that are masked: their attribution is 0, their attention is not
         _, probs = forward(params, batch, config, head_mask=head_mask)
         stacked = jnp.stack([probs[layer] for layer in ascending], axis=1)
@@ -206,7 +201,7 @@ def attribute_tokens(
     config: BertConfig,
     target: str | int | Array = "predicted",
     n_steps: int | str = 20,
-    method: str = "gausslegendre",
+    method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
     head_mask: HeadMask | None = None,
     baseline_token_id: int | None = None,
@@ -220,7 +215,7 @@ def attribute_tokens(
     embedding (without that key, each example's first and last real token), as do positions, segments and padding.
 
     Args:
-      baseline_token_id: the token of the baseline, by default [PAD].
+      baseline_token_id: the token of the baseline, by default [PAD], `config.pad_token_id`.
       Others: as for `attribute_attention`.
 
     Returns:
@@ -233,8 +228,11 @@ def attribute_tokens(
     check_objective(objective, config)
     shape = np.shape(inputs["input_ids"])
     special = batch.get("special_tokens_mask")
-    if special is not None and np.shape(special) != shape:
-        raise InputError(f"special_tokens_mask has shape {np.shape(special)}, input_ids {shape}")
+    if special is not None:
+        special = checked_tokens("special_tokens_mask", special, 2, "1 for special tokens", shape)
+    baseline = config.pad_token_id if baseline_token_id is None else as_index(baseline_token_id)
+    if baseline not in range(config.vocab_size):
+        raise InputError(f"baseline_token_id must be an id from 0 to {config.vocab_size - 1}, not {baseline_token_id!r:.80}")
     steps_at_once = _checked_steps_at_once(step_batch_size)
     if steps_at_once is None:
         steps_at_once = engine.token_steps_at_once(config, engine.rows_per_device(inputs), shape[1])
@@ -243,17 +241,16 @@ def attribute_tokens(
     static = {
         "config": kept_config,
         "objective": objective,
-        "baseline_token_id": config.pad_token_id if baseline_token_id is None else baseline_token_id,
+        "baseline_token_id": baseline,
         "steps_at_once": steps_at_once,
     }
     if _is_adaptive(n_steps, config, (arrays, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         result, n_steps, converged = adaptive.attribute_tokens_adaptively(*arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static)
         return TokenAttributions(*result, n_steps, converged)
-    nodes, weights = quadrature(method, n_steps)
-    dtype = jnp.result_type(float)
-    result = engine.attribute_tokens_fixed(*arrays, (nodes.astype(dtype), weights[None].astype(dtype)), traced_mask, **static)
-    return TokenAttributions(*result, np.full(shape[:1], n_steps, np.int32))
+    rule = _fixed_rule(method, n_steps)
+    result = engine.attribute_tokens_fixed(*arrays, rule, traced_mask, **static)
+    return TokenAttributions(*result, np.full(shape[:1], len(rule[0]), np.int32))
 
 
 def sum_over_layers(attributions: Array) -> Array:
@@ -270,25 +267,59 @@ def sum_over_layers(attributions: Array) -> Array:
     return total / jnp.where(largest == 0, jnp.ones_like(largest), largest)
 
 
+def checked_layers(layers: Sequence[int] | None, config: BertConfig) -> tuple[int, ...]:
+    """Return the layers asked for, all if None, or raise an InputError."""
+    if layers is None:
+        return tuple(range(config.num_hidden_layers))
+    try:
+        indices = tuple(map(as_index, layers))
+    except TypeError:  # a single number
+        indices = ()
+    if not indices or not all(index in range(config.num_hidden_layers) for index in indices):
+        given = list(layers) if isinstance(layers, (tuple, range)) else layers
+        raise InputError(f"layers must be some of 0 to {config.num_hidden_layers - 1}, as a list, not {given!r:.80}")
+    return indices
+
+
+def _fixed_rule(method: str | tuple[Any, Any], n_steps: int) -> engine.Rule:
+    """Return nodes [M] and weights [1, M] of a method, or of a caller's own rule."""
+    if isinstance(method, str):
+        nodes, weights = quadrature(method, n_steps)
+    else:
+        try:
+            nodes, weights = method
+        except (TypeError, ValueError):
+            raise InputError(f"method must be one of {', '.join(METHODS)}, or (nodes, weights), not {method!r:.80}") from None
+        nodes, weights = checked_rule(nodes, weights)
+    dtype = jnp.result_type(float)  # float64 under jax_enable_x64
+    return nodes.astype(dtype), weights[None].astype(dtype)
+
+
 def _target_array(target: str | int | Array, batch_size: int, config: BertConfig) -> Array | None:
     """Return the target classes, int32 [B]; None stands for the predicted class."""
     if isinstance(target, str):
         if target != "predicted":
             raise InputError(f"target must be 'predicted', a class index or int [B], not {target!r}")
         return None
-    shape = np.shape(target)
-    if shape not in ((), (batch_size,)):
-        raise InputError(f"target must be a class index or int [B] = [{batch_size}], not of shape {list(shape)}")
-    if not jnp.issubdtype(jnp.asarray(target).dtype, jnp.integer):
-        raise InputError(f"target must be an integer, not {target!r}")
-    if not isinstance(target, jax.Array):  # looking into a device array would wait for it
-        values = np.asarray(target)
-        if values.size and not (values.min() >= 0 and values.max() < config.num_labels):
+    try:
+        values = target if isinstance(target, jax.Array) else np.asarray(target)
+    except Exception as error:  # whatever the library raises whose tensor it is
+        raise InputError(f"target cannot be read as an array: {root_cause(error):.200}") from None
+    if values.shape not in ((), (batch_size,)):
+        raise InputError(f"target must be a class index or int [B] = [{batch_size}], not of shape {list(values.shape)}")
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise InputError(f"target must be an integer, not {target!r:.80}")
+    if not isinstance(values, jax.Array):  # looking into a device array would wait for it
+        if not (values.min() >= 0 and values.max() < config.num_labels):
             raise InputError(f"target {values.tolist()} is out of range: the model has classes 0 to {config.num_labels - 1}")
+        target = values.astype(np.int32)
     return jnp.broadcast_to(jnp.asarray(target, jnp.int32), (batch_size,))
 
 
 def _checked_steps_at_once(size: int | None) -> int | None:
-    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
+    if size is None:
+        return None
+    index = as_index(size)
+    if index is None or index < 1:
         raise InputError(f"step_batch_size must be an integer of at least 1, not {size!r}")
-    return None if size is None else int(size)
+    return index

@@ -30,7 +30,7 @@ import numpy as np
 from flax import linen as nn
 
 from .config import BertConfig
-from .errors import InputError
+from .errors import InputError, as_index, root_cause
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -65,6 +65,12 @@ def _embed(size: int, config: BertConfig) -> nn.Embed:
         dtype=config.dtype,
         embedding_init=nn.initializers.normal(config.initializer_range),
     )
+
+
+def _look_up(table: nn.Embed, ids: Array) -> Array:
+    """Return rows [B, T, D] of an embedding, NaN for an id that it does not have: `nn.Embed` counts a negative one from the end."""
+    (embedding,) = table.promote_dtype(table.embedding, dtype=table.dtype, inexact=False)
+    return embedding.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _layer_norm(config: BertConfig) -> nn.LayerNorm:
@@ -150,12 +156,12 @@ class BertClassifier(nn.Module):
 
     def embed_words(self, input_ids: Array) -> Array:
         """Return the word embeddings [B, T, D]."""
-        return self.word_embeddings(input_ids)
+        return _look_up(self.word_embeddings, input_ids)
 
     def embed(self, words: Array, token_type_ids: Array, train: bool = False) -> Array:
         """Return the first layer's input [B, T, D] from word embeddings [B, T, D]."""
         positions = self.position_embeddings(jnp.arange(words.shape[1]))[None]
-        hidden = self.embeddings_norm(words + positions + self.token_type_embeddings(token_type_ids))
+        hidden = self.embeddings_norm(words + positions + _look_up(self.token_type_embeddings, token_type_ids))
         return self.hidden_dropout(hidden, deterministic=not train)
 
     def encode(
@@ -337,25 +343,77 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 
 def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
-    """Return the arrays that the model reads, all [B, T]; a missing mask means ones, missing segments zeros.
+    """Return the arrays that the model reads, all int [B, T]; a missing mask means ones, missing segments zeros.
+
+    Host arrays (NumPy, nested lists, tensors of other libraries on the CPU) are looked at, and become NumPy int32. JAX arrays are not,
+    since that would wait for them: there an id or a segment that the model does not have gives NaN for its example, and padding
+    without a mask, or on the left, gives another number.
 
     Raises:
-      InputError: `input_ids` is missing or not [B, T], a shape differs, or T exceeds the position embeddings.
+      InputError: `input_ids` is missing or not [B, T], a shape differs, T exceeds the position embeddings, or a host array has an id or
+        segment that the model does not have, a mask that is not of 0 and 1, or padding without a mask or on the left.
     """
-    if "input_ids" not in batch:
+    if batch.get("input_ids") is None:
         raise InputError(f"batch has no 'input_ids', only {sorted(batch)}")
-    input_ids = batch["input_ids"]
-    shape = np.shape(input_ids)
-    if len(shape) != 2:
-        raise InputError(f"input_ids must be [B, T], not of shape {shape}")
+    meaning = f"the model's vocab_size is {config.vocab_size}; is the tokenizer another model's?"
+    ids = checked_tokens("input_ids", batch["input_ids"], config.vocab_size, meaning)
+    shape = ids.shape
     if shape[1] > config.max_position_embeddings:
         raise InputError(f"{shape[1]} tokens are more than the model's max_position_embeddings, {config.max_position_embeddings}")
-    completed = {"input_ids": input_ids}
-    for name, default in (("attention_mask", np.ones), ("token_type_ids", np.zeros)):
-        completed[name] = batch[name] if name in batch else default(shape, np.int32)
-        if np.shape(completed[name]) != shape:
-            raise InputError(f"{name} has shape {np.shape(completed[name])}, input_ids {shape}")
+    completed = {"input_ids": ids, "attention_mask": np.ones(shape, np.int32), "token_type_ids": np.zeros(shape, np.int32)}
+    for name, size, meaning in (
+        ("attention_mask", 2, "1 for real tokens, 0 for padding"),
+        ("token_type_ids", config.type_vocab_size, f"the model's type_vocab_size is {config.type_vocab_size}"),
+    ):
+        if batch.get(name) is not None:
+            completed[name] = checked_tokens(name, batch[name], size, meaning, shape)
+    mask = completed["attention_mask"]
+    if batch.get("attention_mask") is None:
+        padding = [] if isinstance(ids, jax.Array) else np.argwhere(ids == config.pad_token_id)
+        if len(padding):
+            where = ", ".join(map(str, padding[0]))
+            raise InputError(f"input_ids[{where}] is padding (pad_token_id {config.pad_token_id}): pass attention_mask, 0 there")
+    elif not isinstance(mask, jax.Array):
+        on_the_left = np.flatnonzero((mask[:, 0] == 0) & mask.any(axis=1))
+        if on_the_left.size:
+            raise InputError(
+                f"attention_mask[{on_the_left[0]}, 0] is 0: the model reads [CLS] there; pad on the right (padding_side='right')"
+            )
     return completed
+
+
+def checked_tokens(name: str, values: Any, size: int, meaning: str, shape: tuple[int, ...] | None = None) -> Any:
+    """Return integers [B, T]: a JAX array as it is, anything else as NumPy int32 after checking that its values are 0 … `size` − 1.
+
+    Args:
+      name: of the argument.
+      values: a JAX array, a NumPy array, a nested list, or whatever NumPy makes an array of.
+      size: how many values there are.
+      meaning: what the values mean, for the error message.
+      shape: that of `input_ids`; None: any [B, T].
+
+    Raises:
+      InputError: these are no such integers.
+    """
+    if not isinstance(values, jax.Array):
+        try:
+            values = np.asarray(values)
+        except Exception as error:  # whatever the library raises whose tensor it is
+            raise InputError(f"{name} cannot be read as an array [B, T] of integers: {root_cause(error):.200}") from None
+    if shape is None and (values.ndim != 2 or not values.size):
+        raise InputError(f"{name} must be [B, T], with an example and a token at least, not of shape {values.shape}")
+    if shape is not None and values.shape != shape:
+        raise InputError(f"{name} has shape {values.shape}, input_ids {shape}")
+    # A float mask may be the additive one, 0 and −10000, which means the opposite.
+    if not jnp.issubdtype(values.dtype, jnp.integer) and not (values.dtype == bool and size == 2 and name.endswith("mask")):
+        raise InputError(f"{name} must be of integers, not {values.dtype}")
+    if isinstance(values, jax.Array):
+        return values
+    wrong = np.argwhere((values < 0) | (values >= size))
+    if wrong.size:
+        where = ", ".join(map(str, wrong[0]))
+        raise InputError(f"{name}[{where}] is {values[tuple(wrong[0])]}; it must be from 0 to {size - 1}: {meaning}")
+    return values.astype(np.int32)
 
 
 def split_head_mask(params: Params, config: BertConfig, head_mask: HeadMask | None) -> tuple[Params, BertConfig, Array | None]:
@@ -411,7 +469,9 @@ def forward(
     Args:
       params: the parameter tree, as in `Classifier.params`.
       batch: `input_ids`, and unless they are all ones and zeros `attention_mask` and `token_type_ids`, int [B, T]. Other keys are
-        ignored.
+        ignored. Row 0 of T is [CLS]: padding is on the right. A 0 of the mask between real tokens hides that token; those after it
+        keep their positions. Values of host arrays (NumPy, nested lists) are checked. Those of JAX arrays are not: an id or segment
+        that the model does not have gives NaN there.
       config: the model's geometry (static).
       attention_probs: {layer: [B, N, T, T]} replaces the probabilities of those layers.
       head_mask: [L, N], 1 keeps a head, 0 zeroes its probabilities. A JAX array is traced: one compiled program serves every mask. With a
@@ -422,15 +482,10 @@ def forward(
       model does not have (`config.kept_heads`) have probabilities 0.
 
     Raises:
-      InputError: a shape does not fit, or a layer does not exist.
+      InputError: a shape does not fit, a layer does not exist, or a host array has values that cannot be right.
     """
     batch = complete_batch(batch, config)
-    expected = (len(batch["input_ids"]), config.num_attention_heads) + (np.shape(batch["input_ids"])[1],) * 2
-    for layer, probs in (attention_probs or {}).items():
-        if layer not in range(config.num_hidden_layers):
-            raise InputError(f"attention_probs names layer {layer!r}; the model has layers 0 to {config.num_hidden_layers - 1}")
-        if np.shape(probs) != expected:
-            raise InputError(f"attention_probs[{layer}] must be [B, N, T, T] = {list(expected)}, not {list(np.shape(probs))}")
+    attention_probs = _checked_probs(attention_probs, np.shape(batch["input_ids"]), config)
     kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
     others = None, None
     if kept_config != config:  # the masked heads, whose probabilities are returned too
@@ -438,9 +493,28 @@ def forward(
     return _forward(kept_params, batch, kept_config, attention_probs, traced_mask, *others)
 
 
+def _checked_probs(attention_probs: Mapping[int, Any] | None, shape: tuple[int, int], config: BertConfig) -> dict[int, Any]:
+    """Return the probabilities given for some layers as arrays, or raise an InputError; `shape` is [B, T]."""
+    expected = (shape[0], config.num_attention_heads, shape[1], shape[1])
+    checked = {}
+    for layer, probs in (attention_probs or {}).items():
+        index = as_index(layer)
+        if index not in range(config.num_hidden_layers):
+            raise InputError(f"attention_probs names layer {layer!r}; the model has layers 0 to {config.num_hidden_layers - 1}")
+        try:
+            probs = probs if isinstance(probs, jax.Array) else np.asarray(probs)
+        except Exception as error:  # whatever the library raises whose tensor it is
+            raise InputError(f"attention_probs[{layer}] cannot be read as an array: {root_cause(error):.200}") from None
+        if probs.shape != expected:
+            raise InputError(f"attention_probs[{layer}] must be [B, N, T, T] = {list(expected)}, not {list(probs.shape)}")
+        if not jnp.issubdtype(probs.dtype, jnp.number):
+            raise InputError(f"attention_probs[{layer}] must be of numbers, not {probs.dtype}")
+        checked[index] = probs
+    return checked
+
+
 @functools.partial(jax.jit, static_argnames=("config", "masked_config"))
 def _forward(params, batch, config, attention_probs, traced_mask, masked_params, masked_config):
-    attention_probs = attention_probs or {}
     given = {layer: probs[:, np.asarray(config.heads_of(layer), int)] for layer, probs in attention_probs.items()}
     logits, used, inputs = BertClassifier(config).apply({"params": params}, batch, given, traced_mask)
     used = [spread_heads(probs, config, layer) for layer, probs in enumerate(used)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, as_index
 
 # No BERT is larger. A config.json that says so is refused before anything is made in its size.
 _LARGEST_SIZE = 2**24
@@ -47,12 +47,16 @@ class BertConfig:
             if field.type == "int":
                 least = 0 if field.name == "pad_token_id" else 1
                 most = _LARGEST.get(field.name, _LARGEST_SIZE)
-                if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                index = as_index(value)
+                if index is None or not least <= index <= most:
                     raise InputError(f"{field.name} must be an integer from {least} to {most}, not {value!r:.80}")
+                object.__setattr__(self, field.name, index)  # NumPy's are not JSON
             elif field.type == "float" or (field.name == "classifier_dropout" and value is not None):
-                is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
                 if not (is_number and 0 <= value < 1):
                     raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r:.80}")
+                if not isinstance(value, (int, float)):
+                    object.__setattr__(self, field.name, float(value))
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         if self.pad_token_id >= self.vocab_size:
@@ -70,12 +74,13 @@ class BertConfig:
     def _checked_kept_heads(self) -> tuple[tuple[int, ...], ...] | None:
         every = tuple(range(self.num_attention_heads))
         try:
-            kept = tuple(tuple(sorted({operator.index(head) for head in heads})) for heads in self.kept_heads)
+            kept = tuple({as_index(head) for head in heads} for heads in self.kept_heads)
         except TypeError:
             kept = ()
-        if len(kept) != self.num_hidden_layers or not all(set(heads) <= set(every) for heads in kept):
+        if len(kept) != self.num_hidden_layers or not all(heads <= set(every) for heads in kept):
             expected = f"{self.num_hidden_layers} layers, some of the heads 0 to {every[-1]} of each"
             raise InputError(f"kept_heads must be a list for each of {expected}, not {self.kept_heads!r:.200}")
+        kept = tuple(tuple(sorted(heads)) for heads in kept)
         return None if all(heads == every for heads in kept) else kept
 
     @property

@@ -64,6 +64,8 @@ def objective_of(logits: Array, target: Array, objective: str) -> Array:
         logits = jax.nn.softmax(logits, axis=-1)
     elif objective == "log_prob":
         logits = jax.nn.log_softmax(logits, axis=-1)
+    # Beyond the last class jnp gives NaN, but a negative one would count from there.
+    target = jnp.where(target < 0, logits.shape[-1], target)
     return jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
 
 

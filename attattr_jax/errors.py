@@ -1,5 +1,10 @@
 """The one exception for bad input, whatever its source, and how to put another library's into one line."""
 
+from __future__ import annotations
+
+import operator
+from typing import Any
+
 
 class InputError(ValueError):
     """Something the caller gave cannot be used.
@@ -14,6 +19,14 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def as_index(value: Any) -> int | None:
+    """Return an integer of any kind (Python's, NumPy's, a JAX scalar whose value is known); None for anything else, booleans too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def require(condition: bool, message: str) -> None:

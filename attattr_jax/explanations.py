@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import engine, sharding
-from .attribution import AttentionAttributions, attribute_attention, attribute_tokens
+from .attribution import AttentionAttributions, attribute_attention, attribute_tokens, checked_layers
 from .bert import model_inputs
 from .compilation_cache import keep_programs
 from .data import Encoded, Split, encode, inference_batches
@@ -26,7 +26,7 @@ from .errors import InputError
 from .heads import top_heads
 from .integration import quadrature
 from .labels import NO_GOLD, class_index, class_indices, parse_labels
-from .pretrained import Classifier
+from .pretrained import Classifier, checked_texts
 from .results import SAVED_ARRAYS, Explanation, Explanations
 from .tokens import strongest_pairs
 
@@ -80,7 +80,7 @@ def explain(
     """
     config = classifier.config
     params = sharding.place_params(classifier.params, mesh, shard_params)
-    layers = tuple(range(config.num_hidden_layers)) if options.layers is None else options.layers
+    layers = checked_layers(options.layers, config)
     wanted = SAVED_ARRAYS[save]
     if options.target == "gold":
         if encoded.labels is None:
@@ -123,7 +123,7 @@ def explain(
                 continue
             if not np.isfinite(host["score"][position]):
                 raise InputError(f"the model's output for {split.row(index)} is {host['score'][position]}: its weights are not usable")
-            arrays = _unpad({name: values[position] for name, values in host.items()}, encoded.lengths[index])
+            arrays = _unpad({name: values[position] for name, values in host.items()}, np.arange(encoded.lengths[index]))
             row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) | {"path": options.path}
             kept = {name for name in {"head_importance", *wanted} if name in arrays}
             yield Explanation(row, {name: np.ascontiguousarray(arrays[name]) for name in kept})
@@ -141,10 +141,10 @@ def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
     }
 
 
-def _unpad(arrays: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
-    """Cut padding off every axis that counts tokens."""
+def _unpad(arrays: dict[str, np.ndarray], real: np.ndarray) -> dict[str, np.ndarray]:
+    """Take the real tokens, whose positions these are, on every axis that counts tokens."""
     axes = {"token_attributions": 1, "token_pairs": 2, "attributions": 2, "attention_probs": 2}
-    return {name: values[(..., *[slice(length)] * axes.get(name, 0))] for name, values in arrays.items()}
+    return {name: values[(..., *np.ix_(*[real] * axes.get(name, 0)))] for name, values in arrays.items()}
 
 
 def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) -> dict[str, Any]:
@@ -224,17 +224,12 @@ def explain_texts(
     Raises:
       InputError: no texts, an empty text, texts, pairs and labels of different number, or what `attribute_attention` raises.
     """
-    if isinstance(texts, str) or not len(texts):
-        raise InputError("texts must be a non-empty list of strings")
-    if not all(isinstance(text, str) for text in [*texts, *(text_pairs or ())]):
-        raise InputError("every text must be a string")
-    for name, values in (("text_pairs", text_pairs), ("labels", labels)):
-        if values is not None and (isinstance(values, str) or len(values) != len(texts)):
-            raise InputError(f"{name} must be a list with an entry for each of the {len(texts)} texts")
+    texts, pairs = checked_texts(texts, text_pairs)
+    if labels is not None and (isinstance(labels, str) or len(labels) != len(texts)):
+        raise InputError(f"labels must be a list with an entry for each of the {len(texts)} texts")
     keep_programs()
     options = dataclasses.replace(options or AttributionOptions(), **changes)
-    pairs = None if text_pairs is None else list(text_pairs)
-    split = Split("texts", "texts", list(texts), pairs, None if labels is None else parse_labels(list(labels)))
+    split = Split("texts", "texts", texts, pairs, None if labels is None else parse_labels(list(labels)))
     has_classes = classifier.config.num_labels > 1  # else labels are numbers, which are not compared with anything
     indices = class_indices(split, classifier.id2label) if has_classes and split.raw_labels is not None else None
     if options.target not in ("predicted", "gold"):
@@ -261,7 +256,8 @@ def explanations_of(
     num_tokens = np.shape(result.attributions)[-1] if is_whole else 0
     if batch is not None:
         num_tokens = np.shape(batch["input_ids"])[1]
-    real = np.ones((num_rows, num_tokens), bool) if batch is None else np.asarray(batch["attention_mask"]) != 0
+    mask = None if batch is None else batch.get("attention_mask")
+    real = np.ones((num_rows, num_tokens), bool) if mask is None else np.asarray(mask) != 0
     names = dict(enumerate(map(str, range(np.shape(result.logits)[1])))) if classifier is None else classifier.id2label
     found = {
         "logits": result.logits,
@@ -283,12 +279,13 @@ def explanations_of(
     host = jax.device_get(found)
     examples = []
     for index in range(num_rows):
-        count = int(real[index].sum())
-        arrays = _unpad({name: np.asarray(values[index]) for name, values in host.items()}, count)
-        tokens = list(map(str, range(count)))
+        positions = np.flatnonzero(real[index])
+        count = len(positions)
+        arrays = _unpad({name: np.asarray(values[index]) for name, values in host.items()}, positions)
+        tokens = list(map(str, positions))
         if classifier is not None and batch is not None and classifier.tokenizer is not None:
-            tokens = classifier.tokenizer.convert_ids_to_tokens(np.asarray(batch["input_ids"])[index, :count].tolist())
-        given = {name: np.asarray(batch[name])[index, :count].tolist() for name in _SEGMENTS if batch is not None and name in batch}
+            tokens = classifier.tokenizer.convert_ids_to_tokens(np.asarray(batch["input_ids"])[index, positions].tolist())
+        given = {name: np.asarray(batch[name])[index, positions].tolist() for name in _SEGMENTS if batch is not None and name in batch}
         row = {
             "index": index,
             "text": " ".join(tokens).replace(" ##", ""),

@@ -5,6 +5,7 @@ Shapes: B examples, T tokens (padded), L layers, N heads. A mask is [L, N], 1 ke
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from .config import BertConfig
 from .engine import max_over_real
-from .errors import InputError
+from .errors import InputError, as_index
 from .files import read_json
 from .tokens import shortened
 
@@ -59,34 +60,53 @@ def random_importance(num_layers: int, num_heads: int, seed: int) -> np.ndarray:
     return ranks.reshape(num_layers, num_heads) / ranks.size
 
 
-def keep_top_heads(importance, per_layer: int = 3) -> np.ndarray:
+def rank_absent_last(importance, present) -> np.ndarray:
+    """Return an importance float64 [L, N] in which the heads that a model lacks (`present` 0) rank below all that it has."""
+    importance = np.asarray(importance, np.float64)
+    return np.where(np.asarray(present) != 0, importance, np.nextafter(importance.min(), -np.inf))
+
+
+def keep_top_heads(importance, per_layer: int = 3, present=None) -> np.ndarray:
     """Return the mask int32 [L, N] that keeps the most important heads of every layer; of equals, the lower number.
 
+    Args:
+      importance: [L, N].
+      per_layer: how many heads to keep; a layer that has fewer keeps those.
+      present: 0/1 [L, N], the heads that the model has, as `present_heads(config)` says; None: all. Heads that were removed before have
+        attribution 0, which may be the largest of their layer: without `present` they may be kept, and heads of the model go instead.
+
     Raises:
-      InputError: `importance` is not a finite [L, N], or `per_layer` is not 0 … N.
+      InputError: `importance` is not a finite [L, N], `present` not 0/1 [L, N], or `per_layer` not an integer from 0 to N.
     """
-    importance = _checked_importance(importance)
+    importance, present = _checked_ranking(importance, present)
     num_heads = importance.shape[1]
-    if isinstance(per_layer, bool) or per_layer not in range(num_heads + 1):
-        raise InputError(f"heads to keep per layer must be 0 to {num_heads}, the number of heads, not {per_layer}")
+    count = as_index(per_layer)
+    if count not in range(num_heads + 1):
+        raise InputError(f"per_layer, the heads to keep, must be 0 to {num_heads}, the number of heads, not {per_layer!r:.80}")
     mask = np.zeros(importance.shape, np.int32)
     order = np.argsort(-importance, axis=1, kind="stable")
-    np.put_along_axis(mask, order[:, :per_layer], 1, axis=1)
-    return mask
+    np.put_along_axis(mask, order[:, :count], 1, axis=1)
+    return mask * present
 
 
-def prune_lowest_heads(importance, fraction: float) -> np.ndarray:
+def prune_lowest_heads(importance, fraction: float, present=None) -> np.ndarray:
     """Return the mask int32 [L, N] without the int(fraction·L·N) least important heads of all layers; of equals, the lower number goes.
 
+    Args:
+      importance: [L, N].
+      fraction: of all L·N heads. Heads that were removed before count as the first to go.
+      present: as for `keep_top_heads`.
+
     Raises:
-      InputError: `importance` is not a finite [L, N], or `fraction` is not in 0 … 1.
+      InputError: `importance` is not a finite [L, N], `present` not 0/1 [L, N], or `fraction` not a number from 0 to 1.
     """
-    importance = _checked_importance(importance)
-    if not 0 <= fraction <= 1:
-        raise InputError(f"the fraction of heads to prune must be from 0 to 1, not {fraction}")
+    importance, present = _checked_ranking(importance, present)
+    is_number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+    if not (is_number and 0 <= fraction <= 1):
+        raise InputError(f"the fraction of heads to prune must be from 0 to 1, not {fraction!r:.80}")
     mask = np.ones(importance.size, np.int32)
     mask[np.argsort(importance.ravel(), kind="stable")[: num_to_prune(fraction, importance.size)]] = 0
-    return mask.reshape(importance.shape)
+    return mask.reshape(importance.shape) * present
 
 
 def num_to_prune(fraction: float, num_heads: int) -> int:
@@ -161,6 +181,15 @@ def correlate(first, second) -> dict[str, float]:
     count = max(1, first.size // 4)
     tops = [{(layer, head) for layer, head, _ in top_heads(values, count)} for values in (first, second)]
     return {"pearson": pearson, "spearman": spearman, "shared_top_heads": len(tops[0] & tops[1]), "num_top_heads": count}
+
+
+def _checked_ranking(importance, present) -> tuple[np.ndarray, np.ndarray]:
+    """Return an importance in which absent heads rank last, and the mask int32 [L, N] of those that are there."""
+    importance = _checked_importance(importance)
+    present = np.ones(importance.shape, np.int32) if present is None else np.asarray(present)
+    if present.shape != importance.shape or not np.isin(present, (0, 1)).all():
+        raise InputError(f"present must be 0 or 1 for each head, {list(importance.shape)}, as present_heads(config) gives it")
+    return rank_absent_last(importance, present), present.astype(np.int32)
 
 
 def _checked_importance(importance) -> np.ndarray:

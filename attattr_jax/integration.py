@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.polynomial import legendre
 
-from .errors import InputError
+from .errors import InputError, as_index
 
 METHODS = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
@@ -32,8 +32,9 @@ def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     least = 2 if method == "riemann_trapezoid" else 1
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}")
-    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < least:
-        raise InputError(f"n_steps must be an integer of at least {least} for {method}, not {n_steps!r}")
+    given, n_steps = n_steps, as_index(n_steps)
+    if n_steps is None or n_steps < least:
+        raise InputError(f"n_steps must be an integer of at least {least} for {method}, not {given!r}")
     if n_steps > MAX_STEPS:
         raise InputError(f"n_steps must be at most {MAX_STEPS}, not {n_steps}")
     steps = np.arange(n_steps)
@@ -48,7 +49,7 @@ def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
         weights = np.full(n_steps, 1 / (n_steps - 1))
         weights[[0, -1]] /= 2
         return steps / (n_steps - 1), weights
-    nodes, weights = legendre.leggauss(int(n_steps))
+    nodes, weights = legendre.leggauss(n_steps)
     return (nodes + 1) / 2, weights / 2
 
 
@@ -58,7 +59,10 @@ def checked_rule(nodes, weights) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       InputError: they differ in length, a node is not in 0 … 1, or the weights do not sum to 1.
     """
-    nodes, weights = np.asarray(nodes, np.float64), np.asarray(weights, np.float64)
+    try:
+        nodes, weights = np.asarray(nodes, np.float64), np.asarray(weights, np.float64)
+    except (TypeError, ValueError):  # texts, or traced: the rule is checked
+        raise InputError("the nodes and weights of a rule must be numbers whose values are known") from None
     if nodes.ndim != 1 or nodes.shape != weights.shape or not 0 < nodes.size <= MAX_STEPS:
         raise InputError(f"a rule is nodes [M] and weights [M], not {list(nodes.shape)} and {list(weights.shape)}")
     if not ((nodes >= 0) & (nodes <= 1)).all() or not abs(weights.sum() - 1) < 1e-6:

@@ -26,7 +26,7 @@ import safetensors.numpy
 from .bert import init_params, param_shapes
 from .compilation_cache import keep_programs
 from .config import BertConfig, num_labels_of, unusable_problem_type
-from .errors import InputError, require, root_cause
+from .errors import InputError, as_index, require, root_cause
 from .files import read_json, user_path, write_file, write_json
 from .tokens import shortened
 
@@ -201,10 +201,16 @@ class Classifier:
     name: str = "classifier"  # the folder or Hub id it came from
     new_parts: tuple[str, ...] = ()  # parts that were initialised, not loaded
 
+    def __post_init__(self):
+        # The tokenizer knows what it pads with. Where config.json says another id, the baseline of tokens would be a word.
+        padding = getattr(self.tokenizer, "pad_token_id", None)
+        if padding is not None and padding != self.config.pad_token_id:
+            object.__setattr__(self, "config", dataclasses.replace(self.config, pad_token_id=padding))
+
     def tokenize(
         self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, max_length: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Return a batch, padded to its longest text.
+        """Return a batch, padded on the right to its longest text, whatever the tokenizer's `padding_side`.
 
         Args:
           texts: B texts.
@@ -215,22 +221,32 @@ class Classifier:
           `input_ids`, `attention_mask`, `token_type_ids`, `special_tokens_mask`: int32 [B, T].
 
         Raises:
-          InputError: no texts, a single string, or a classifier without a tokenizer.
+          InputError: no texts, a single string, an empty text, texts and pairs of different number, a `max_length` that leaves no room
+            for text, or a classifier without a tokenizer.
         """
-        if isinstance(texts, str) or not len(texts):
-            raise InputError("texts must be a non-empty list of strings")
-        encoded = self.require_tokenizer()(
-            list(texts),
-            None if text_pairs is None else list(text_pairs),
+        texts, text_pairs = checked_texts(texts, text_pairs)
+        tokenizer = self.require_tokenizer()
+        room = tokenizer.num_special_tokens_to_add(pair=text_pairs is not None)
+        longest = self.config.max_position_embeddings if max_length is None else as_index(max_length)
+        if longest is None or longest <= room:
+            raise InputError(f"max_length must be an integer of more than {room}, the special tokens, not {max_length!r:.80}")
+        encoded = tokenizer(
+            texts,
+            text_pairs,
             truncation=True,
-            max_length=self.config.max_position_embeddings if max_length is None else max_length,
+            max_length=longest,
             padding=True,
+            padding_side="right",  # the model reads [CLS] at position 0
             return_token_type_ids=True,
             return_attention_mask=True,
             return_special_tokens_mask=True,
             return_tensors="np",
         )
-        return {name: np.asarray(value, np.int32) for name, value in encoded.items()}
+        batch = {name: np.asarray(value, np.int32) for name, value in encoded.items()}
+        empty = np.flatnonzero(batch["special_tokens_mask"].all(axis=1))
+        if empty.size:
+            raise InputError(f"texts[{empty[0]}]: no token is left of {texts[empty[0]]!r:.80}; give a text")
+        return batch
 
     def require_tokenizer(self) -> Any:
         """Return the tokenizer, or raise an InputError that names the missing files."""
@@ -257,6 +273,27 @@ class Classifier:
             digest.update(name.encode())
             digest.update(value.tobytes())
         return digest.hexdigest()
+
+
+def checked_texts(texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> tuple[list[str], list[str] | None]:
+    """Return texts, and second segments where there are any, as lists of strings.
+
+    Raises:
+      InputError: no texts, something else than strings, an empty text, or texts and pairs of different number.
+    """
+    if isinstance(texts, str) or np.ndim(texts) == 0 or not len(texts):
+        raise InputError("texts must be a non-empty list of strings")
+    if text_pairs is not None and (isinstance(text_pairs, str) or len(text_pairs) != len(texts)):
+        raise InputError(f"text_pairs must be a list with an entry for each of the {len(texts)} texts")
+    for name, values in (("texts", texts), ("text_pairs", () if text_pairs is None else text_pairs)):
+        for index, text in enumerate(values):
+            if not isinstance(text, str):
+                raise InputError(f"every text must be a string: {name}[{index}] is {text!r:.80}")
+            if not text.strip():
+                raise InputError(f"{name}[{index}]: no token is left of {text!r:.80}; give a text")
+            if any("\ud800" <= char <= "\udfff" for char in text):  # the tokenizers do not take them
+                raise InputError(f"{name}[{index}] is not UTF-8: {text!r:.80}")
+    return list(map(str, texts)), None if text_pairs is None else list(map(str, text_pairs))
 
 
 def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtype: str | None = None, seed: int = 0) -> Classifier:
@@ -489,7 +526,7 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
     `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits; that of `transformers` 4 if heads were
     removed, which version 5 cannot load. The weights come last.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if classifier.tokenizer is not None:
         classifier.tokenizer.save_pretrained(folder)

@@ -16,7 +16,7 @@ import numpy as np
 from .bert import select_heads, static_mask
 from .data import Split
 from .errors import InputError
-from .heads import num_to_prune
+from .heads import num_to_prune, rank_absent_last
 from .pretrained import Classifier
 
 CURVE_FRACTIONS = tuple(tenth / 10 for tenth in range(11))
@@ -45,12 +45,6 @@ def without(evaluated: Split, hashes: Sequence[str]) -> Split:
     if not left:
         raise InputError(f"every example of {evaluated.source} was scored on: score on fewer, or evaluate on more or others (--eval_split)")
     return evaluated.select(left)
-
-
-def rank_absent_last(importance, present: np.ndarray) -> np.ndarray:
-    """Return an importance [L, N] by which the heads that a model has not go before all that it has."""
-    importance = np.asarray(importance, np.float64)
-    return np.where(present != 0, importance, np.nextafter(importance.min(), -np.inf))
 
 
 def removal_order(

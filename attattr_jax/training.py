@@ -149,7 +149,9 @@ class Trainer:
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on the mesh."""
-        params = sharding.place_params(self.classifier.params, self.mesh, self.shard_params)
+        # A JAX array that is in place already stays the caller's, whom the donations here and in each step must not rob of it.
+        params = jax.tree.map(lambda array: array.copy() if isinstance(array, jax.Array) else array, self.classifier.params)
+        params = sharding.place_params(params, self.mesh, self.shard_params)
         # Donated: where the parameters are is where the state's are.
         return jax.jit(self._fresh_state, out_shardings=self.shardings, donate_argnums=0)(params)
 

@@ -113,6 +113,17 @@ def test_chosen_layers_come_in_the_order_asked_for(run, default):
     np.testing.assert_array_equal(result.attention_probs, default.attention_probs[:, jnp.asarray([2, 0])])
 
 
+@pytest.mark.parametrize("as_type", [np.asarray, jnp.asarray])
+def test_layers_and_steps_may_be_arrays(run, default, as_type):
+    chosen = run(n_steps=as_type(8), layers=as_type([2, 0]))
+    np.testing.assert_allclose(chosen.attributions, default.attributions[:, np.asarray([2, 0])], atol=1e-6)
+
+
+def test_a_class_that_the_model_has_not_gives_nan_in_a_jax_array(run):
+    result = run(n_steps=8, target=jnp.asarray([0, -1, 2, 1]))
+    assert np.isnan(result.score).tolist() == [False, True, True, False]
+
+
 def test_head_max_is_the_maximum_over_real_tokens(run, default, golden_batch):
     reduced = run(n_steps=8, reduce="head_max")
     for example, length in enumerate(golden_batch["attention_mask"].sum(axis=1)):
@@ -200,6 +211,26 @@ def test_golden_token_attributions(golden_model, golden_batch, golden):
     np.testing.assert_allclose(result.convergence_delta, golden["token_convergence_delta"], atol=2e-6)
 
 
+def test_tokens_take_a_rule_of_ones_own(golden_model, golden_batch):
+    by_name = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, n_steps=5, method="riemann_left")
+    rule = aa.quadrature("riemann_left", 5)
+    given = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, method=rule)
+    np.testing.assert_array_equal(given.attributions, by_name.attributions)
+    assert given.n_steps.tolist() == [5] * 4
+
+
+@pytest.mark.parametrize("token", [97, -1, 1.0, True])
+def test_a_baseline_token_that_the_model_has_not_is_refused(golden_model, golden_batch, token):
+    with pytest.raises(aa.InputError, match="baseline_token_id must be an id from 0 to 96"):
+        aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, baseline_token_id=token)
+
+
+def test_special_tokens_are_marked_by_ones(golden_model, golden_batch):
+    marked = {**golden_batch, "special_tokens_mask": golden_batch["special_tokens_mask"] * 2}
+    with pytest.raises(aa.InputError, match=r"special_tokens_mask\[0, 0\] is 2"):
+        aa.attribute_tokens(golden_model.params, marked, golden_model.config)
+
+
 def test_without_special_tokens_mask_first_and_last_real_token_are_kept(golden_model, golden_batch):
     kept = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, n_steps=4)
     found = aa.attribute_tokens(golden_model.params, bert.model_inputs(golden_batch), golden_model.config, n_steps=4)
@@ -226,6 +257,13 @@ def test_sum_over_layers_is_normalised():
         ({"target": 2}, "classes 0 to 1"),
         ({"target": np.zeros(3, np.int32)}, r"int \[B\] = \[4\]"),
         ({"layers": [3]}, "layers must be some of 0 to 2"),
+        ({"layers": 1}, "layers must be some of 0 to 2, as a list, not 1"),
+        ({"layers": [True, False]}, "layers must be some of 0 to 2"),
+        ({"layers": np.asarray([0.0])}, "layers must be some of 0 to 2"),
+        ({"target": 2**40}, "classes 0 to 1"),
+        ({"target": [[0, 1], [0]]}, "target cannot be read"),
+        ({"method": ([0.0], [1.0], [2.0])}, r"or \(nodes, weights\)"),
+        ({"method": (["x"], [1.0])}, "must be numbers"),
         ({"reduce": "mean"}, "'mean' is unknown"),
         ({"step_batch_size": 0}, "step_batch_size must be an integer of at least 1"),
     ],

@@ -121,6 +121,40 @@ def test_missing_mask_and_segments_mean_ones_and_zeros(golden_model, golden_batc
     np.testing.assert_array_equal(short, aa.forward(golden_model.params, full, golden_model.config)[0])
 
 
+class ForeignTensor:
+    """What another library's tensor on the CPU is to NumPy."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values if dtype is None else self.values.astype(dtype)
+
+
+@pytest.mark.parametrize("convert", [np.ndarray.tolist, ForeignTensor, lambda values: values.astype(np.uint64)])
+def test_whatever_numpy_reads_is_a_host_array(golden_model, golden_batch, output, convert):
+    batch = {name: convert(values) for name, values in golden_batch.items()}
+    np.testing.assert_array_equal(aa.forward(golden_model.params, batch, golden_model.config)[0], output[0])
+
+
+@pytest.mark.parametrize("name", ["input_ids", "token_type_ids"])
+@pytest.mark.parametrize("value", [-1, 10**6])
+def test_what_the_model_has_not_gives_nan_in_a_jax_array(golden_model, golden_batch, output, name, value):
+    batch = {key: jnp.asarray(values) for key, values in golden_batch.items()}
+    logits, _ = aa.forward(golden_model.params, {**batch, name: batch[name].at[1, 2].set(value)}, golden_model.config)
+    assert np.isnan(logits[1]).all()
+    np.testing.assert_array_equal(np.delete(logits, 1, axis=0), np.delete(output[0], 1, axis=0))
+
+
+def test_a_token_masked_between_others_is_hidden(golden_model, golden_batch, output):
+    hidden, other = ({name: values.copy() for name, values in golden_batch.items()} for _ in range(2))
+    hidden["attention_mask"][:, 2] = other["attention_mask"][:, 2] = 0
+    other["input_ids"][:, 2] += 1
+    logits = aa.forward(golden_model.params, hidden, golden_model.config)[0]
+    np.testing.assert_array_equal(aa.forward(golden_model.params, other, golden_model.config)[0], logits)
+    assert np.abs(logits - output[0]).max() > 1e-3
+
+
 def test_predict_logits_skips_no_needed_row(golden_model, golden_batch, output):
     logits = bert.predict_logits(golden_model.params, bert.model_inputs(golden_batch), golden_model.config)
     np.testing.assert_allclose(logits, output[0], atol=1e-6)
@@ -166,9 +200,53 @@ def test_large_geometry_without_memory():
         ({"head_mask": np.full((3, 4), "1")}, "must be of finite numbers"),
         ({"attention_probs": {3: np.zeros((4, 4, 14, 14))}}, "names layer 3"),
         ({"attention_probs": {0: np.zeros((4, 4, 14, 13))}}, r"attention_probs\[0\] must be"),
+        ({"attention_probs": {True: np.zeros((4, 4, 14, 14))}}, "names layer True"),
+        ({"attention_probs": {0: np.full((4, 4, 14, 14), "a")}}, r"attention_probs\[0\] must be of numbers"),
+        ({"batch": {"input_ids": np.zeros((0, 4), np.int32)}}, "an example and a token at least"),
+        ({"batch": {"input_ids": jnp.zeros((2, 0), jnp.int32)}}, "an example and a token at least"),
+        ({"batch": {"input_ids": [[2, 3], [2]]}}, "input_ids cannot be read as an array"),
     ],
 )
 def test_wrong_shapes_are_named(golden_model, golden_batch, arguments, message):
     arguments = {"batch": golden_batch, **arguments}
     with pytest.raises(aa.InputError, match=message):
         aa.forward(golden_model.params, config=golden_model.config, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "value", "message"),
+    [
+        ("input_ids", (0, 2), 97, r"input_ids\[0, 2\] is 97; it must be from 0 to 96: the model's vocab_size is 97"),
+        ("input_ids", (0, 2), -1, r"input_ids\[0, 2\] is -1"),
+        ("token_type_ids", (1, 3), 2, r"token_type_ids\[1, 3\] is 2; .*type_vocab_size is 2"),
+        ("attention_mask", (1, 3), 2, r"attention_mask\[1, 3\] is 2; .*1 for real tokens, 0 for padding"),
+        ("attention_mask", (1, 0), 0, r"attention_mask\[1, 0\] is 0: .* pad on the right"),
+        ("attention_mask", (), None, r"input_ids\[1, 11\] is padding \(pad_token_id 0\): pass attention_mask"),
+        ("input_ids", (), 5.0, "input_ids must be of integers, not float64"),
+        ("attention_mask", (), -10000.0, "attention_mask must be of integers, not float64"),
+        ("token_type_ids", (), True, "token_type_ids must be of integers, not bool"),
+    ],
+)
+def test_host_arrays_that_cannot_be_right_are_refused(golden_model, golden_batch, name, position, value, message):
+    values = golden_batch[name].copy()
+    if position:
+        values[position] = value
+    else:
+        values = value if value is None else np.full(values.shape, value)
+    for function in (aa.forward, aa.attribute_attention, aa.attribute_tokens):
+        with pytest.raises(aa.InputError, match=message):
+            function(golden_model.params, {**golden_batch, name: values}, golden_model.config)
+
+
+def test_pairs_need_a_model_with_two_segments(golden_model, golden_batch):
+    config = dataclasses.replace(golden_model.config, type_vocab_size=1)
+    params = {**golden_model.params, "token_type_embeddings": {"embedding": np.zeros((1, 32), np.float32)}}
+    with pytest.raises(aa.InputError, match="type_vocab_size is 1"):
+        aa.forward(params, golden_batch, config)
+    traced, _ = aa.forward(params, jax.tree.map(jnp.asarray, golden_batch), config)
+    np.testing.assert_array_equal(np.isnan(traced).all(axis=1), golden_batch["token_type_ids"].any(axis=1))
+
+
+def test_a_mask_of_booleans(golden_model, golden_batch, output):
+    batch = {**golden_batch, "attention_mask": golden_batch["attention_mask"] != 0}
+    np.testing.assert_array_equal(aa.forward(golden_model.params, batch, golden_model.config)[0], output[0])

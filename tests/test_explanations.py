@@ -210,6 +210,8 @@ def test_texts_explained_at_once_are_those_of_the_data_set(tiny, explained):
         ({"texts": []}, "non-empty list"),
         ({"texts": ["good", None]}, "every text must be a string"),
         ({"texts": ["good"], "text_pairs": ["a", "b"]}, "text_pairs must be a list with an entry for each of the 1 texts"),
+        ({"texts": ["good"], "text_pairs": [""]}, "no token is left of ''"),
+        ({"texts": ["good"], "layers": 1}, "layers must be some of 0 to 1"),
         ({"texts": ["good"], "labels": []}, "labels must be a list"),
         ({"texts": ["good"], "labels": ["neutral"]}, "neutral"),
         ({"texts": ["good", " "]}, "no token is left of ' '"),
@@ -258,3 +260,16 @@ def test_a_tree_needs_all_layers_in_whatever_order(tiny):
     assert everything.tree(words=True).tokens == tuple(everything.word_labels)
     with pytest.raises(aa.InputError, match=r"has layers \[1\] only: a tree needs those of all layers"):
         aa.explain_texts(tiny, TEXTS[:1], n_steps=2, layers=(1,))[0].tree()
+
+
+def test_shown_are_the_tokens_that_the_mask_says(tiny):
+    batch = tiny.tokenize(["the film is good ."])
+    batch["attention_mask"][0, 2] = 0
+    result = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=2)
+    (shown,) = explanations.explanations_of(result, tiny, batch)
+    assert shown.row["tokens"] == ["[CLS]", "the", "is", "good", ".", "[SEP]"]
+    assert shown.row["special_tokens_mask"] == [1, 0, 0, 0, 0, 1]
+    left = np.delete(np.delete(result.attributions[0], 2, axis=-1), 2, axis=-2)
+    np.testing.assert_array_equal(shown.array("attributions"), left)
+    everything = explanations.explanations_of(result, tiny, {"input_ids": batch["input_ids"]})[0]
+    assert len(everything.row["tokens"]) == 7

@@ -69,6 +69,15 @@ def test_lowest_heads_of_all_layers_are_pruned():
     assert aa.prune_lowest_heads(IMPORTANCE, 0).sum() == 6 and aa.prune_lowest_heads(IMPORTANCE, 1).sum() == 0
 
 
+def test_heads_that_are_gone_are_not_kept_and_go_first(golden_model):
+    smaller = aa.remove_heads(golden_model, [[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]])
+    present = aa.present_heads(smaller.config)
+    importance = np.asarray([[0, -1, -3, -2], [-4, -1, -2, -3], [0, 0, 0, -5]])  # of a head that is gone it is 0
+    assert aa.keep_top_heads(importance, np.int64(2), present).tolist() == [[0, 1, 0, 1], [0, 1, 1, 0], [0, 0, 0, 1]]
+    assert aa.prune_lowest_heads(importance, 0.25, present).tolist() == present.tolist(), "three of the four that are gone"
+    assert aa.prune_lowest_heads(importance, 0.5, present).tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]
+
+
 def test_fractions_are_taken_as_written():
     assert heads.num_to_prune(0.7, 90) == 63 != int(0.7 * 90)
     assert [heads.num_to_prune(0.3, size) for size in (72, 144)] == [21, 43]
@@ -97,7 +106,13 @@ def test_top_heads_names_layers():
         (lambda: aa.keep_top_heads(IMPORTANCE, 4), "0 to 3, the number of heads, not 4"),
         (lambda: aa.keep_top_heads([1.0, 2.0], 1), r"must be \[L, N\]"),
         (lambda: aa.keep_top_heads([[np.nan]], 1), "not finite"),
+        (lambda: aa.keep_top_heads(IMPORTANCE, 3.0), "per_layer, .* 0 to 3, the number of heads, not 3.0"),
+        (lambda: aa.keep_top_heads(IMPORTANCE, True), "per_layer, .* not True"),
+        (lambda: aa.keep_top_heads(IMPORTANCE, 1, present=[[1, 1, 1]]), r"present must be 0 or 1 for each head, \[2, 3\]"),
+        (lambda: aa.keep_top_heads(IMPORTANCE, 1, present=IMPORTANCE), "present must be 0 or 1"),
         (lambda: aa.prune_lowest_heads(IMPORTANCE, 1.1), "from 0 to 1, not 1.1"),
+        (lambda: aa.prune_lowest_heads(IMPORTANCE, float("nan")), "from 0 to 1, not nan"),
+        (lambda: aa.prune_lowest_heads(IMPORTANCE, True), "from 0 to 1, not True"),
         (lambda: heads.remove_listed_heads("0;1", 2, 3), "layer:head,head"),
         (lambda: heads.remove_listed_heads("2:0", 2, 3), "layers 0 to 1"),
         (lambda: heads.remove_listed_heads("1:3", 2, 3), "heads 0 to 2"),

@@ -1,3 +1,4 @@
+import copy as copy_module
 import dataclasses
 import json
 import shutil
@@ -76,7 +77,7 @@ def test_all_heads_kept_is_the_whole_model(copy, golden_model):
     assert dataclasses.replace(golden_model.config, kept_heads=((0, 1, 2, 3),) * 3) == golden_model.config
     edit_config(copy, pruned_heads={"1": []})
     assert aa.load_classifier(copy).config.kept_heads is None
-    for kept in (((0,),), ((0,), (1,), (4,)), 5, [0, 1, 2], [[0.5], [1], [2]]):
+    for kept in (((0,),), ((0,), (1,), (4,)), 5, [0, 1, 2], [[0.5], [1], [2]], [[True, False]] * 3):
         with pytest.raises(aa.InputError, match="kept_heads must be a list for each of 3 layers, some of the heads 0 to 3"):
             dataclasses.replace(golden_model.config, kept_heads=kept)
 
@@ -151,7 +152,6 @@ def test_whatever_results_depend_on_changes_the_fingerprint(tiny_folder, tmp_pat
         lambda folder: edit_tokenizer_config(folder, pad_token="[MASK]"),
         lambda folder: edit_config(folder, id2label={"0": "bad", "1": "good"}),
         lambda folder: edit_config(folder, id2label={"0": "positive", "1": "negative"}),
-        lambda folder: edit_config(folder, pad_token_id=3),
         lambda folder: edit_config(folder, hidden_dropout_prob=0.6),
         lambda folder: edit_config(folder, classifier_dropout=0.5),
         lambda folder: edit_config(folder, hidden_act="relu"),
@@ -170,6 +170,72 @@ def test_whatever_results_depend_on_changes_the_fingerprint(tiny_folder, tmp_pat
     (tmp_path / "slow" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"画映良悪"]))
     swapped = dataclasses.replace(slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow"))
     assert len({each.fingerprint() for each in (slow, lower, swapped)}) == 3
+
+
+def test_padding_is_on_the_right_whatever_the_tokenizer_says(tiny):
+    texts = ["good", "the film is very very good ."]
+    tokenizer = copy_module.deepcopy(tiny.tokenizer)
+    tokenizer.padding_side = "left"
+    batch = dataclasses.replace(tiny, tokenizer=tokenizer).tokenize(texts)
+    for name, values in tiny.tokenize(texts).items():
+        np.testing.assert_array_equal(batch[name], values)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0, 0], [1] * 9]
+
+
+def test_texts_may_be_arrays(tiny):
+    batch = tiny.tokenize(np.asarray(["good", "bad"]), np.asarray(["film", "the plot"]))
+    for name, values in tiny.tokenize(["good", "bad"], ["film", "the plot"]).items():
+        np.testing.assert_array_equal(batch[name], values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["good", " "],), r"texts\[1\]: no token is left of ' '"),
+        ((["good", "\0"],), r"texts\[1\]: no token is left of"),
+        ((["good \ud800"],), r"texts\[0\] is not UTF-8"),
+        ((["good", "bad"], ["film", ""]), r"text_pairs\[1\]: no token is left of ''"),
+        ((["good"], ["film", "plot"]), "text_pairs must be a list with an entry for each of the 1 texts"),
+        ((["good"], "f"), "text_pairs must be a list"),
+        (([None],), r"every text must be a string: texts\[0\] is None"),
+        (("good",), "non-empty list"),
+        ((["good"], None, 2), "max_length must be an integer of more than 2, the special tokens, not 2"),
+        ((["good"], None, 8.0), "max_length must be an integer"),
+    ],
+)
+def test_texts_that_cannot_be_tokenized_are_named(tiny, arguments, message):
+    with pytest.raises(aa.InputError, match=message):
+        tiny.tokenize(*arguments)
+
+
+def test_the_tokenizer_decides_what_padding_is(tiny, tiny_folder, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_folder, folder)
+    edit_config(folder, pad_token_id=9)  # a word
+    loaded = aa.load_classifier(folder)
+    assert loaded.config == tiny.config and loaded.config.pad_token_id == tiny.tokenizer.pad_token_id == 0
+    batch = tiny.tokenize(["good film"])
+    by_default = aa.attribute_tokens(loaded.params, batch, loaded.config, n_steps=2)
+    by_id = aa.attribute_tokens(tiny.params, batch, tiny.config, n_steps=2, baseline_token_id=tiny.tokenizer.pad_token_id)
+    np.testing.assert_array_equal(by_default.attributions, by_id.attributions)
+
+
+def test_home_folder_is_expanded(golden_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    aa.save_classifier(golden_model, "~/saved")
+    assert (tmp_path / "saved" / "model.safetensors").exists() and not (tmp_path / "~").exists()
+    assert aa.load_classifier("~/saved").config == golden_model.config
+
+
+def test_numbers_of_numpy_in_a_config(golden_model, tmp_path):
+    config = dataclasses.replace(golden_model.config, num_hidden_layers=np.int64(3), hidden_dropout_prob=np.float32(0.25))
+    assert type(config.num_hidden_layers) is int and config.hidden_dropout_prob == 0.25
+    aa.save_classifier(dataclasses.replace(golden_model, config=config), tmp_path)
+    assert aa.load_classifier(tmp_path).config == config
+    for wrong in (3.0, True, np.True_, "3"):
+        with pytest.raises(aa.InputError, match="num_hidden_layers must be an integer"):
+            dataclasses.replace(config, num_hidden_layers=wrong)
 
 
 @pytest.mark.parametrize("prefix", ["bert.", ""])

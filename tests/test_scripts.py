@@ -112,7 +112,7 @@ def test_an_attribution_is_not_resumed_with_another_model(trained_folder, tmp_pa
     text = (swapped / "tokenizer.json").read_text()
     (swapped / "tokenizer.json").write_text(text.replace('"good"', '"?"').replace('"bad"', '"good"').replace('"?"', '"bad"'))
     renamed = copy_of(trained_folder, tmp_path / "renamed", "config.json", id2label={"0": "bad", "1": "good"})
-    padded = copy_of(trained_folder, tmp_path / "padded", "config.json", pad_token_id=3)
+    padded = copy_of(trained_folder, tmp_path / "padded", "tokenizer_config.json", pad_token="[MASK]")
     for checkpoint in (swapped, renamed, padded):
         assert attribute.main(words(command + " --resume", c=checkpoint, t=texts, o=output)) == 2
         reason = f"--resume: model or data have changed since the run in {output} began (model_fingerprint), or an earlier version began it"

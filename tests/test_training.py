@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -128,6 +129,16 @@ def test_one_device_equals_two(tiny, splits, tmp_path):
     # On two devices 7 rows are padded to 8; the dropout of the first 7 stays what it was.
     assert len(losses[0]) == 6
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
+def test_jax_parameters_of_the_caller_stay_usable(tiny, splits, tmp_path):
+    classifier = dataclasses.replace(tiny, params=jax.tree.map(jnp.asarray, tiny.params))
+    trainer = make_trainer(classifier, splits, tmp_path, sharding.data_mesh(jax.devices()[:1]))
+    state = trainer.initial_state()
+    _, _, arrays = next(trainer.batches(0))
+    trainer.train_step(state, *arrays)
+    for given, kept in zip(jax.tree.leaves(tiny.params), jax.tree.leaves(classifier.params), strict=True):
+        np.testing.assert_array_equal(kept, given)
 
 
 def test_padding_rows_do_not_count(tiny, splits):

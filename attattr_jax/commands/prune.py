@@ -480,7 +480,7 @@ def _rule(options: Options, present: np.ndarray) -> Callable[[_Ranking], np.ndar
     if _keeps_tops(options):
         per_layer = _per_layer(options, present)
         cli.named("--keep_per_layer", lambda: heads.keep_top_heads(present, per_layer))
-        return lambda ranking: heads.keep_top_heads(pruning.rank_absent_last(ranking.record["importance"], present), per_layer) * present
+        return lambda ranking: heads.keep_top_heads(ranking.record["importance"], per_layer, present)
     fraction = 0.0 if options.prune_fraction is None else options.prune_fraction
     cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(present, fraction))
     return lambda ranking: pruning.masks_along(ranking.order, [heads.num_to_prune(fraction, present.size)], present)[0]
