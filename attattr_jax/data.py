@@ -455,11 +455,28 @@ class Encoded:
     offsets: list[list[tuple[int, int]]]  # characters of each token in its own segment
     word_ids: list[list[int | None]]  # the word of its own segment that each token is a piece of; None for special tokens
     labels: np.ndarray | None
-    num_truncated: int = 0  # examples that were too long
-    num_cut_tokens: int = 0  # what was cut off them
+    cut_tokens: Sequence[int] = ()  # how many were cut off each example
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def num_truncated(self) -> int:
+        """How many examples were too long."""
+        return sum(count > 0 for count in self.cut_tokens)
+
+    @property
+    def num_cut_tokens(self) -> int:
+        """How many tokens were cut off them."""
+        return sum(self.cut_tokens)
+
+    @property
+    def truncation(self) -> str | None:
+        """What to say of texts that were cut; None where none was."""
+        if not self.num_truncated:
+            return None
+        longest = int(self.lengths.max())
+        return f"{self.num_truncated} of {len(self)} texts longer than {longest} tokens: {self.num_cut_tokens} tokens were cut"
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -522,7 +539,7 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
     empty = next((index for index, special in enumerate(encoded["special_tokens_mask"]) if all(special)), None)
     if empty is not None:
         raise InputError(f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text")
-    num_cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
+    cut_tokens = [max(0, len(ids) - max_length) for ids in encoded["input_ids"]]
     word_ids = [encoded.word_ids(index) for index in range(len(split))]
     if too_long:
         longer = split.select(too_long)
@@ -538,8 +555,7 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
         encoded["offset_mapping"],
         word_ids,
         labels,
-        len(too_long),
-        num_cut,
+        cut_tokens,
     )
 
 

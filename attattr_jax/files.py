@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .errors import InputError
+
 
 def user_path(name: str | os.PathLike) -> Path:
     """Return a path with `~` expanded; one of an unknown user stays as it is, and will not be found."""
@@ -17,6 +19,12 @@ def user_path(name: str | os.PathLike) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         return Path(name)
+
+
+def check_new(file: Path) -> None:
+    """Raise an InputError where there is a file already."""
+    if os.path.lexists(file):
+        raise InputError(f"{file} exists: name another file, or give overwrite=True")
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from .files import read_run, user_path, write_json
 # How a run is started, not what it computes.
 RUN_OPTIONS = ("resume", "overwrite", "distributed", "coordinator_address", "num_processes", "process_id", "shard_params")
 
+MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+
 _locks: list[filelock.BaseFileLock] = []  # held by this process
 
 
@@ -90,6 +92,9 @@ class OutputFolder:
             foreign = sorted(file.name for file in self._present())
             what = f"{', '.join(foreign)}, which no run of {_writer(script)} wrote"
             require(not foreign, f"{option_name} {self.path} holds {what}: choose another folder")
+            model = [name for name in MODEL_FILES if (self.path / name).exists()]
+            holds_model = model and "config.json" not in self.files
+            require(not holds_model, f"{option_name} {self.path} holds a model ({', '.join(model)}): choose another folder")
         # A run that was killed while it deleted what an older one had left has not begun.
         self.resume = resume and bool(self.previous) and not self.previous.get("clearing")
 
