@@ -541,6 +541,26 @@ def test_bad_use_is_one_line_and_writes_nothing(script, arguments, message, trai
     assert {file: file.stat().st_mtime_ns for file in trained_folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize("script", [attribute, prune])
+def test_the_folder_of_a_model_is_no_output_folder(script, tiny_folder, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    what = "--text good" if script is attribute else "--dataset reviews"
+    assert script.main(words(f"--checkpoint {{m}} --output_dir {{m}}/../model {what} --overwrite", m=folder)) == 2
+    assert "model holds a model (config.json, model.safetensors): choose another folder" in capsys.readouterr().err.splitlines()[-1]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_rule_that_would_have_no_effect_is_named(trained_folder, tmp_path, capsys):
+    command = words(
+        "--checkpoint {m} --text good --output_dir {o} --n_steps auto --method riemann_left", m=trained_folder, o=tmp_path / "out"
+    )
+    assert attribute.main(command) == 2
+    assert "error: --method: method 'riemann_left' has no effect with n_steps 'auto'" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_empty_text_is_named(trained_folder, tmp_path, capsys):
     given = ["--checkpoint", str(trained_folder), "--output_dir", str(tmp_path / "out"), "--text", "good", "--text", " "]
     assert attribute.main(given) == 2
