@@ -398,7 +398,7 @@ class DatasetSummary:
             if not converged:
                 self.num_not_converged += 1
                 self.not_converged = [*self.not_converged, {"example": row["index"], "layer": layer}][:100]
-        self.worst_delta = max(self.worst_delta, *(explained.relative_deltas or ()))
+        self.worst_delta = max([self.worst_delta, *(explained.relative_deltas or ())])
         for pair in row["token_pairs"]:
             # Not normalised, so that examples compare; index and positions break ties.
             value = pair["attribution"] * row["token_pairs_scale"]

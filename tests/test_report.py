@@ -29,7 +29,8 @@ TEXTS = ["the film is very good .", HOSTILE, "a dull story"]
 
 @pytest.fixture(scope="module")
 def explained(tiny):
-    return aa.explain_texts(tiny, TEXTS, labels=["positive", "negative", "negative"], n_steps=3)
+    with pytest.warns(UserWarning, match="^1 of 3 texts longer than 32 tokens"):
+        return aa.explain_texts(tiny, TEXTS, labels=["positive", "negative", "negative"], n_steps=3)
 
 
 class Page(HTMLParser):
