@@ -581,6 +581,10 @@ def test_long_text_is_cut_with_one_warning(trained_folder, tmp_path, capsys):
     assert attribute.main([*command, "film " * 5000]) == 0
     noise = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line and "attributing" not in line]
     assert noise == ["warning: --text: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
+    (row,) = read_jsonl(tmp_path / "out" / "examples.jsonl")
+    assert row["num_cut_tokens"] == 4970
+    attribute.print_explanation(row)
+    assert "  longer than the model reads: 4970 tokens were cut off\n" in capsys.readouterr().out
 
 
 def test_labels_of_other_classes_do_not_stop_an_explanation(trained_folder, tmp_path, capsys):
