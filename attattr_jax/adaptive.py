@@ -22,6 +22,7 @@ from .bert import Array, mask_row
 from .integration import nested_rules
 
 REFINED_STEPS = 4  # the least that a level adds
+ROUNDINGS = 16  # of a float, that add up in F: up to 6 were seen where nothing is attributed
 FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes only give the change of the 7
 
 
@@ -99,9 +100,9 @@ def attribute_adaptively(
 
     def assess(layer, level, rows):
         i = at[layer]
-        arrays = clean.hidden[i], clean.probs[i], sums[layer], clean.score, baseline[:, i], clean.real
+        arrays = clean.hidden[i], clean.probs[i], sums[layer], clean.logits, clean.score, baseline[:, i], clean.real
         arrays += mask_row(head_mask, config, layer), tuple(found[layer]), rows
-        *found[layer], good = _assess(params[f"layers_{layer}"], *arrays, level, tolerance, config=config)
+        *found[layer], good = _assess(params[f"layers_{layer}"], *arrays, level, tolerance, **static)
         return good
 
     n_steps, converged = refine(layers, num_rows, sizes, integrate, assess)
@@ -163,8 +164,10 @@ def _integrate(
     ]
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("found",))
-def _assess(layer_params, hidden, probs, sums, score, baseline, real, head_mask, found, pending, level, tolerance, config):
+@functools.partial(jax.jit, static_argnames=("config", "objective"), donate_argnames=("found",))
+def _assess(
+    layer_params, hidden, probs, sums, logits, score, baseline, real, head_mask, found, pending, level, tolerance, config, objective
+):
     """Return the attributions [B, N, T, T] and relative changes [B], new where a row was pending, and which rows are good enough."""
     attributions, before = (
         engine.attribution_of(layer_params, config, hidden, probs, real, head_mask, sums[at]) for at in (level, level - 1)
@@ -172,16 +175,20 @@ def _assess(layer_params, hidden, probs, sums, score, baseline, real, head_mask,
     magnitude = jnp.sum(jnp.abs(attributions), axis=(1, 2, 3))
     delta = jnp.sum(attributions, axis=(1, 2, 3)) - (score - baseline)
     change = jnp.sum(jnp.abs(attributions - before), axis=(1, 2, 3))
-    good = _good(magnitude, delta, change, score, baseline, real, tolerance)
+    good = _good(magnitude, delta, change, _rounding(logits, score, baseline, objective), real, tolerance)
     change = change / jnp.where(magnitude == 0, 1, magnitude)
     kept, kept_change = found
     return jnp.where(pending[:, None, None, None], attributions, kept), jnp.where(pending, change, kept_change), good
 
 
-def _good(magnitude, delta, change, score, baseline, real, tolerance) -> Array:
+def _rounding(logits, score, baseline, objective) -> Array:
+    """Return how large a convergence delta [B] may come from rounding alone: F(A) and F(0) are not known better."""
+    scales = [engine.rounding_scale(logits, outputs, objective) for outputs in (score, baseline)]
+    return ROUNDINGS * jnp.finfo(score.dtype).eps * jnp.maximum(*scales)
+
+
+def _good(magnitude, delta, change, rounding, real, tolerance) -> Array:
     """Return bool [B]: both within the tolerance. Rows without a real token, which fill up a batch, are good."""
-    # Below this, F itself is not known better: the difference of two outputs is rounded.
-    rounding = 4 * jnp.finfo(magnitude.dtype).eps * jnp.maximum(jnp.abs(score), jnp.abs(baseline))
     good = (jnp.abs(delta) <= jnp.maximum(tolerance * magnitude, rounding)) & (change <= tolerance * magnitude)
     return good | ~jnp.any(real, axis=1)
 
@@ -217,7 +224,7 @@ def attribute_tokens_adaptively(
 
     def assess(_, level, rows):
         nonlocal result
-        result, good = _assess_tokens(path, sums, score, baseline, result, rows, level, tolerance)
+        result, good = _assess_tokens(path, sums, score, baseline, result, rows, level, tolerance, objective=objective)
         return good
 
     n_steps, converged = refine(("tokens",), num_rows, sizes, integrate, assess)
@@ -240,12 +247,14 @@ def _integrate_tokens(params, segments, path, sums, picked, head_mask, rule, sta
     return sums + new if picked is None else sums.at[:, rows].add(jnp.where(used[None, :, None, None], new, 0))
 
 
-@jax.jit
-def _assess_tokens(path, sums, score, baseline, before, pending, level, tolerance):
+@functools.partial(jax.jit, static_argnames=("objective",))
+def _assess_tokens(path, sums, score, baseline, before, pending, level, tolerance, objective):
     """Return the result, new where a row was pending, and which rows are good enough."""
     result = engine.token_result(path, sums[level], score, baseline)
     change = jnp.sum(jnp.abs(result.attributions - engine.token_result(path, sums[level - 1], score, baseline).attributions), axis=1)
-    good = _good(jnp.sum(jnp.abs(result.attributions), axis=1), result.convergence_delta, change, score, baseline, path.real, tolerance)
+    magnitude = jnp.sum(jnp.abs(result.attributions), axis=1)
+    rounding = _rounding(path.logits, score, baseline, objective)
+    good = _good(magnitude, result.convergence_delta, change, rounding, path.real, tolerance)
     if before is not None:
         result = jax.tree.map(lambda new, old: jnp.where(pending.reshape(-1, *[1] * (new.ndim - 1)), new, old), result, before)
     return result, good

@@ -20,7 +20,7 @@ from .bert import Batch, HeadMask, Params, checked_tokens, complete_batch, forwa
 from .config import BertConfig
 from .engine import OBJECTIVES, PATHS
 from .errors import InputError, as_index, root_cause
-from .integration import METHODS, checked_rule, quadrature
+from .integration import METHODS, check_adaptive_method, checked_rule, quadrature
 
 Array = jax.Array
 
@@ -39,17 +39,28 @@ class AttentionAttributions(NamedTuple):
     # With n_steps="auto", else None: Σ|change from the level before| / Σ|attributions|, and whether the tolerance was met, [B, L].
     relative_change: Array | None = None
     converged: Array | None = None
+    # What the result is of. For each example, so that every field can be sliced, joined and divided over devices alike.
+    layers: Array | None = None  # int32 [B, L], the model's numbers of the layers
+    num_hidden_layers: Array | None = None  # int32 [B], of the model
 
-    def show(self, classifier: Any = None, batch: Batch | None = None, layers: Sequence[int] | None = None, file: Any = None) -> Any:
+    def show(
+        self,
+        classifier: Any = None,
+        batch: Batch | None = None,
+        layers: Sequence[int] | None = None,
+        file: Any = None,
+        overwrite: bool = False,
+    ) -> Any:
         """Show the report of this batch: in a notebook below the cell, elsewhere as a file whose path is returned.
 
         Args:
           classifier, batch: what was attributed: for the names of tokens and classes, and to leave padding out. Without them these are
             numbers. (`explain_texts` shows token-level attributions and the texts as well.)
-          layers: those that were asked for, if not all.
-          file: where to write the page; by default into a new temporary folder.
+          layers: those that were asked for, where the result does not say so.
+          file: where to write the page; by default into a new temporary folder. An older report there is replaced.
+          overwrite: replace any other file as well.
         """
-        return _explanations_of(self, classifier, batch, layers).show(file)
+        return _explanations_of(self, classifier, batch, layers).show(file, overwrite)
 
     def _repr_html_(self) -> str:
         return _explanations_of(self)._repr_html_()
@@ -84,12 +95,13 @@ def check_adaptive(tolerance: float, max_steps: int) -> tuple[int, ...]:
     return sizes
 
 
-def _is_adaptive(n_steps: int | str, config: BertConfig, arrays) -> bool:
+def _is_adaptive(n_steps: int | str, method: Any, config: BertConfig, arrays) -> bool:
     """Return whether n_steps is "auto", or raise an InputError if that is not possible here."""
     if not isinstance(n_steps, str):
         return False
     if n_steps != "auto":
         raise InputError(f"n_steps must be an integer or 'auto', not {n_steps!r}")
+    check_adaptive_method(method)
     if config.dtype in ("bfloat16", "float16"):
         raise InputError(f"n_steps 'auto' needs float32: the rounding of {config.dtype} is larger than what is to be detected")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
@@ -132,8 +144,8 @@ def attribute_attention(
       config: the model's geometry (static).
       target: "predicted", a class index, or int [B] (pass the labels to explain the gold class). In a JAX array, a class that the model
         does not have gives NaN, as do ids and segments in the batch.
-      n_steps: M, the number of integration steps; "auto": for each layer of each example as many as `tolerance` needs (`method` does
-        not count then).
+      n_steps: M, the number of integration steps; "auto": for each layer of each example as many as `tolerance` needs, by nested
+        rules of its own, so that no other `method` than the default goes with it.
       method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does not count then). Rules of as many nodes
         share one compiled program.
       objective: F: "prob" the softmax probability of the target (as in the paper), "logit", or "log_prob".
@@ -170,7 +182,7 @@ def attribute_attention(
     static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
 
     relative_change = converged = None
-    if _is_adaptive(n_steps, config, (params, batch, target, traced_mask)):
+    if _is_adaptive(n_steps, method, config, (params, batch, target, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         if path != "layer":
             raise InputError("n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'")
@@ -186,7 +198,9 @@ def attribute_attention(
         stacked = jnp.stack([probs[layer] for layer in ascending], axis=1)
         real = jnp.asarray(batch["attention_mask"]) != 0
         result = result._replace(attention_probs=engine.max_over_real(stacked, real) if reduce else stacked)
-    found = AttentionAttributions(*result, n_steps, relative_change, converged)
+    num_rows = np.shape(batch["input_ids"])[0]
+    which = np.tile(np.asarray(layers, np.int32), (num_rows, 1)), np.full(num_rows, config.num_hidden_layers, np.int32)
+    found = AttentionAttributions(*result, n_steps, relative_change, converged, *which)
     if layers == ascending:
         return found
     order = np.asarray([ascending.index(layer) for layer in layers])
@@ -244,7 +258,7 @@ def attribute_tokens(
         "baseline_token_id": baseline,
         "steps_at_once": steps_at_once,
     }
-    if _is_adaptive(n_steps, config, (arrays, traced_mask)):
+    if _is_adaptive(n_steps, method, config, (arrays, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         result, n_steps, converged = adaptive.attribute_tokens_adaptively(*arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static)
         return TokenAttributions(*result, n_steps, converged)

@@ -337,7 +337,5 @@ def say(message: str) -> None:
 
 def warn_truncated(encoded: data.Encoded, source: str) -> None:
     """Say on stderr, in one line, how much of too long texts was cut."""
-    if encoded.num_truncated:
-        longest = int(encoded.lengths.max())
-        who = f"{source}: {encoded.num_truncated} of {len(encoded)} texts longer than {longest} tokens"
-        say(f"warning: {who}: {encoded.num_cut_tokens} tokens were cut")
+    if encoded.truncation:
+        say(f"warning: {source}: {encoded.truncation}")

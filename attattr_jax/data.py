@@ -458,11 +458,28 @@ class Encoded:
     # The word of its own segment that each token is a piece of, None for special tokens; None where the tokenizer does not say them.
     word_ids: list[list[int | None] | None]
     labels: np.ndarray | None  # class indices, int32 [examples]; −1 where an example has no gold label
-    num_truncated: int = 0  # examples that were too long
-    num_cut_tokens: int = 0  # what was cut off them
+    cut_tokens: Sequence[int] = ()  # how many were cut off each example
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def num_truncated(self) -> int:
+        """How many examples were too long."""
+        return sum(count > 0 for count in self.cut_tokens)
+
+    @property
+    def num_cut_tokens(self) -> int:
+        """How many tokens were cut off them."""
+        return sum(self.cut_tokens)
+
+    @property
+    def truncation(self) -> str | None:
+        """What to say of texts that were cut; None where none was."""
+        if not self.num_truncated:
+            return None
+        longest = int(self.lengths.max())
+        return f"{self.num_truncated} of {len(self)} texts longer than {longest} tokens: {self.num_cut_tokens} tokens were cut"
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -524,7 +541,7 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
     empty = next((index for index, special in enumerate(encoded["special_tokens_mask"]) if all(special)), None)
     if empty is not None:
         raise InputError(f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text")
-    num_cut = sum(len(encoded["input_ids"][index]) - max_length for index in too_long)
+    cut_tokens = [max(0, len(ids) - max_length) for ids in encoded["input_ids"]]
     if too_long:
         short = _tokenized(tokenizer, split.select(too_long), truncation=True, max_length=max_length)
         for row, index in enumerate(too_long):
@@ -537,8 +554,7 @@ def encode(classifier: Classifier, split: Split, max_length: int, labels: np.nda
         encoded["offset_mapping"],
         encoded["word_ids"],
         labels,
-        len(too_long),
-        num_cut,
+        cut_tokens,
     )
 
 

@@ -69,6 +69,23 @@ def objective_of(logits: Array, target: Array, objective: str) -> Array:
     return jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
 
 
+def rounding_scale(logits: Array, scores: Array, objective: str) -> Array:
+    """Return the number [B] with which the rounding of F grows: its error is a few times this, times the precision of a float.
+
+    The error of a logit is in proportion to the largest of them, whatever the target's own is; F passes on ∂F/∂logits of that.
+
+    Args:
+      logits: [B, C].
+      scores: F, [B].
+    """
+    largest = jnp.max(jnp.abs(logits), axis=-1)
+    if objective == "logit":
+        return jnp.maximum(largest, jnp.abs(scores))
+    probs = jnp.exp(scores) if objective == "log_prob" else scores
+    passed_on = jnp.maximum(1, 2 * (1 - probs) * largest)  # Σ_c |∂ log p / ∂ logit_c| = 2 (1 − p); 1: of exp, of log(1 + …)
+    return jnp.maximum(passed_on, jnp.abs(scores)) if objective == "log_prob" else probs * passed_on
+
+
 def clean_pass(params: Params, batch: Batch, target: Array | None, head_mask: Any, config: BertConfig, objective: str, layers) -> Clean:
     """Run the model as it is, and keep what the integrals over `layers` (ascending) start from."""
     logits, probs, hidden = BertClassifier(config).apply({"params": params}, batch, head_mask=head_mask)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
+import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from .compilation_cache import keep_programs
 from .data import Encoded, Split, encode, inference_batches
 from .errors import InputError
 from .heads import top_heads
-from .integration import quadrature
+from .integration import DEFAULT_METHOD, check_adaptive_method, quadrature
 from .labels import NO_GOLD, class_index, class_indices, parse_labels
 from .pretrained import Classifier, checked_texts
 from .results import SAVED_ARRAYS, Explanation, Explanations
@@ -46,6 +47,20 @@ class AttributionOptions:
     max_steps: int = 63
     token_n_steps: int | str | None = None  # of the token-level integrated gradients; None: n_steps
     token_level: bool = True  # whether to compute these
+
+    @property
+    def token_steps(self) -> int | str:
+        """The number of steps of the token-level gradients."""
+        return self.n_steps if self.token_n_steps is None else self.token_n_steps
+
+    def check_method(self) -> None:
+        """Raise an InputError if `method` is another than the default, and nothing is integrated by it."""
+        if {self.n_steps, self.token_steps if self.token_level else "auto"} == {"auto"}:
+            check_adaptive_method(self.method)
+
+    def rule(self, n_steps: int | str) -> dict[str, Any]:
+        """Return the arguments that name the rule of so many steps: `method` is not that of "auto"."""
+        return {"n_steps": n_steps, "method": DEFAULT_METHOD if n_steps == "auto" else self.method}
 
 
 def explain(
@@ -82,6 +97,7 @@ def explain(
     params = sharding.place_params(classifier.params, mesh, shard_params)
     layers = checked_layers(options.layers, config)
     wanted = SAVED_ARRAYS[save]
+    options.check_method()
     if options.target == "gold":
         if encoded.labels is None:
             raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
@@ -92,8 +108,9 @@ def explain(
     for batch in inference_batches(encoded, config, batch_size or functools.partial(engine.default_batch_size, config), mesh, done):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
-        how = {name: getattr(options, name) for name in ("n_steps", "method", "objective", "step_batch_size", "tolerance", "max_steps")}
-        result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, path=options.path, **how)
+        how = {name: getattr(options, name) for name in ("objective", "step_batch_size", "tolerance", "max_steps")}
+        rule = options.rule(options.n_steps)
+        result = attribute_attention(params, model_inputs(inputs), config, target, layers=layers, path=options.path, **rule, **how)
         device_arrays = {
             **_summarize(result, inputs["attention_mask"]),
             "target": result.target,
@@ -104,8 +121,7 @@ def explain(
             "converged": result.converged,
         }
         if options.token_level:
-            how["n_steps"] = options.n_steps if options.token_n_steps is None else options.token_n_steps
-            tokens = attribute_tokens(params, inputs, config, result.target, **how)
+            tokens = attribute_tokens(params, inputs, config, result.target, **options.rule(options.token_steps), **how)
             device_arrays |= {
                 "token_attributions": tokens.attributions,
                 "token_delta": tokens.convergence_delta,
@@ -160,6 +176,7 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
         "word_ids": encoded.word_ids[index],
         "token_type_ids": encoded.token_type_ids[index],
         "special_tokens_mask": special,
+        "num_cut_tokens": encoded.cut_tokens[index],
         "label": None if label is None or label == NO_GOLD else classifier.id2label[label],
         **_findings(arrays, classifier.id2label, layers, num_pairs, special if skip_special_tokens else None),
         "num_hidden_layers": classifier.config.num_hidden_layers,
@@ -168,7 +185,7 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
 
 def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
-    logits, total = arrays["logits"], arrays["token_pairs"]
+    logits, total = arrays["logits"], arrays.get("token_pairs", np.zeros((0, 0)))
     # A model with one output has no classes: its softmax would be 1, whatever the text.
     probabilities = arrays["probabilities"] if len(logits) > 1 else ()
     largest = float(np.abs(total).max(initial=0)) or 1.0
@@ -181,7 +198,7 @@ def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, A
         "layers": list(layers),
         "baseline_scores": arrays["baseline_score"].tolist(),
         "convergence_deltas": arrays["convergence_delta"].tolist(),
-        "absolute_attribution_sums": arrays["magnitude"].tolist(),
+        "absolute_attribution_sums": arrays["magnitude"].tolist() if "magnitude" in arrays else None,
         "n_steps": arrays["n_steps"].tolist(),
         "converged": arrays["converged"].tolist() if "converged" in arrays else None,
         "token_attributions": arrays["token_attributions"].tolist() if "token_attributions" in arrays else None,
@@ -213,7 +230,8 @@ def explain_texts(
 
     Args:
       classifier: the model, with its tokenizer.
-      texts, text_pairs: B texts, and B second segments for tasks on sentence pairs; too long ones are truncated.
+      texts, text_pairs: B texts, and B second segments for tasks on sentence pairs; what the model has no
+        position for is cut off, with a warning.
       labels: B class names or indices, None where there is no gold label; see `labels` for what they mean.
       options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", a class name or
         index), `n_steps`, `method`, `objective`, `layers`, `path`, …, as for `attribute_attention`.
@@ -235,6 +253,8 @@ def explain_texts(
     if options.target not in ("predicted", "gold"):
         options = dataclasses.replace(options, target=class_index(options.target, classifier.id2label))
     encoded = encode(classifier, split, classifier.config.max_position_embeddings, indices)
+    if encoded.truncation:
+        warnings.warn(encoded.truncation, stacklevel=2)
     explained = explain(classifier, split, encoded, sharding.data_mesh(), options)
     by_index = {each.row["index"]: each for each in explained}
     return Explanations([by_index[index] for index in range(len(split))])
@@ -248,11 +268,14 @@ def explanations_of(
     Args:
       result: with whole attributions or reduced ones.
       classifier, batch: for the names of classes and tokens, and to leave padding out; without them these are numbers.
-      layers: those that were asked for, by default all from the first.
+      layers: those that were asked for; by default what the result says.
+
+    Raises:
+      InputError: `layers` are not those of the result, or nothing says which they are.
     """
     is_whole = np.ndim(result.attributions) == 5
     num_rows, num_layers = np.shape(result.attributions)[:2]
-    layers = tuple(range(num_layers)) if layers is None else tuple(layers)
+    layers, num_hidden_layers = _layers_of(result, layers, classifier)
     num_tokens = np.shape(result.attributions)[-1] if is_whole else 0
     if batch is not None:
         num_tokens = np.shape(batch["input_ids"])[1]
@@ -263,8 +286,6 @@ def explanations_of(
         "logits": result.logits,
         "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": result.attributions,
-        "token_pairs": np.zeros((num_rows, num_tokens, num_tokens)),
-        "magnitude": np.zeros((num_rows, num_layers)),
         **{name: getattr(result, name) for name in ("target", "score", "baseline_score", "convergence_delta", "n_steps")},
     }
     kept = ["head_importance"]
@@ -297,10 +318,27 @@ def explanations_of(
             "label": None,
             **_findings(arrays, names, layers, 10),
             "path": "layer" if np.shape(result.convergence_delta) == (num_rows, num_layers) else "joint",
-            **({} if classifier is None else {"num_hidden_layers": classifier.config.num_hidden_layers}),
+            **({} if num_hidden_layers is None else {"num_hidden_layers": num_hidden_layers}),
         }
         examples.append(Explanation(row, {name: arrays[name] for name in kept}))
     return Explanations(examples)
+
+
+def _layers_of(result: AttentionAttributions, layers: Sequence[int] | None, classifier: Classifier | None) -> tuple[list[int], int | None]:
+    """Return the numbers of a result's layers, and how many the model has, None where nothing says so."""
+    count = np.shape(result.attributions)[1]
+    total = None if classifier is None else classifier.config.num_hidden_layers
+    if result.num_hidden_layers is not None:
+        total = int(np.asarray(result.num_hidden_layers)[0])
+    known = None if result.layers is None else np.asarray(result.layers)[0].tolist()
+    if layers is None:
+        if known is None and total not in (None, count):
+            raise InputError(f"the result has {count} of the model's {total} layers, and does not say which: give layers")
+        layers = list(range(count)) if known is None else known
+    layers = [int(layer) for layer in layers]
+    if len(layers) != count or known not in (None, layers):
+        raise InputError(f"layers are {layers}, but the result is of {count if known is None else known}")
+    return layers, total
 
 
 def convergence_by_steps(
@@ -372,7 +410,7 @@ class DatasetSummary:
             if not converged:
                 self.num_not_converged += 1
                 self.not_converged = [*self.not_converged, {"example": row["index"], "layer": layer}][:100]
-        self.worst_delta = max(self.worst_delta, *explained.relative_deltas)
+        self.worst_delta = max([self.worst_delta, *(explained.relative_deltas or ())])
         for pair in row["token_pairs"]:
             # Not normalised, so that examples compare; index and positions break ties.
             value = pair["attribution"] * row["token_pairs_scale"]

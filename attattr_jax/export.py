@@ -8,6 +8,7 @@ Shapes: T tokens of one example (no padding), L layers (those asked for), N head
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from .errors import InputError
-from .files import replacing, user_path, write_file
+from .files import check_new, replacing, user_path, write_file
 from .results import Explanation
 from .tree import THRESHOLD
 
@@ -113,15 +114,21 @@ def table_of(example: Explanation, top_k: int = 100) -> pa.Table:
     return pa.table(dict(zip(COLUMNS, columns, strict=True)), pa.schema(COLUMNS.items()))
 
 
-def write_table(examples: Iterable[Explanation], file: str | os.PathLike, top_k: int = 100) -> None:
+def write_table(examples: Iterable[Explanation], file: str | os.PathLike, top_k: int = 100, overwrite: bool = False) -> None:
     """Write the rows of `table_of` for all examples into one .parquet or .csv file, by its ending.
 
+    Args:
+      examples: with their arrays.
+      file: where to write.
+      top_k: rows for each example.
+      overwrite: write where there is a file already.
+
     Raises:
-      InputError: another ending, or what `table_of` raises: then there is no file.
+      InputError: another ending, there is a file already, or what `table_of` raises: then nothing is written.
     """
     file = user_path(file)
     _check_formats([file.suffix[1:]], TABLE_FORMATS)
-    _write(examples, file.parent, [file], (), top_k)
+    _write(examples, file.parent, [file], (), top_k, overwrite=overwrite)
 
 
 def write_example_files(
@@ -130,6 +137,7 @@ def write_example_files(
     formats: Collection[str] = EXAMPLE_FORMATS,
     tree_threshold: float = THRESHOLD,
     tree_penalty: float = 0.0,
+    overwrite: bool = False,
 ) -> None:
     """Write each example into files of its own, named by its index.
 
@@ -139,12 +147,13 @@ def write_example_files(
       formats: "npz": `00012.npz`, the arrays, `tokens` and `layers` (the model's numbers of them), nothing pickled; "safetensors": the
         arrays, and as metadata "row" the fields of its row in JSON; "json", "dot": the attribution tree, as `00012.tree.json` and so on.
       tree_threshold, tree_penalty: τ and λ of the trees.
+      overwrite: write where there are files already.
 
     Raises:
-      InputError: an unknown format, or what `Explanation.tree` raises.
+      InputError: an unknown format, a file that is there already, or what `Explanation.tree` raises.
     """
     _check_formats(formats, EXAMPLE_FORMATS)
-    _write(examples, user_path(folder), [], formats, tree_threshold=tree_threshold, tree_penalty=tree_penalty)
+    _write(examples, user_path(folder), [], formats, tree_threshold=tree_threshold, tree_penalty=tree_penalty, overwrite=overwrite)
 
 
 def export(
@@ -154,6 +163,7 @@ def export(
     top_k: int = 100,
     tree_threshold: float = THRESHOLD,
     tree_penalty: float = 0.0,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Do what `write_table` and `write_example_files` do, in one pass: tables are `attributions.parquet` and `attributions.csv`.
 
@@ -167,7 +177,7 @@ def export(
     folder = user_path(folder)
     tables = [folder / f"attributions.{name}" for name in TABLE_FORMATS if name in formats]
     single = [name for name in EXAMPLE_FORMATS if name in formats]
-    _write(examples, folder, tables, single, top_k, tree_threshold, tree_penalty)
+    _write(examples, folder, tables, single, top_k, tree_threshold, tree_penalty, overwrite)
     return tables + [folder] * bool(single)
 
 
@@ -177,7 +187,10 @@ def _check_formats(formats: Collection[str], allowed: Sequence[str]) -> None:
         raise InputError(f"unknown format {', '.join(map(repr, unknown))}: there are {', '.join(allowed)}")
 
 
-def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOLD, tree_penalty=0.0) -> None:
+def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOLD, tree_penalty=0.0, overwrite=False) -> None:
+    check_place = (lambda file: None) if overwrite else check_new
+    for file in tables:
+        check_place(file)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(_table_writer(file)) for file in tables]
@@ -186,6 +199,8 @@ def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOL
             rows = table_of(held, top_k) if tables else None
             for add in writers:
                 add(rows)
+            for name in formats:
+                check_place(_example_file(held, folder, name))
             _write_example(held, folder, formats, tree_threshold, tree_penalty)
             del example, held  # before the next one is made
 
@@ -213,18 +228,24 @@ def _table_writer(file: Path) -> Iterator[Callable[[pa.Table], None]]:
             writer.write_table(pa.concat_tables(waiting))
 
 
+def _example_file(example: Explanation, folder: Path, name: str) -> Path:
+    """Return the place of an example's file of this format."""
+    return folder / f"{example.row['index']:05d}.{f'tree.{name}' if name in TREE_FORMATS else name}"
+
+
 def _write_example(example: Explanation, folder: Path, formats: Collection[str], tree_threshold: float, tree_penalty: float) -> None:
     """Write the files of one example."""
-    row, stem = example.row, f"{example.row['index']:05d}"
+    row = example.row
+    place = functools.partial(_example_file, example, folder)
     arrays = {name: np.ascontiguousarray(example.array(name)) for name in example.array_names}
     if "npz" in formats:
-        with replacing(folder / f"{stem}.npz") as file:
+        with replacing(place("npz")) as file:
             np.savez(file, **arrays, tokens=np.array(row["tokens"], np.str_), layers=np.array(row["layers"]))
     if "safetensors" in formats:
         fields = {name: value for name, value in row.items() if name != "arrays"}  # that says where they were
-        write_file(folder / f"{stem}.safetensors", safetensors.numpy.save(arrays, {"row": json.dumps(fields, ensure_ascii=False)}))
+        write_file(place("safetensors"), safetensors.numpy.save(arrays, {"row": json.dumps(fields, ensure_ascii=False)}))
     if "json" in formats or "dot" in formats:
         tree = example.tree(tree_threshold, tree_penalty)
         for name, content in (("json", tree.to_json()), ("dot", tree.to_dot())):
             if name in formats:
-                write_file(folder / f"{stem}.tree.{name}", content)
+                write_file(place(name), content)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .errors import InputError
+
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on file sizes as well
 
 
@@ -41,6 +43,12 @@ def _no_link(name: str, flags: int) -> int:
 def is_full_disk(error: BaseException | None) -> bool:
     """Return whether an error says that there is no space; libraries wrap what the system says, in types of their own."""
     return any(os.strerror(number) in str(error) for number in _FULL_DISK)
+
+
+def check_new(file: Path) -> None:
+    """Raise an InputError where there is a file already."""
+    if os.path.lexists(file):
+        raise InputError(f"{file} exists: name another file, or give overwrite=True")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,9 @@ METHODS = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid
 
 MAX_STEPS = 10_000
 
+DEFAULT_METHOD = "gausslegendre"
+ADAPTIVE_METHOD = "nested Gauss-Patterson rules"  # of n_steps "auto"
+
 
 def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes α and weights, float64 [M] each, that integrate over [0, 1]; the weights sum to 1.
@@ -68,6 +71,12 @@ def checked_rule(nodes, weights) -> tuple[np.ndarray, np.ndarray]:
     if not ((nodes >= 0) & (nodes <= 1)).all() or not abs(weights.sum() - 1) < 1e-6:
         raise InputError("the nodes of a rule must be in 0 … 1, and its weights must sum to 1")
     return nodes, weights
+
+
+def check_adaptive_method(method: object) -> None:
+    """Raise an InputError if a rule was chosen for n_steps "auto", which has rules of its own."""
+    if not (isinstance(method, str) and method == DEFAULT_METHOD):
+        raise InputError(f"method {method!r:.80} has no effect with n_steps 'auto': leave it out, or give a number of steps")
 
 
 class NestedRules(NamedTuple):

@@ -11,9 +11,7 @@ Only `ExplanationWriter` is for all processes of a run; everything else is for o
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -24,64 +22,13 @@ import numpy as np
 import safetensors.numpy
 
 from .errors import InputError
-from .files import Journal, json_digest, read_json, replacing, write_file, write_json
-from .results import EXAMPLES_FILE, MANIFEST_FILE, SAVED_ARRAYS, Explanation
+from .files import Journal, json_digest, replacing, write_file, write_json
+from .manifest import MANIFEST_FILE, PARTS, Part, damage_of, entry_of, place, read_manifest
+from .results import EXAMPLES_FILE, SAVED_ARRAYS, Explanation
 
 SHARD_BYTES = 64 * 2**20
 PART_ROWS = 1024
 PART_SECONDS = 60  # of work that a killed process loses at most
-
-_PARTS = "parts"
-_FILE_NAME = re.compile(r"(shard-\d{4,}-\d{5,}\.safetensors|rows-\d{4,}-\d{5,}\.jsonl|examples\.jsonl)")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """One line of a manifest."""
-
-    indices: list[int]  # of the examples
-    rows: dict[str, Any] | None  # file, bytes and sha256; None in `manifest.json`, where all rows are in one file
-    arrays: dict[str, Any] | None  # likewise; None where no arrays were to be saved
-
-    @classmethod
-    def parse(cls, fields: Any, num_examples: int, has_rows: bool = True) -> _Part:
-        """Return a part as a manifest describes it; a ValueError if it is none of this run's."""
-        if not isinstance(fields, dict) or not isinstance(fields.get("indices"), list):
-            raise ValueError("it must have indices")
-        indices, rows, arrays = fields["indices"], fields.get("rows"), fields.get("arrays")
-        if not all(type(index) is int and 0 <= index < num_examples for index in indices) or len(set(indices)) < len(indices):
-            raise ValueError(f"indices must be different numbers from 0 to below {num_examples}")
-        for entry in ([rows] if has_rows else []) + ([] if arrays is None else [arrays]):
-            _check_entry(entry)
-        return cls(indices, rows if has_rows else None, arrays)
-
-
-def _check_entry(entry: Any) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str) or not _FILE_NAME.fullmatch(entry["file"]):
-        raise ValueError("a file must be named as this program names them")
-    if type(entry.get("bytes")) is not int or not isinstance(entry.get("sha256"), str):
-        raise ValueError(f"size or SHA-256 of {entry['file']} is missing")
-
-
-def _place(folder: Path, name: str) -> Path:
-    return folder / _PARTS / name if name.startswith("rows-") else folder / name
-
-
-def _entry(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as content:
-        return {"file": file.name, "bytes": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
-
-
-def _damage(folder: Path, entry: dict[str, Any] | None) -> str | None:
-    """Return what is wrong with a file that a manifest describes."""
-    if entry is None:
-        return None
-    file = _place(folder, entry["file"])
-    if not file.is_file():
-        return f"{file} is missing"
-    if file.stat().st_size != entry["bytes"]:
-        return f"{file} has {file.stat().st_size} bytes, not {entry['bytes']}"
-    return None if _entry(file) == entry else f"{file} is damaged"
 
 
 class ExplanationWriter:
@@ -89,7 +36,7 @@ class ExplanationWriter:
 
     def __init__(self, folder: Path, save: str = "full", process: int = 0):
         self.folder, self._names, self._process = Path(folder), SAVED_ARRAYS[save], process
-        self._parts = self.folder / _PARTS
+        self._parts = self.folder / PARTS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._manifest = Journal(self._parts / f"manifest-{process:04d}.jsonl")
         there = [*self._parts.glob(f"rows-{process:04d}-*"), *self.folder.glob(f"shard-{process:04d}-*")]
@@ -126,24 +73,24 @@ class ExplanationWriter:
         if self._arrays:
             shard = self.folder / self._name("shard", "safetensors")
             write_file(shard, safetensors.numpy.save(self._arrays))
-            arrays = _entry(shard)
+            arrays = entry_of(shard)
         rows = self._parts / self._name("rows", "jsonl")
         write_file(rows, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self._rows))
-        self._manifest.put(rows.name, dataclasses.asdict(_Part([row["index"] for row in self._rows], _entry(rows), arrays)))
+        self._manifest.put(rows.name, dataclasses.asdict(Part([row["index"] for row in self._rows], entry_of(rows), arrays)))
         self._number += 1
         self._clear()
 
 
-def listed(folder: Path, num_examples: int) -> Iterator[tuple[str, _Part | ValueError]]:
+def listed(folder: Path, num_examples: int) -> Iterator[tuple[str, Part | ValueError]]:
     """Yield (where it stands, part, or what is wrong with it) of every line of the manifests of a run that goes on."""
     seen = set()
-    for manifest in sorted((folder / _PARTS).glob("manifest*.jsonl")):
+    for manifest in sorted((folder / PARTS).glob("manifest*.jsonl")):
         journal = Journal(manifest, is_written=False)
         for number in journal.damaged:
             yield f"{manifest}, line {number}", ValueError("damaged, or cut short")
         for name in [name for name in journal.known if name not in seen]:  # twice, where a process was killed while it made a new list
             try:
-                yield f"{manifest}, {name}", _Part.parse(journal.get(name), num_examples)
+                yield f"{manifest}, {name}", Part.parse(journal.get(name), num_examples)
             except ValueError as error:
                 yield f"{manifest}, {name}", error
         seen |= journal.known.keys()
@@ -153,7 +100,7 @@ def done(folder: Path, num_examples: int) -> set[int]:
     """Return the examples that need not be computed any more."""
     if (folder / MANIFEST_FILE).is_file():
         return set(range(num_examples))
-    return {index for _, part in listed(folder, num_examples) if isinstance(part, _Part) for index in part.indices}
+    return {index for _, part in listed(folder, num_examples) if isinstance(part, Part) for index in part.indices}
 
 
 def reopen(folder: Path, num_examples: int) -> list[str]:
@@ -164,17 +111,17 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
     """
     damage = []
     if (folder / MANIFEST_FILE).is_file():
-        shutil.rmtree(folder / _PARTS, ignore_errors=True)  # what `assemble` had not deleted yet
+        shutil.rmtree(folder / PARTS, ignore_errors=True)  # what `assemble` had not deleted yet
         damage = _take_apart(folder, num_examples)
         if not damage:
             return []
-    kept: list[_Part] = []
+    kept: list[Part] = []
     seen: set[int] = set()
     for where, part in listed(folder, num_examples):
         if isinstance(part, ValueError):
             damage.append(f"{where}: {part}")
             continue
-        reason = _damage(folder, part.rows) or _damage(folder, part.arrays)
+        reason = damage_of(folder, part.rows) or damage_of(folder, part.arrays)
         if reason is None and seen & set(part.indices):
             reason = f"{where}: example {min(seen & set(part.indices))} is there already"
         if reason is None:
@@ -182,7 +129,7 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
             seen |= set(part.indices)
         else:
             damage.append(reason)
-    parts = folder / _PARTS
+    parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
     write_file(parts / "manifest.jsonl", "".join(Journal.line(part.rows["file"], dataclasses.asdict(part)) for part in kept))
     named = {entry["file"] for part in kept for entry in (part.rows, part.arrays) if entry is not None}
@@ -195,31 +142,25 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
 def _take_apart(folder: Path, num_examples: int) -> list[str]:
     """Turn an assembled folder in which something is damaged into parts again; returns what is damaged."""
     manifest = folder / MANIFEST_FILE
-    damage, kept = [], []
+    damage, kept, parts = [], [], []
     try:
-        fields = read_json(manifest)
-        if fields.pop("sha256") != json_digest(fields):
-            raise ValueError("not what was written")
-        _check_entry(fields["rows"])
-        parts = [_Part.parse(part, num_examples, has_rows=False) for part in fields["parts"]]
-        if sorted(index for part in parts for index in part.indices) != list(range(num_examples)):
-            raise ValueError("it does not list every example once")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        damage, parts = [f"{manifest} is damaged ({error!s:.100})"], []
-    if not damage and (reason := _damage(folder, fields["rows"])):
+        rows_entry, parts = read_manifest(folder, num_examples)
+    except ValueError as error:
+        damage = [str(error)]
+    if not damage and (reason := damage_of(folder, rows_entry)):
         damage, parts = [reason], []
     for part in parts:
-        reason = _damage(folder, part.arrays)
+        reason = damage_of(folder, part.arrays)
         damage += [reason] if reason else []
         kept += [] if reason else [part]
     if damage:
-        (folder / _PARTS).mkdir(exist_ok=True)
+        (folder / PARTS).mkdir(exist_ok=True)
         lines = (folder / EXAMPLES_FILE).read_bytes().splitlines(keepends=True) if kept else []
-        journal = Journal(folder / _PARTS / "manifest.jsonl")
+        journal = Journal(folder / PARTS / "manifest.jsonl")
         for number, part in enumerate(kept):
-            rows = folder / _PARTS / f"rows-0000-{number:05d}.jsonl"
+            rows = folder / PARTS / f"rows-0000-{number:05d}.jsonl"
             write_file(rows, b"".join(lines[index] for index in part.indices))
-            journal.put(rows.name, dataclasses.asdict(dataclasses.replace(part, rows=_entry(rows))))
+            journal.put(rows.name, dataclasses.asdict(dataclasses.replace(part, rows=entry_of(rows))))
         manifest.unlink()
     return damage
 
@@ -235,12 +176,12 @@ def assemble(folder: Path, num_examples: int) -> None:
     parts = []
     places: dict[int, tuple[Path, int, int]] = {}  # of each example's row: file, start and length
     for where, part in listed(folder, num_examples):
-        reason = str(part) if isinstance(part, ValueError) else _damage(folder, part.rows) or _damage(folder, part.arrays)
+        reason = str(part) if isinstance(part, ValueError) else damage_of(folder, part.rows) or damage_of(folder, part.arrays)
         if reason:
             raise InputError(f"{where}: {reason}: --resume computes its examples again")
         parts.append(part)
         start = 0
-        file = _place(folder, part.rows["file"])
+        file = place(folder, part.rows["file"])
         lines = file.read_bytes().split(b"\n")[:-1]
         if len(lines) != len(part.indices):
             raise InputError(f"{file} has {len(lines)} rows, not {len(part.indices)}: delete it, and --resume computes them again")
@@ -257,7 +198,7 @@ def assemble(folder: Path, num_examples: int) -> None:
         for index in range(num_examples):
             ordered.write(_read_piece(*places[index]))
     _finish_manifest(folder, num_examples, parts)
-    shutil.rmtree(folder / _PARTS)
+    shutil.rmtree(folder / PARTS)
 
 
 def _read_piece(file: Path, start: int, length: int) -> bytes:
@@ -266,10 +207,10 @@ def _read_piece(file: Path, start: int, length: int) -> bytes:
         return source.read(length)
 
 
-def _finish_manifest(folder: Path, num_examples: int, parts: Sequence[_Part]) -> None:
+def _finish_manifest(folder: Path, num_examples: int, parts: Sequence[Part]) -> None:
     content = {
         "num_examples": num_examples,
-        "rows": _entry(folder / EXAMPLES_FILE),
+        "rows": entry_of(folder / EXAMPLES_FILE),
         "parts": [{"indices": part.indices, "arrays": part.arrays} for part in parts],
     }
     write_json(folder / MANIFEST_FILE, content | {"sha256": json_digest(content)})

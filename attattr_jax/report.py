@@ -15,6 +15,7 @@ import base64
 import functools
 import hashlib
 import html
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .errors import InputError
-from .files import replacing, user_path
+from .files import check_new, replacing, user_path
+from .integration import ADAPTIVE_METHOD
 from .rows import single_output
 from .tokens import sum_over_pieces
 from .tree import THRESHOLD, AttributionTree, check_tree_options
@@ -39,6 +41,11 @@ HEAD_DIGITS, SUM_DIGITS = 3, 4  # of the largest number of a matrix; the others 
 _LARGEST_CODE = 2**15 - 1
 _FEWEST_BYTES = 0.25  # a number takes at least so much of the page: what cannot fit is not packed in vain
 _RESERVED_BYTES = 4.0  # for each token pair of an example: two numbers, at the most
+
+_OLDER_HEAD = (
+    rb'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    rb"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'sha256-"
+)
 
 # How much of an example's matrices is in the page, from most to least.
 _DETAILS = ("heads", "layers", "sentence", "none")
@@ -92,6 +99,7 @@ def write_report(
     tree_threshold: float = THRESHOLD,
     tree_penalty: float = 0.0,
     on_example=lambda: None,
+    overwrite: bool = False,
 ) -> WrittenReport:
     """Write the report of explanations: one HTML file that opens from disk.
 
@@ -105,12 +113,14 @@ def write_report(
         layers, or its tokens and lists alone; the page says so.
       tree_threshold, tree_penalty: τ and λ of the trees.
       on_example: called after each example.
+      overwrite: write even where there is another file than a report of this library.
 
     Returns:
       `WrittenReport`.
 
     Raises:
-      InputError: no explanations, an option is out of range, `file` is a folder, or an array that was saved cannot be read.
+      InputError: no explanations, an option is out of range, `file` is a folder, another file is there, or an array
+        that was saved cannot be read.
     """
     check_report_options(max_examples, max_megabytes)
     check_tree_options(tree_threshold, tree_penalty)
@@ -119,6 +129,8 @@ def write_report(
     file = user_path(file)
     if file.is_dir():
         raise InputError(f"{file} is a folder: name a file in it, such as {file / 'report.html'}")
+    if not (overwrite or _is_report(file)):
+        check_new(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     count = min(max_examples, len(explanations))
     left_out = _LeftOut(len(explanations) - count)
@@ -128,6 +140,15 @@ def write_report(
             written.write(chunk.encode(errors="replace"))
         num_bytes = written.tell()
     return WrittenReport(file, count, num_bytes, left_out.lines())
+
+
+def _is_report(file: Path) -> bool:
+    """Return whether a file is a report, of this version or an earlier one, which did not name its generator."""
+    if not file.is_file():
+        return False
+    with open(file, "rb") as page:
+        head = page.read(1000)
+    return b'<meta name="generator" content="attattr-jax">' in head or re.match(_OLDER_HEAD, head) is not None
 
 
 def notebook_frame(explanations: Sequence[Explanation], height: int = 900) -> str:
@@ -174,7 +195,7 @@ def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
     items = [_item(explanations[at]) for at in range(count)]
     num_wrong = sum(item["is_wrong"] for item in items)
     labelled = sum(item["label"] is not None for item in items)
-    made = {name: options[name] for name in ("checkpoint", "objective", "target", "method", "n_steps", "path", "dtype") if name in options}
+    made = {name: options[name] for name in ("checkpoint", "objective", "target", "path", "dtype") if name in options} | _rules(options)
     packages = run.get("packages")
     made |= {"attattr-jax": packages.get("attattr-jax"), "started": run.get("started")} if isinstance(packages, dict) else {}
     return {
@@ -187,6 +208,18 @@ def _outline(explanations: Sequence[Explanation], count: int) -> dict[str, Any]:
     }
 
 
+def _rules(options: dict[str, Any]) -> dict[str, str]:
+    """Return by which rules attention and tokens were integrated, and with how many nodes."""
+    rules = {}
+    for name, kind in (("n_steps", "integration"), ("token_n_steps", "integration of tokens")):
+        if name == "token_n_steps" and options.get("skip_token_attributions"):
+            continue
+        if (n_steps := options.get(name)) is not None:
+            method = ADAPTIVE_METHOD if n_steps == "auto" else options.get("method", "unknown rule")
+            rules[kind] = f"{method}, n_steps {n_steps}"
+    return rules
+
+
 def _item(example: Explanation) -> dict[str, Any]:
     """Return what the list says of an example."""
     row, output = example.row, single_output(example.row)
@@ -195,7 +228,8 @@ def _item(example: Explanation) -> dict[str, Any]:
         **{name: row[name] for name in ("index", "text", "text_pair", "label")},
         **says,
         "is_wrong": row["label"] not in (None, row["predicted"]),
-        "worst_delta": f"{max(example.relative_deltas, default=0.0):.1g}",
+        "worst_delta": f"{max(example.relative_deltas):.1g}" if example.relative_deltas else "–",
+        "num_cut_tokens": row.get("num_cut_tokens", 0),
     }
 
 
@@ -250,6 +284,7 @@ def _packed_example(example: Explanation, room: float, tree_options: tuple[float
         **{name: row[name] for name in ("layers", "baseline_scores", "convergence_deltas", "n_steps", "converged", "path")},
         "output": single_output(row),
         "relative_deltas": example.relative_deltas,
+        "num_cut_tokens": row.get("num_cut_tokens", 0),
         "special": row["special_tokens_mask"],
         "token_attributions": values,
         "token_delta": row["token_convergence_delta"],
@@ -277,7 +312,7 @@ def _packed_matrices(total, attributions, probs, detail: str) -> dict[str, Any]:
     """
     if detail == "none":
         return {"decimals": {}, "data": ""}
-    sums = [total[None]] if detail == "sentence" else [total[None], attributions.sum(axis=1)]
+    sums = [total[None]] if detail == "sentence" else [total[None], attributions.sum(axis=1, dtype=np.float64)]
     codes, decimals = _fixed_point(np.concatenate(sums), SUM_DIGITS)
     parts = [codes]
     if detail == "heads":
@@ -285,7 +320,8 @@ def _packed_matrices(total, attributions, probs, detail: str) -> dict[str, Any]:
         parts.append(codes)
         decimals += more
     if probs is not None:
-        means = [probs.mean(axis=(0, 1))[None]] + ([] if detail == "sentence" else [probs.mean(axis=1)])
+        means = [probs.mean(axis=(0, 1), dtype=np.float64)[None]]
+        means += [] if detail == "sentence" else [probs.mean(axis=1, dtype=np.float64)]
         means += [probs.reshape(-1, *total.shape)] if detail == "heads" else []
         parts.append(np.rint(np.concatenate(means) * 10**HEAD_DIGITS).astype("<i2"))
     flat = np.concatenate([part.ravel() for part in parts])

@@ -14,19 +14,19 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
 
 from .errors import InputError, root_cause
 from .files import read_run, user_path
+from .manifest import MANIFEST_FILE, Part, damage_of, read_manifest
 from .rows import check_array, check_row
 from .tokens import shortened, sum_over_pieces, word_groups, word_labels
 from .tree import THRESHOLD, AttributionTree, attribution_tree
 
 EXAMPLES_FILE = "examples.jsonl"
-MANIFEST_FILE = "manifest.json"  # sizes and SHA-256 of the other files
 
 # Arrays per example by what `--save` asks for.
 SAVED_ARRAYS = {
@@ -63,7 +63,9 @@ class Explanation:
         if name not in self.array_names:
             has = f"only {', '.join(self.array_names)}" if self.array_names else "no arrays"
             raise InputError(f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py with --save full")
-        return self._read(name)
+        values = self._read(name)
+        # Half precision is what a model computes in: sums and means are not to be taken in it, nor can NumPy's files hold bfloat16.
+        return values.astype(np.float32) if values.dtype.itemsize < 4 else values
 
     def _read(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -88,9 +90,14 @@ class Explanation:
         return self.array("token_pairs") / self.row["token_pairs_scale"]
 
     @property
-    def relative_deltas(self) -> list[float]:
-        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all together; 0 where nothing is attributed."""
+    def relative_deltas(self) -> list[float] | None:
+        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all together; 0 where nothing is attributed.
+
+        None where Σ|attributions| is not known: of attributions that were reduced.
+        """
         sizes = self.row["absolute_attribution_sums"]
+        if sizes is None:
+            return None
         sizes = sizes if self.row["path"] == "layer" else [sum(sizes)]
         return [abs(delta) / size if size else 0.0 for delta, size in zip(self.row["convergence_deltas"], sizes, strict=True)]
 
@@ -128,13 +135,14 @@ class Explanation:
             return attribution_tree(sum_over_pieces(by_layer, self.words, axes=(1, 2)), self.word_labels, threshold, penalty)
         return attribution_tree(by_layer, self.row["tokens"], threshold, penalty)
 
-    def show(self, file: str | os.PathLike | None = None) -> Path | None:
+    def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
         """Show the report of this example: in a notebook below the cell, elsewhere as a file whose path is returned.
 
         Args:
-          file: where to write it; by default into a new temporary folder.
+          file: where to write it; by default into a new temporary folder. An older report there is replaced.
+          overwrite: replace any other file as well.
         """
-        return _show([self], file)
+        return _show([self], file, overwrite)
 
     def _repr_html_(self) -> str:
         return _notebook_frame([self])
@@ -152,19 +160,20 @@ class Explanations(Sequence):
     def __getitem__(self, index):
         return self._examples[index]
 
-    def show(self, file: str | os.PathLike | None = None) -> Path | None:
+    def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
         """Show the report of these examples: in a notebook below the cell, elsewhere as a file whose path is returned.
 
         Args:
-          file: where to write it; by default into a new temporary folder.
+          file: where to write it; by default into a new temporary folder. An older report there is replaced.
+          overwrite: replace any other file as well.
         """
-        return _show(self, file)
+        return _show(self, file, overwrite)
 
     def _repr_html_(self) -> str:
         return _notebook_frame(self)
 
 
-def _show(examples: Sequence[Explanation], file: str | os.PathLike | None) -> Path | None:
+def _show(examples: Sequence[Explanation], file: str | os.PathLike | None, overwrite: bool) -> Path | None:
     from . import report  # the page's template is needed only by who looks
 
     if file is None:
@@ -178,7 +187,7 @@ def _show(examples: Sequence[Explanation], file: str | os.PathLike | None) -> Pa
             display(HTML(_notebook_frame(examples)))
             return None
         file = Path(tempfile.mkdtemp(prefix="attattr-")) / "report.html"
-    return report.write_report(examples, file).file
+    return report.write_report(examples, file, overwrite=overwrite).file
 
 
 def _notebook_frame(examples: Sequence[Explanation]) -> str:
@@ -190,9 +199,10 @@ def _notebook_frame(examples: Sequence[Explanation]) -> str:
 class StoredExplanation(Explanation):
     """One example of a folder of explanations; its arrays are read when they are asked for."""
 
-    def __init__(self, folder: Path, row: dict[str, Any]):
+    def __init__(self, folder: Path, row: dict[str, Any], parts: Mapping[str, Part] | None = None):
+        """Take a row, and what the manifest says of each file of arrays, None without a manifest."""
         super().__init__(row, {})
-        self._folder = folder
+        self._folder, self._parts = folder, parts
 
     @property
     def array_names(self) -> Sequence[str]:
@@ -203,6 +213,8 @@ class StoredExplanation(Explanation):
     def _read(self, name: str) -> np.ndarray:
         where = self.row["arrays"]
         file = self._folder / Path(where["file"]).name
+        if reason := self._mistake(file.name, where["prefix"]):
+            raise InputError(f"arrays of example {self.row['index']} cannot be read: {reason}")
         try:
             with safetensors.safe_open(file, "numpy") as reader:
                 values = reader.get_tensor(where["prefix"] + name)
@@ -210,6 +222,18 @@ class StoredExplanation(Explanation):
             raise InputError(f"{file} cannot be read: {root_cause(error):.300}") from None
         check_array(self.row, name, values)
         return values
+
+    def _mistake(self, name: str, prefix: str) -> str | None:
+        """Return why the arrays of this prefix in this file are not the example's as they were written."""
+        index = self.row["index"]
+        if prefix != f"{index}/":
+            return f"the row names those of {shortened(prefix, 20)!r}, not of '{index}/'"
+        if self._parts is None:
+            return None
+        part = self._parts.get(name)
+        if part is None or index not in part.indices:
+            return f"{self._folder / MANIFEST_FILE} does not list them in {shortened(name, 100)}"
+        return damage_of(self._folder, part.arrays, is_read=False)  # of its bytes NumPy needs a few only
 
 
 class StoredExplanations(Explanations):
@@ -222,10 +246,28 @@ class StoredExplanations(Explanations):
             if (self.folder / "parts").is_dir():
                 raise InputError(f"{self.folder} holds an unfinished run: attribute.py with --resume goes on with it")
             raise InputError(f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py")
+        self._parts = self._checked_parts()
         self._starts = [0]
         with open(self._file, "rb") as file:
+            self._version = _version(file)
             for line in file:
                 self._starts.append(self._starts[-1] + len(line))
+
+    def _checked_parts(self) -> dict[str, Part] | None:
+        """Return what the manifest says of each file of arrays, if there is one, and the rows are as it says."""
+        manifest = self.folder / MANIFEST_FILE
+        if not manifest.is_file():  # of an earlier version, or a run that --resume is mending
+            return None
+        try:
+            rows, parts = read_manifest(self.folder)
+            reason = damage_of(self.folder, rows)
+        except (ValueError, OSError) as error:
+            reason = str(error)
+        if reason is None:
+            return {part.arrays["file"]: part for part in parts if part.arrays is not None}
+        if not manifest.is_file():  # --resume has begun meanwhile
+            return None
+        raise InputError(f"{reason}: not what attribute.py wrote there, which its --resume computes again")
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -237,6 +279,8 @@ class StoredExplanations(Explanations):
             raise IndexError(f"example {index} of {len(self)}")
         start = self._starts[index % len(self)]
         with open(self._file, "rb") as file:
+            if _version(file) != self._version:
+                raise InputError(f"{self._file} has changed since it was opened: load it again")
             file.seek(start)
             try:
                 row = json.loads(file.readline())
@@ -244,7 +288,7 @@ class StoredExplanations(Explanations):
             except (ValueError, RecursionError) as error:
                 reason = shortened(str(error))
                 raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {reason}") from None
-        return StoredExplanation(self.folder, row)
+        return StoredExplanation(self.folder, row, self._parts)
 
     @functools.cached_property
     def run(self) -> dict[str, Any]:
@@ -252,10 +296,16 @@ class StoredExplanations(Explanations):
         return read_run(self.folder)
 
 
+def _version(file: BinaryIO) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced or written to."""
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def load_attributions(folder: str | os.PathLike) -> StoredExplanations:
     """Open a folder written by `attribute.py`: a sequence of examples whose arrays are read when they are asked for.
 
     Raises:
-      InputError: the folder holds no explanations.
+      InputError: the folder holds no explanations, or rows that are not those its manifest was written for.
     """
     return StoredExplanations(folder)

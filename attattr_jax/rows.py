@@ -77,8 +77,9 @@ def check_row(row: Any) -> None:
     # Empty of a model with one output.
     check("probabilities", lambda values: values == {} or (_are_numbers(values) and row["predicted"] in values), by_name)
     check("score", _is_number, "a number")
-    for name, count in (("baseline_scores", num_paths), ("convergence_deltas", num_paths), ("absolute_attribution_sums", num_layers)):
+    for name, count in (("baseline_scores", num_paths), ("convergence_deltas", num_paths)):
         check(name, each(_is_number, count), f"a list of {count} numbers")
+    check("absolute_attribution_sums", maybe(each(_is_number, num_layers)), f"null or a list of {num_layers} numbers")
     check("n_steps", each(_is_count, num_layers, num_paths), f"a list of {num_layers} numbers from 0")
     check("converged", maybe(each(lambda value: isinstance(value, bool), num_layers)), f"null or a list of {num_layers} truth values")
     check("token_attributions", maybe(each(_is_number, num_tokens)), f"null or {by_token}: numbers")
@@ -89,6 +90,7 @@ def check_row(row: Any) -> None:
     check("arrays", maybe(are_arrays), "null, or file, prefix and names")
     for name, is_right, what in (  # not in older files
         ("word_ids", maybe(each(maybe(_is_count), num_tokens)), f"null or {by_token}: numbers from 0 or null"),
+        ("num_cut_tokens", _is_count, "a number from 0"),
         ("num_hidden_layers", _is_layer, "a number of layers"),
         ("logits", lambda values: _are_numbers(values) and row["predicted"] in values, by_name),
         ("head_importance", are_by_head, f"a list of numbers for each of {num_layers} layers, all of one length"),

@@ -55,11 +55,18 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
         first, last = group[0], group[-1]
         text = row["text_pair"] if row["token_type_ids"][first] and row.get("text_pair") is not None else row["text"]
         start, end = row["offsets"][first][0], row["offsets"][last][1]
-        while start < end < len(text) and unicodedata.combining(text[end]):  # the tokenizer drops accents that are characters of their own
+        # Tokenizers drop accents, vowel signs and joiners that are characters of their own: up to the next token they are the word's.
+        following = row["offsets"][last + 1][0] if last + 1 < len(row["offsets"]) else 0
+        while start < end < (following if following >= end else len(text)) and _continues_word(text[end]):
             end += 1
         written = "" if row["special_tokens_mask"][first] else text[start:end]
         labels.append(written or "".join(row["tokens"][at].removeprefix("##") for at in group))
     return labels
+
+
+def _continues_word(char: str) -> bool:
+    """Return whether a character has no place of its own: marks, joiners, and the letters of a flag's tag."""
+    return unicodedata.category(char)[0] == "M" or char in "\u200c\u200d" or "\U000e0020" <= char <= "\U000e007f"
 
 
 def sum_over_pieces(values, groups: Sequence[Sequence[int]], axes: Sequence[int]) -> np.ndarray:

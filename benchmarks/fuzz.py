@@ -242,6 +242,7 @@ def _explanations_kind(file: str, form: str, shares: tuple[float, float]) -> Non
         from attattr_jax import report
 
         shutil.copytree(inputs / "explanations", folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()  # with it, any damage of the rows is seen before they are read
 
         def use(example):
             _each(

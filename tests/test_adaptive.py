@@ -212,6 +212,20 @@ def test_tokens_keep_the_result_of_their_level(run_tokens):
     assert (long.attributions[more] != short.attributions[more]).any(axis=1).all()
 
 
+def test_what_is_zero_converges_at_the_first_level(golden_model, golden_batch):
+    """Without heads nothing is attributed: the delta is rounding, which grows with the logits, not with the output explained."""
+    mask = jnp.asarray(np.repeat([[0], [1], [0]], 4, axis=1), jnp.float32)
+    for scale, objective in [(0.1, "logit"), (1, "logit"), (1, "log_prob"), (10, "prob"), (10, "log_prob"), (40, "log_prob")]:
+        params = jax.tree.map(np.array, golden_model.params)
+        params["classifier"] = jax.tree.map(lambda values, scale=scale: values * np.float32(scale), params["classifier"])
+        result = aa.attribute_attention(
+            params, golden_batch, golden_model.config, n_steps="auto", objective=objective, head_mask=mask, tolerance=1e-6
+        )
+        empty = np.asarray([0, 2])
+        assert not np.asarray(result.attributions)[:, empty].any()
+        assert (result.n_steps[:, empty] == LEVELS[0]).all() and result.converged[:, empty].all(), (scale, objective)
+
+
 # --- arguments ------------------------------------------------------------------------------------------------------------------------
 
 

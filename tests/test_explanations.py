@@ -1,7 +1,12 @@
 import dataclasses
+import shutil
 
+import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import make_tiny, read_jsonl
 
 import attattr_jax as aa
@@ -147,8 +152,6 @@ def test_any_character_in_a_text_survives(tiny, tmp_path):
 def test_a_model_that_gives_nan_is_refused(tiny, split):
     import dataclasses
 
-    import jax
-
     broken = dataclasses.replace(tiny, params=jax.tree.map(lambda array: np.full_like(array, np.nan), tiny.params))
     encoded = data.encode(tiny, split, 32)
     with pytest.raises(aa.InputError, match="output for .* is nan"):
@@ -242,6 +245,120 @@ def test_convergence_by_steps_is_that_of_each_number_of_steps(tiny, path):
         expected = [one.relative_deltas for one in again]
         np.testing.assert_allclose(found[:, at], expected, rtol=1e-3, atol=1e-6)
     assert (found[:, -1] < found[:, 0]).all(), "more steps, smaller deltas"
+
+
+def test_a_result_knows_its_layers(tiny):
+    batch = tiny.tokenize(TEXTS[:2])
+    one, both = (aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=2, layers=layers) for layers in ([1], None))
+    for classifier in (tiny, None):
+        for shown in explanations.explanations_of(one, classifier):
+            assert shown.layers == [1] and {head["layer"] for head in shown.heads} == {1}
+            assert not shown.has_all_layers, "no tree of a part of the layers"
+        assert explanations.explanations_of(both, classifier)[1].has_all_layers
+    with pytest.raises(aa.InputError, match=r"layers are \[0\], but the result is of \[1\]$"):
+        explanations.explanations_of(one, tiny, layers=[0])
+    bare = one._replace(layers=None, num_hidden_layers=None)
+    with pytest.raises(aa.InputError, match=r"has 1 of the model's 2 layers, and does not say which: give layers$"):
+        explanations.explanations_of(bare, tiny)
+    assert explanations.explanations_of(bare, tiny, layers=[1])[0].layers == [1]
+
+
+def test_results_pass_through_transformations(tiny):
+    """Every field has the examples as its first axis, so that results can be sliced, joined and mapped over."""
+    batch = jax.tree.map(jnp.asarray, tiny.tokenize(TEXTS[:2]))
+
+    def attribute(batch, params=tiny.params):
+        return aa.attribute_attention(params, batch, tiny.config, n_steps=2, layers=[1], reduce="head_max")
+
+    result = jax.jit(attribute)(batch)
+    assert {len(values) for values in jax.tree.leaves(result)} == {2}
+    assert explanations.explanations_of(jax.tree.map(lambda values: values[1:], result), tiny)[0].layers == [1]
+    mapped = jax.vmap(attribute)(jax.tree.map(lambda values: values[:, None], batch))
+    np.testing.assert_allclose(mapped.attributions[:, 0], result.attributions, atol=1e-6)
+    assert mapped.layers.shape == (2, 1, 1)
+    _, found = jax.grad(lambda params: (jnp.sum(attribute(batch, params).attributions), attribute(batch)), has_aux=True)(tiny.params)
+    np.testing.assert_array_equal(found.layers, [[1], [1]])
+
+
+def test_a_rule_that_would_have_no_effect_is_refused(tiny):
+    batch = tiny.tokenize(TEXTS[:1])
+    message = "method 'riemann_left' has no effect with n_steps 'auto': leave it out, or give a number of steps$"
+    for function in (aa.attribute_attention, aa.attribute_tokens):
+        with pytest.raises(aa.InputError, match=message):
+            function(tiny.params, batch, tiny.config, n_steps="auto", method="riemann_left")
+    for steps in ({}, {"token_n_steps": "auto"}, {"token_n_steps": 5, "token_level": False}):
+        with pytest.raises(aa.InputError, match=message):
+            aa.explain_texts(tiny, TEXTS[:1], n_steps="auto", method="riemann_left", **steps)
+    (one,) = aa.explain_texts(tiny, TEXTS[:1], n_steps="auto", token_n_steps=5, method="riemann_left")
+    expected = aa.attribute_tokens(tiny.params, batch, tiny.config, n_steps=5, method="riemann_left")
+    np.testing.assert_allclose(one.token_attributions, expected.attributions[0], atol=1e-6)
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A folder of explanations that may be damaged."""
+    shutil.copytree(folder, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def edit(file, old, new):
+    content = file.read_text(encoding="utf-8")
+    assert old in content
+    file.write_text(content.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("examples.jsonl", "very good", "very flat", r"examples.jsonl is damaged: not what attribute.py wrote"),
+        ("examples.jsonl", '"prefix": "0/"', '"prefix": "3/"', r"examples.jsonl is damaged: not what attribute.py wrote"),
+        ("examples.jsonl", "very good", "good", r"examples.jsonl has \d+ bytes, not \d+: not what attribute.py wrote"),
+        ("manifest.json", '"num_examples": 4', '"num_examples": 5', r"manifest.json is damaged \(not what was written\)"),
+        ("manifest.json", '"sha256"', '"sha512"', r"manifest.json is damaged"),
+    ],
+)
+def test_rows_that_are_not_those_of_the_manifest_are_refused(copied, file, old, new, message):
+    edit(copied / file, old, new)
+    with pytest.raises(aa.InputError, match=message):
+        aa.load_attributions(copied)
+
+
+def test_arrays_of_another_example_are_refused(copied):
+    stored = aa.load_attributions(copied)
+    first, second = (stored[index].row for index in (0, 1))
+    (copied / second["arrays"]["file"]).write_bytes(b"cut short")
+    with pytest.raises(aa.InputError, match=r"example 1 cannot be read: .*has 9 bytes, not \d+$"):
+        _ = stored[1].attributions
+    moved = results.StoredExplanation(copied, {**first, "arrays": {**first["arrays"], "file": stored[2].arrays["file"]}}, stored._parts)
+    with pytest.raises(aa.InputError, match=r"example 0 cannot be read: .*manifest.json does not list them in shard-0000-0000\d"):
+        _ = moved.attributions
+    (copied / "manifest.json").unlink()  # as of an earlier version
+    assert aa.load_attributions(copied)[0].attributions.shape == stored[0].attributions.shape
+    edit(copied / "examples.jsonl", '"prefix": "0/"', '"prefix": "3/"')
+    with pytest.raises(aa.InputError, match=r"example 0 cannot be read: the row names those of '3/', not of '0/'"):
+        _ = aa.load_attributions(copied)[0].attributions
+    with pytest.raises(aa.InputError, match="has changed since it was opened: load it again"):
+        stored[0]
+
+
+def test_a_run_that_is_being_mended_can_be_read(copied):
+    shard = aa.load_attributions(copied)[2].arrays["file"]
+    (copied / shard).unlink()
+    assert parts.reopen(copied, 4) and not (copied / "manifest.json").exists()
+    stored = aa.load_attributions(copied)
+    assert [one.text for one in stored] == TEXTS and stored[3].attributions.size
+
+
+def test_half_precision_is_read_as_float32(copied, explained):
+    """Older shards hold attention in what the model computed in."""
+    stored = aa.load_attributions(copied)
+    shard = copied / stored[0].arrays["file"]
+    arrays = safetensors.numpy.load_file(shard)
+    half = arrays["0/attention_probs"].astype(ml_dtypes.bfloat16)
+    shard.write_bytes(safetensors.numpy.save(arrays | {"0/attention_probs": half}))
+    (copied / "manifest.json").unlink()
+    read = aa.load_attributions(copied)[0].attention_probs
+    np.testing.assert_array_equal(read, half.astype(np.float32), strict=True)
 
 
 def test_rows_of_older_files_can_be_shown(explained, tmp_path):

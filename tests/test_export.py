@@ -2,6 +2,7 @@ import csv
 import json
 import weakref
 
+import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -142,12 +143,46 @@ def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch):
     summary = explanation(1)
     summary = Explanation(summary.row, {"token_pairs": summary.array("token_pairs")})
     with pytest.raises(aa.InputError, match="example 1 was saved with only token_pairs, not 'attributions'"):
-        export.export([explanation(), summary], tmp_path, ALL_FORMATS)
+        export.export([explanation(), summary], tmp_path, ALL_FORMATS, overwrite=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         *(f"00000.{ending}" for ending in ("npz", "safetensors", "tree.dot", "tree.json")),
         "attributions.csv",
     ]
     assert (tmp_path / "attributions.csv").read_text() == "of an earlier run"
+
+
+def test_files_that_are_there_are_kept(tmp_path):
+    there = [tmp_path / name for name in ("mine.csv", "attributions.parquet", "00000.npz", "00000.tree.dot")]
+    for file in there:
+        file.write_text("mine")
+    for write in (
+        lambda **how: export.write_table([explanation()], tmp_path / "mine.csv", **how),
+        lambda **how: export.export([explanation()], tmp_path, ["parquet"], **how),
+        lambda **how: export.write_example_files([explanation()], tmp_path, ["safetensors", "npz"], **how),
+        lambda **how: export.write_example_files([explanation()], tmp_path, ["dot"], **how),
+    ):
+        with pytest.raises(aa.InputError, match=r"exists: name another file, or give overwrite=True$"):
+            write()
+        assert sorted(tmp_path.iterdir()) == sorted(there) and {file.read_text() for file in there} == {"mine"}
+    for file in there:
+        file.unlink()
+        file.symlink_to("nowhere")
+    with pytest.raises(aa.InputError, match="exists"):
+        export.write_table([explanation()], there[0])
+    export.write_table([explanation()], there[0], overwrite=True)
+    assert there[0].read_text().startswith('"example"')
+
+
+def test_half_precision_is_exported_as_float32(tmp_path):
+    """NumPy's files have no bfloat16: it would come back as two bytes of nothing."""
+    example = explanation()
+    probs = example.attention_probs.astype(ml_dtypes.bfloat16)
+    half = Explanation(example.row, {**example._arrays, "attention_probs": probs})
+    export.write_example_files([half], tmp_path)
+    with np.load(tmp_path / "00000.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["attention_probs"], probs.astype(np.float32), strict=True)
+    stored = safetensors.numpy.load_file(tmp_path / "00000.safetensors")["attention_probs"]
+    np.testing.assert_array_equal(stored, probs.astype(np.float32), strict=True)
 
 
 def test_examples_are_taken_one_at_a_time_and_read_once(tmp_path):

@@ -1,5 +1,6 @@
 import base64
 import builtins
+import functools
 import hashlib
 import html
 import json
@@ -9,12 +10,14 @@ import types
 import weakref
 import zlib
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import report
+from attattr_jax import report, rows
+from attattr_jax.explanations import DatasetSummary, explanations_of
 from attattr_jax.results import Explanation, Explanations
 
 HOSTILE = (
@@ -26,7 +29,8 @@ TEXTS = ["the film is very good .", HOSTILE, "a dull story"]
 
 @pytest.fixture(scope="module")
 def explained(tiny):
-    return aa.explain_texts(tiny, TEXTS, labels=["positive", "negative", "negative"], n_steps=3)
+    with pytest.warns(UserWarning, match="^1 of 3 texts longer than 32 tokens"):
+        return aa.explain_texts(tiny, TEXTS, labels=["positive", "negative", "negative"], n_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +206,64 @@ def test_a_failure_leaves_the_page_that_was_there(explained, tmp_path):
     (tmp_path / "report.html").write_text("before")
     broken = Explanation(explained[0].row, {name: explained[0].array(name) for name in explained[0].array_names} | {"attributions": None})
     with pytest.raises(AttributeError):
-        report.write_report([explained[0], broken], tmp_path / "report.html")
+        report.write_report([explained[0], broken], tmp_path / "report.html", overwrite=True)
     arrays = {name: explained[0].array(name) * np.float32(np.nan) for name in explained[0].array_names}
     with pytest.raises(aa.InputError, match="not finite"):
-        report.write_report([Explanation(explained[0].row, arrays)], tmp_path / "report.html")
+        report.write_report([Explanation(explained[0].row, arrays)], tmp_path / "report.html", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"] and (tmp_path / "report.html").read_text() == "before"
+
+
+def test_only_a_report_is_replaced(explained, tmp_path):
+    mine = tmp_path / "mine.html"
+    for content in ("<!DOCTYPE html>\n<html><head><title>mine</title></head></html>", ""):
+        mine.write_text(content)
+        for show in (explained.show, explained[0].show, functools.partial(report.write_report, explained)):
+            with pytest.raises(aa.InputError, match=r"mine.html exists: name another file, or give overwrite=True$"):
+                show(mine)
+        assert mine.read_text() == content
+    assert explained[0].show(mine, overwrite=True) == explained.show(mine) == mine and len(read(mine).examples) == 3
+    older = mine.read_text(encoding="utf-8").replace('<meta name="generator" content="attattr-jax">\n', "")
+    mine.write_text(older, encoding="utf-8")
+    assert len(read(explained[0].show(mine)).examples) == 1, "an earlier version did not name itself"
+
+
+def test_unknown_deltas_are_not_shown_as_zero(tiny, tmp_path):
+    batch = tiny.tokenize(TEXTS[:1])
+    arguments = {"layers": [1, 0], "n_steps": 2}
+    whole = aa.attribute_attention(tiny.params, batch, tiny.config, **arguments)
+    reduced = aa.attribute_attention(tiny.params, batch, tiny.config, **arguments, reduce="head_max")
+    shown, exact = (read(each.show(tiny, batch, file=tmp_path / "page.html")) for each in (reduced, whole))
+    assert shown.examples[0]["relative_deltas"] is None and not shown.examples[0]["listed_pairs"]
+    np.testing.assert_allclose(shown.examples[0]["convergence_deltas"], whole.convergence_delta[0], atol=1e-7)
+    assert "δ –" in shown.texts and max(exact.examples[0]["relative_deltas"]) > 1e-3
+    (one,) = explanations_of(reduced, tiny, batch)
+    rows.check_row({**one.row, "arrays": None})
+    summary = DatasetSummary()
+    summary.add(one)
+    assert summary.worst_delta == 0 and summary.token_pairs == []
+
+
+def test_the_page_names_the_rules_that_were_used(explained, tmp_path):
+    class Run(Explanations):
+        run: ClassVar = {"options": {}}
+
+    nested = "nested Gauss-Patterson rules, n_steps auto"
+    for options, said, unsaid in (
+        ({"n_steps": "auto", "method": "riemann_left"}, [nested], "riemann_left"),
+        ({"n_steps": 20, "token_n_steps": "auto", "method": "riemann_left"}, ["riemann_left, n_steps 20", nested], "gausslegendre"),
+        ({"n_steps": 20, "token_n_steps": "auto", "method": "gausslegendre", "skip_token_attributions": True}, [], nested),
+    ):
+        Run.run["options"] = options
+        texts = read(report.write_report(Run(explained), tmp_path / "report.html").file).texts
+        assert set(said) <= set(texts) and not any(unsaid in text for text in texts)
+
+
+def test_cut_texts_are_marked(tiny, tmp_path):
+    with pytest.warns(UserWarning, match=r"^1 of 2 texts longer than 32 tokens: 30 tokens were cut$"):
+        explained = aa.explain_texts(tiny, ["good " * 60, "good"], n_steps=2)
+    assert [one.num_cut_tokens for one in explained] == [30, 0]
+    page = read(explained.show(tmp_path / "report.html"))
+    assert [example["num_cut_tokens"] for example in page.examples] == [30, 0] and page.texts.count("cut") == 1
 
 
 def test_in_a_notebook_the_page_is_a_frame(tiny, explained):

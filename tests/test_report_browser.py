@@ -30,7 +30,8 @@ def explained():
     """Twenty texts, some with words of several pieces."""
     tiny = make_tiny([*WORDS, "un", "##watch", "##ably"])
     labels = [index % 2 for index in range(len(TEXTS))]
-    return aa.explain_texts(tiny, TEXTS, labels=labels, n_steps=4)
+    with pytest.warns(UserWarning, match="^1 of 20 texts longer than 32 tokens"):
+        return aa.explain_texts(tiny, TEXTS, labels=labels, n_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +217,32 @@ def test_an_address_leads_back(browser, file, page):
     again = Page(browser)
     again.wait(lambda: "layer 1, head 3" in again.text("#selection"))
     assert again.text("#facts .sentence") == TEXTS[4]
+
+
+def test_the_address_is_what_is_shown(browser, file, page):
+    def opened(address, sentence, selection):
+        page.wait(lambda: page.text("#facts .sentence") == sentence and f"Of {selection}." in page.text("#selection"))
+        page.wait(lambda: browser.current_url == f"{file.as_uri()}#{address}")
+
+    everything = "all layers and heads"
+    browser.get("about:blank")
+    browser.get(f"{file.as_uri()}#text=2&layer=1&head=3")
+    opened("text=2&layer=1&head=3", TEXTS[2], "layer 1, head 3")
+    browser.refresh()
+    opened("text=2&layer=1&head=3", TEXTS[2], "layer 1, head 3")
+    page.open(5)  # a reader goes on with the same head
+    opened("text=5&layer=1&head=3", TEXTS[5], "layer 1, head 3")
+    for address, shown, sentence, selection in (
+        ("text=6", "text=6", TEXTS[6], everything),
+        ("text=6&layer=0", "text=6&layer=0", TEXTS[6], "layer 0, all heads"),
+        ("text=3&layer=7&head=1", "text=3", TEXTS[3], everything),
+        ("text=3&layer=1&head=9", "text=3&layer=1", TEXTS[3], "layer 1, all heads"),
+        ("text=99&head=2", "text=0", TEXTS[0], everything),
+    ):
+        page.run("location.hash = arguments[0]", address)
+        opened(shown, sentence, selection)
+    page.select(0, 2)
+    opened("text=0&layer=0&head=2", TEXTS[0], "layer 0, head 2")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

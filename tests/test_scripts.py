@@ -698,6 +698,26 @@ def test_names_in_another_encoding_are_refused(monkeypatch, capsys):
     assert line.startswith("error: --output_dir ") and line.endswith("Python's encoding here is ascii: set PYTHONUTF8=1")
 
 
+@pytest.mark.parametrize("script", [attribute, prune])
+def test_the_folder_of_a_model_is_no_output_folder(script, tiny_folder, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    what = "--text good" if script is attribute else "--dataset reviews"
+    assert script.main(words(f"--checkpoint {{m}} --output_dir {{m}}/../model {what} --overwrite", m=folder)) == 2
+    assert "model holds a model (config.json, model.safetensors): choose another folder" in capsys.readouterr().err.splitlines()[-1]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_rule_that_would_have_no_effect_is_named(trained_folder, tmp_path, capsys):
+    command = words(
+        "--checkpoint {m} --text good --output_dir {o} --n_steps auto --method riemann_left", m=trained_folder, o=tmp_path / "out"
+    )
+    assert attribute.main(command) == 2
+    assert "error: --method: method 'riemann_left' has no effect with n_steps 'auto'" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_empty_text_is_named(trained_folder, tmp_path, capsys):
     given = ["--checkpoint", str(trained_folder), "--output_dir", str(tmp_path / "out"), "--text", "good", "--text", " "]
     assert attribute.main(given) == 2
@@ -718,6 +738,10 @@ def test_long_text_is_cut_with_one_warning(trained_folder, tmp_path, capsys):
     assert attribute.main([*command, "film " * 5000]) == 0
     noise = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line and "attributing" not in line]
     assert noise == ["warning: --text: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
+    (row,) = read_jsonl(tmp_path / "out" / "examples.jsonl")
+    assert row["num_cut_tokens"] == 4970
+    attribute.print_explanation(row)
+    assert "  longer than the model reads: 4970 tokens were cut off\n" in capsys.readouterr().out
 
 
 def test_model_with_one_output(regression_folder, reviews_folder, tmp_path, capsys):

@@ -28,6 +28,29 @@ def test_words_are_written_as_in_the_text():
     assert word_labels(ROW | {"offsets": [[0, 0]] * 8}, GROUPS)[1:3] == ["resumes", "unkept"], "no offsets: the pieces"
 
 
+def test_words_keep_what_has_no_place_of_its_own(tiny):
+    """Marks (also of combining class 0), joiners and variation selectors, which the tokenizer drops; no character of the next word."""
+    words = [
+        "good",
+        "\u0939\u0948\u0902",
+        "film",
+        "\u2764\ufe0f",
+        "\U0001f469\u200d\U0001f4bb",
+        "\u0645\u06cc\u200c",
+        "e\u0301",
+        "1\ufe0f\u20e3",
+    ]
+    words += ["\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "bad"]
+    encoded = data.encode(tiny, data.Split("texts", "texts", [" ".join(words)], None, None), 32)
+    row = {name: getattr(encoded, name)[0] for name in ("offsets", "word_ids", "token_type_ids", "special_tokens_mask")}
+    row |= {"text": " ".join(words), "text_pair": None}
+    row["tokens"] = tiny.tokenizer.convert_ids_to_tokens(encoded.input_ids[0])
+    assert word_labels(row, word_groups(row)) == ["[CLS]", *words, "[SEP]"]
+    kept = ROW | {"text": "ab\u0301c", "tokens": ["a", "b", "\u0301c"], "offsets": [[0, 1], [1, 2], [2, 4]]}
+    kept |= {"token_type_ids": [0] * 3, "special_tokens_mask": [0] * 3}
+    assert word_labels(kept, [[0], [1], [2]]) == ["a", "b", "\u0301c"], "a mark that is a token's own"
+
+
 def test_sums_and_distributions_survive():
     random = np.random.default_rng(0)
     attributions, probs = random.normal(size=(2, 3, 8, 8)), random.dirichlet(np.ones(8), size=(2, 3, 8))

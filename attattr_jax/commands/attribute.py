@@ -234,7 +234,7 @@ def _write_views(
     if export_formats:
         with cli.progress(len(stored), "texts", "exporting") as bar:
             trees = (options.tree_threshold, options.tree_penalty)
-            files = export(_counted(stored, bar), stored.folder / "export", export_formats, options.export_top_k, *trees)
+            files = export(_counted(stored, bar), stored.folder / "export", export_formats, options.export_top_k, *trees, overwrite=True)
         written += [f"export: {file}" for file in files]
     return written
 
@@ -251,9 +251,8 @@ def _write_report(options: Options, stored: StoredExplanations) -> list[str]:
         return []
     with cli.progress(min(options.report_examples, len(stored)), "texts", "report") as bar:
         bounds = (options.report_examples, options.report_megabytes)
-        done = report.write_report(
-            stored, stored.folder / "report.html", *bounds, options.tree_threshold, options.tree_penalty, on_example=bar.update
-        )
+        trees = (options.tree_threshold, options.tree_penalty)
+        done = report.write_report(stored, stored.folder / "report.html", *bounds, *trees, on_example=bar.update, overwrite=True)
     return [f"report: {done.file}" + (f" (left out: {'; '.join(done.left_out)})" if done.left_out else "")]
 
 
@@ -291,6 +290,8 @@ def _check_ranges(options: Options) -> None:
         options.token_n_steps != "auto" or options.dtype == "float32",
         "--token_n_steps auto needs --dtype float32: give a number of steps",
     )
+    steps = {name: getattr(options, name) for name in ("n_steps", "token_n_steps", "method")}
+    cli.named("--method", AttributionOptions(**steps, token_level=not options.skip_token_attributions).check_method)
     cli.named("--tree_threshold, --tree_penalty", lambda: check_tree_options(options.tree_threshold, options.tree_penalty))
     cli.named("--report_megabytes", lambda: report.check_report_options(1, options.report_megabytes))
     for name in ("max_examples", "batch_size", "step_batch_size", "export_top_k", "figure_examples"):
@@ -385,6 +386,8 @@ def print_explanation(row: dict[str, Any]) -> None:
     else:
         print(f"  output = {output:.3f}{gold}")
 
+    if row.get("num_cut_tokens"):
+        print(f"  longer than the model reads: {row['num_cut_tokens']} tokens were cut off")
     special = row["special_tokens_mask"]
     tokens = [printable(token) for token in row["tokens"]]
     if row["token_attributions"] is not None:

@@ -157,7 +157,8 @@
     if (example.label !== null) facts.push(["label", example.label]);
     if (example.target !== example.predicted) facts.push(["explained", example.target]);
     facts.push(["explained output F", rounded(example.score, false)]);
-    facts.push(["largest relative convergence delta", example.relative_deltas.length ? rounded(Math.max(...example.relative_deltas), false) : "–"]);
+    facts.push(["largest relative convergence delta", example.relative_deltas ? rounded(Math.max(...example.relative_deltas), false) : "–"]);
+    if (example.num_cut_tokens) facts.push(["cut off at the model's length", `${example.num_cut_tokens} tokens`]);
     const texts = [example.text, example.text_pair].filter((text) => text !== null);
     byId("facts").replaceChildren(
       ...texts.map((text) => make("p", { class: "sentence", dir: "auto" }, text)),
@@ -451,11 +452,11 @@
 
   function showConvergence() {
     const isJoint = example.path === "joint";
-    const rows = example.relative_deltas.map((delta, at) => [
+    const rows = example.convergence_deltas.map((delta, at) => [
       isJoint ? "all together" : `layer ${example.layers[at]}`,
       rounded(example.baseline_scores[at], false),
-      rounded(example.convergence_deltas[at]),
-      rounded(delta, false),
+      rounded(delta),
+      example.relative_deltas ? rounded(example.relative_deltas[at], false) : "–",
       isJoint ? `${Math.max(...example.n_steps)}` : `${example.n_steps[at]}`,
       example.converged === null ? "–" : example.converged[at] ? "yes" : "no",
     ]);
@@ -483,15 +484,17 @@
   }
 
   let wanted = 0;
-  async function open(at) {
+  // Opens a text, with the layer and head of an address, [layer, head] by the model's numbers, or with those that are shown.
+  async function open(at, chosen = null) {
     wanted = at;
     const loaded = await load(at);
     if (wanted !== at) return; // another was chosen meanwhile
+    const shown = [example && state.layer !== null ? example.layers[state.layer] : null, state.head];
     example = loaded; // only now: until here, whatever happens belongs to the one before
-    Object.assign(state, { at, token: null, cell: null });
-    if (!example.importance || state.layer >= example.importance.length || state.head >= example.importance[0].length) {
-      state.layer = state.head = null;
-    }
+    const [layer, head] = chosen ?? shown;
+    const row = example.importance ? example.layers.indexOf(layer) : -1;
+    const hasHead = row >= 0 && head !== null && head < example.importance[0].length;
+    Object.assign(state, { at, token: null, cell: null, layer: row < 0 ? null : row, head: hasHead ? head : null });
     buttons.forEach((button, each) => {
       button.toggleAttribute("aria-current", each === at);
       button.tabIndex = each === at ? 0 : -1;
@@ -537,14 +540,7 @@
     const address = new URLSearchParams(location.hash.slice(1));
     const number = (name) => (/^\d+$/.test(address.get(name) ?? "") ? Number(address.get(name)) : null);
     const at = buttons.findIndex((button) => Number(button.querySelector(".number").textContent) === number("text"));
-    await open(Math.max(0, at));
-    const row = example.layers.indexOf(number("layer"));
-    if (row >= 0 && example.importance) {
-      state.layer = row;
-      state.head = number("head") < example.importance[0].length ? number("head") : null;
-      showHeads();
-      showSelected();
-    }
+    await open(Math.max(0, at), [number("layer"), number("head")]);
   }
 
   // Arrow keys among the elements of a group: returns the new place.
