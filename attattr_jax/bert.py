@@ -351,7 +351,7 @@ def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
 
     Raises:
       InputError: `input_ids` is missing or not [B, T], a shape differs, T exceeds the position embeddings, or a host array has an id or
-        segment that the model does not have, a mask that is not of 0 and 1, or padding without a mask or on the left.
+        segment that the model does not have, a mask that is not of 0 and 1, padding on the left, or at the end of a row without a mask.
     """
     if batch.get("input_ids") is None:
         raise InputError(f"batch has no 'input_ids', only {sorted(batch)}")
@@ -369,10 +369,12 @@ def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
             completed[name] = checked_tokens(name, batch[name], size, meaning, shape)
     mask = completed["attention_mask"]
     if batch.get("attention_mask") is None:
-        padding = [] if isinstance(ids, jax.Array) else np.argwhere(ids == config.pad_token_id)
+        # At an end of a row; between other tokens it was put there on purpose, as in a baseline.
+        ends = [0, shape[1] - 1]
+        padding = [] if isinstance(ids, jax.Array) else np.argwhere(ids[:, ends] == config.pad_token_id)
         if len(padding):
-            where = ", ".join(map(str, padding[0]))
-            raise InputError(f"input_ids[{where}] is padding (pad_token_id {config.pad_token_id}): pass attention_mask, 0 there")
+            row, end = padding[0]
+            raise InputError(f"input_ids[{row}, {ends[end]}] is padding (pad_token_id {config.pad_token_id}): pass attention_mask, 0 there")
     elif not isinstance(mask, jax.Array):
         on_the_left = np.flatnonzero((mask[:, 0] == 0) & mask.any(axis=1))
         if on_the_left.size:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from . import compilation_cache, data, output, processes, sharding
 from .errors import InputError, require
 from .files import is_full_disk, is_utf8
 from .integration import quadrature
-from .labels import assumption, class_indices
+from .labels import assumption
 from .tokens import printable
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
@@ -290,12 +290,12 @@ def check_applies(options: Any, rules: Sequence[tuple[str, bool, str]]) -> None:
 
     Args:
       options: the dataclass of all options.
-      rules: (name of an option, whether it has an effect, what it goes with).
+      rules: (name of an option, whether it has an effect, when it has none: "without --dataset").
     """
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    for name, applies, what in rules:
-        given = getattr(options, name) not in (defaults[name], [])
-        require(applies or not given, f"--{name} has no effect without {what}: leave it out, or add that")
+    for name, applies, when in rules:
+        is_given = getattr(options, name) not in (defaults[name], [])
+        require(applies or not is_given, f"--{name} has no effect {when}: leave it out")
 
 
 def load_split(dataset: str, split: str, columns: data.Columns, max_examples: int | None = None, need_gold: bool = True) -> data.Split:
@@ -313,12 +313,14 @@ def load_split(dataset: str, split: str, columns: data.Columns, max_examples: in
     return labelled
 
 
-def class_labels(split: data.Split, id2label: dict[int, str]) -> Any:
-    """Return the labels as class indices, as `labels.class_indices`; says in one line what was assumed."""
-    indices = class_indices(split, id2label)
-    if note := assumption(split, id2label):
-        say(note)
-    return indices
+def say_assumptions(splits: Iterable[data.Split], id2label: dict[int, str]) -> None:
+    """Say, once for all splits, what is assumed about labels where only data or model names the classes."""
+    sources: dict[str | None, str] = {}
+    for split in splits:
+        sources.setdefault(assumption(split, id2label), split.source)
+    for note, source in sources.items():
+        if note is not None:
+            say(f"{source}: {note}")
 
 
 def listed(value: str | None, option_name: str, allowed: Sequence[str]) -> list[str]:
@@ -330,9 +332,9 @@ def listed(value: str | None, option_name: str, allowed: Sequence[str]) -> list[
 
 
 def say(message: str) -> None:
-    """Say on stderr what is not a result; of several processes, one says it."""
+    """Say on stderr what is not a result; of several processes, one says it. What would control the terminal is escaped."""
     if sharding.is_main():
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
 
 
 def warn_truncated(encoded: data.Encoded, source: str) -> None:

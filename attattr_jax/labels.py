@@ -200,15 +200,15 @@ def _look_up(split: Split, classes: _Classes) -> Callable[[Label], int | None]:
 
 
 def assumption(split: Split, id2label: Mapping[int, str]) -> str | None:
-    """Return, as one line, what `class_indices` assumed where only one side says names; None if nothing."""
+    """Return, in words, what `class_indices` assumed where only one side says names; None if nothing."""
     classes, data_names = _Classes(id2label), _data_names(split)
     if data_names is not None and not classes.have_names:
         pairs = ", ".join(f"{name} = {id2label[index]}" for index, name in data_names.items())
-        return f"{split.source}: the model does not name its classes; by position {shortened(pairs)}"
+        return f"the model does not name its classes; by position {shortened(pairs)}"
     is_number = data_names is None and any(isinstance(label, int) for label in split.raw_labels or ())
     if is_number and classes.have_names and classes.misleading is None:
         pairs = ", ".join(f"{index} = {name}" for index, name in sorted(id2label.items()))
-        return f"{split.source}: labels are class indices, in the model's order: {shortened(pairs)}"
+        return f"labels are class indices, in the model's order: {shortened(pairs)}"
     return None
 
 
@@ -268,6 +268,11 @@ def label_names(train: Split, model_names: Mapping[int, str] | None = None) -> d
         if other != name:
             raise InputError(f"{train.source}: labels {other!r:.80} and {name!r:.80} differ in case alone: use one of them")
     return dict(enumerate(names))
+
+
+def has_other_classes(model_names: Mapping[int, str], id2label: Mapping[int, str]) -> bool:
+    """Return whether a model names its classes, and they are not these: its head is of no use for them."""
+    return _are_names(model_names) and dict(model_names) != dict(id2label)
 
 
 def _know_numbers(model_names: Mapping[int, str], found: Sequence[int]) -> bool:

@@ -296,7 +296,13 @@ def checked_texts(texts: Sequence[str], text_pairs: Sequence[str] | None = None)
     return list(map(str, texts)), None if text_pairs is None else list(map(str, text_pairs))
 
 
-def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtype: str | None = None, seed: int = 0) -> Classifier:
+def load_classifier(
+    name: str | os.PathLike,
+    num_labels: int | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    new_head: bool = False,
+) -> Classifier:
     """Load a BERT classifier.
 
     Args:
@@ -305,6 +311,7 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
         `seed` and listed in `.new_parts`. None: the checkpoint must have its head.
       dtype: what to compute in, e.g. "bfloat16"; None: float32.
       seed: for what is new.
+      new_head: with `num_labels`: initialise the head also where the checkpoint has one of that size, which is for other classes.
 
     Raises:
       InputError: not found, not reachable, not a BERT, not a text classifier (without `num_labels`), damaged, or its tensors do not match
@@ -320,7 +327,8 @@ def load_classifier(name: str | os.PathLike, num_labels: int | None = None, dtyp
     config = dataclasses.replace(config, dtype=dtype)
 
     new_head_seed = None if num_labels is None else seed
-    params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), new_head_seed, takes_head=foreign_head is None)
+    takes_head = foreign_head is None and not new_head
+    params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), new_head_seed, takes_head)
     if not id2label:
         id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
     tokenizer = _load_tokenizer(folder)

@@ -233,7 +233,7 @@ class StoredExplanation(Explanation):
         part = self._parts.get(name)
         if part is None or index not in part.indices:
             return f"{self._folder / MANIFEST_FILE} does not list them in {shortened(name, 100)}"
-        return damage_of(self._folder, part.arrays, is_read=False)  # of its bytes NumPy needs a few only
+        return damage_of(self._folder, part.arrays, is_read=False)  # its size alone: the file may hold many examples
 
 
 class StoredExplanations(Explanations):

@@ -93,10 +93,10 @@ def test_labels_that_are_no_classes_are_named(labels, data_names, id2label, mess
 
 def test_what_was_assumed_is_said():
     assert assumption(split_of([0, 2]), SENTIMENT) == (
-        "films.tsv: labels are class indices, in the model's order: 0 = negative, 1 = neutral, 2 = positive"
+        "labels are class indices, in the model's order: 0 = negative, 1 = neutral, 2 = positive"
     )
     by_position = assumption(split_of([0], ["negative", "positive"]), UNNAMED)
-    assert by_position == "films.tsv: the model does not name its classes; by position negative = LABEL_0, positive = LABEL_1"
+    assert by_position == "the model does not name its classes; by position negative = LABEL_0, positive = LABEL_1"
     for labels, data_names, id2label in (
         ([0, 1], ["negative", "positive"], SENTIMENT),
         (["negative"], None, SENTIMENT),
@@ -221,6 +221,17 @@ def test_case_of_names_does_not_swap_classes(tmp_path):
     assert run(train, model=tmp_path / "model", dataset=tmp_path, **more) == 0
     assert aa.load_classifier(tmp_path / "run").id2label == {0: "POSITIVE", 1: "NEGATIVE"}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["eval_accuracy"] == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_head_for_other_classes_is_new(tmp_path, capsys):
+    saved_model(tmp_path / "model", ["sports", "politics"])
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("text\tlabel\ngood\tpositive\nbad\tnegative\n")
+    more = {"num_train_epochs": 1, "output_dir": tmp_path / "run"}
+    assert run(train, model=tmp_path / "model", dataset=tmp_path, **more) == 0
+    assert "new, to be trained: classifier\n" in capsys.readouterr().err
+    assert aa.load_classifier(tmp_path / "run").id2label == {0: "negative", 1: "positive"}
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -28,7 +28,7 @@ from ..explanations import AttributionOptions, DatasetSummary, convergence_by_st
 from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS, export
 from ..files import write_json
 from ..integration import METHODS
-from ..labels import class_index
+from ..labels import class_index, class_indices
 from ..output import OutputFolder
 from ..processes import Terminated, preemption
 from ..results import Explanation, StoredExplanations, load_attributions
@@ -196,7 +196,7 @@ def _explain(
     """Write the explanations that are not there yet, this process's share of them, as parts; returns when every process has done so."""
     if folder.resume and sharding.is_main():
         for reason in parts.reopen(folder.path, len(split)):
-            cli.say(f"warning: {printable(reason)}: its examples are computed again")
+            cli.say(f"warning: {reason}: its examples are computed again")
     sharding.barrier("reopened")
     done = set(sharding.from_main(sorted(parts.done(folder.path, len(split))) if sharding.is_main() else None))
     if len(done) < len(split):
@@ -311,14 +311,14 @@ def _check_ranges(options: Options) -> None:
     cli.check_applies(
         options,
         [
-            *((name, options.dataset is not None, "--dataset") for name in ("split", *cli.COLUMN_OPTIONS)),
-            *((name, is_adaptive, "--n_steps auto or --token_n_steps auto") for name in ("tolerance", "max_steps")),
-            ("text_pair", bool(options.text), "--text"),
-            ("token_n_steps", not options.skip_token_attributions, "token-level attributions (--skip_token_attributions)"),
-            ("report_megabytes", options.report_examples > 0, "a report (--report_examples 0)"),
-            ("figure_examples", options.figures is not None, "--figures"),
-            ("export_top_k", options.export is not None, "--export"),
-            *((name, bool(draws_trees), "a report, --figures or --export") for name in ("tree_threshold", "tree_penalty")),
+            *((name, options.dataset is not None, "without --dataset") for name in ("split", *cli.COLUMN_OPTIONS)),
+            *((name, is_adaptive, "without --n_steps auto or --token_n_steps auto") for name in ("tolerance", "max_steps")),
+            ("text_pair", bool(options.text), "without --text"),
+            ("token_n_steps", not options.skip_token_attributions, "with --skip_token_attributions"),
+            ("report_megabytes", options.report_examples > 0, "with --report_examples 0"),
+            ("figure_examples", options.figures is not None, "without --figures"),
+            ("export_top_k", options.export is not None, "without --export"),
+            *((name, bool(draws_trees), "without a report, --figures or --export") for name in ("tree_threshold", "tree_penalty")),
         ],
     )
     for name in ("text", "text_pair"):
@@ -339,15 +339,17 @@ def _load_texts(options: Options) -> data.Split:
 
 def _labels(options: Options, split: data.Split, classifier: pretrained.Classifier) -> np.ndarray | None:
     """Return the labels as class indices; those that are not the model's are left out, unless they are to be explained."""
-    if options.target == "gold":
-        return cli.named("--target gold", lambda: cli.class_labels(split, classifier.id2label))
-    if split.raw_labels is None:
+    if split.raw_labels is None and options.target != "gold":
         return None
     try:
-        return cli.class_labels(split, classifier.id2label)
+        labels = class_indices(split, classifier.id2label)
     except InputError as error:
-        cli.say(f"warning: labels are left out: {printable(str(error))}")
+        if options.target == "gold":
+            raise InputError(f"--target gold: {error}") from None
+        cli.say(f"warning: labels are left out: {error}")
         return None
+    cli.say_assumptions([split], classifier.id2label)
+    return labels
 
 
 def _target(options: Options, classifier: pretrained.Classifier) -> str | int:

@@ -25,6 +25,7 @@ from .. import cli, costs, data, evaluation, heads, plots, pretrained, pruning, 
 from ..cli import option, require
 from ..files import Journal, json_digest, read_run, user_path, write_file, write_json
 from ..importance import MEASURES, HeadScores, score_heads
+from ..labels import class_indices
 from ..output import OutputFolder
 
 MASKS_PER_LINE = 16  # evaluated between two writes: what a killed run loses
@@ -135,6 +136,7 @@ def _prune(options: Options) -> None:
     scored, evaluated = _examples(options, trained, wanted, given)
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
+    cli.say_assumptions([evaluated] if scored is None else [evaluated, scored], classifier.id2label)
     task = data.task_name(trained.dataset)
     roles = {"scoring": (scored, scored_encoded), "evaluation": (evaluated, evaluated_encoded)}
     facts = {
@@ -368,7 +370,7 @@ def _check_options(options: Options) -> None:
     if options.protocol == "reference":
         require(options.n_steps == 20, "--protocol reference integrates with 20 steps: leave --n_steps out")
         require(options.scoring_split == "train", "--protocol reference scores on --eval_split: leave --scoring_split out")
-    cli.check_applies(options, [(name, options.curve, "--curve") for name in ("curve_importances", "curve_seeds")])
+    cli.check_applies(options, [(name, options.curve, "without --curve") for name in ("curve_importances", "curve_seeds")])
     by_hand = options.prune_heads is not None
     require(not by_hand or not options.curve, "--curve ranks the heads: --prune_heads does not go with it")
     require(not by_hand or options.importance == "attribution", "--prune_heads names the heads: leave --importance out")
@@ -502,7 +504,7 @@ def _given_importance(options: Options, shape: tuple[int, int], fingerprint: str
 def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None) -> data.Encoded:
     """Tokenize as in training, so that the accuracy before pruning is the one that training reported."""
     limit = classifier.config.max_position_embeddings
-    labels = cli.class_labels(split, classifier.id2label)
+    labels = class_indices(split, classifier.id2label)
     encoded = data.encode(classifier, split, min(max_seq_length or limit, limit), labels)
     cli.warn_truncated(encoded, split.source)
     return encoded

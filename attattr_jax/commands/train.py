@@ -18,7 +18,7 @@ from typing import Literal
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
 from ..files import is_utf8, user_path
-from ..labels import label_names
+from ..labels import class_indices, has_other_classes, label_names
 from ..output import OutputFolder
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
@@ -106,7 +106,7 @@ def _evaluation_splits(options: Options) -> dict[str, data.Split]:
 
 def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
-    encoded = data.encode(classifier, split, max_length, cli.class_labels(split, classifier.id2label))
+    encoded = data.encode(classifier, split, max_length, class_indices(split, classifier.id2label))
     cli.warn_truncated(encoded, split.source)
     return encoded
 
@@ -116,6 +116,7 @@ def _evaluate(options: Options) -> None:
     classifier.require_classes()
     splits = _evaluation_splits(options)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
+    cli.say_assumptions(splits.values(), classifier.id2label)
     mesh = sharding.data_mesh()
     params = sharding.place_params(classifier.params, mesh, options.shard_params)
     found = {}
@@ -149,10 +150,12 @@ def _train(options: Options) -> None:
     )
     # A model that was fine-tuned for these classes keeps its numbering of them.
     id2label = label_names(train, model_names)
-    classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed)
+    is_other = has_other_classes(model_names, id2label)
+    classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed, new_head=is_other)
     classifier = dataclasses.replace(classifier, id2label=id2label)
     encoded = _encode(classifier, train, options)
     evaluations = {prefix: _encode(classifier, split, options) for prefix, split in splits.items()}
+    cli.say_assumptions([train, *splits.values()], classifier.id2label)
 
     task = data.task_name(options.dataset)
     read = [(train, encoded), *((split, evaluations[prefix]) for prefix, split in splits.items())]
