@@ -82,7 +82,7 @@ def keep_top_heads(importance, per_layer: int = 3, present=None) -> np.ndarray:
     num_heads = importance.shape[1]
     count = as_index(per_layer)
     if count not in range(num_heads + 1):
-        raise InputError(f"heads to keep per layer must be 0 to {num_heads}, the number of heads, not {per_layer!r:.80}")
+        raise InputError(f"heads to keep per layer must be 0 to {num_heads}, the number of heads, not {per_layer!r:.80} (per_layer)")
     mask = np.zeros(importance.shape, np.int32)
     order = np.argsort(-importance, axis=1, kind="stable")
     np.put_along_axis(mask, order[:, :count], 1, axis=1)
