@@ -26,7 +26,7 @@ import numpy as np
 from . import processes, sharding
 from .config import BertConfig
 from .errors import InputError, root_cause
-from .files import json_digest, user_path
+from .files import is_utf8, json_digest, user_path
 from .labels import Label, parse_labels
 from .pretrained import Classifier
 from .tokens import shortened
@@ -401,6 +401,8 @@ def _check(table: _Table, split: str, columns: Columns, max_examples: int | None
                 raise InputError(f"{found.row(index)}: {column!r} is {value!r:.80}, not text; name the text's column with --text_column")
             if not value or not value.strip():
                 raise InputError(f"{found.row(index)}: {column!r} is empty; give a text or delete the row")
+            if not is_utf8(value):  # an escape in JSON may be half of a character
+                raise InputError(f"{found.row(index)}: {column!r} has a lone surrogate, which is no character")
     return dataclasses.replace(found, raw_labels=None if label is None else parse_labels(values_of(label)))
 
 

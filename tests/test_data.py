@@ -50,6 +50,7 @@ def test_json_lines_are_named_by_their_row(tmp_path):
     for content, message in (
         ('\n{"sentence": "a"}\n{broken\n', "row 3: not JSON"),
         ('{"sentence": "a"}\n[1]\n', "row 2: not a JSON object"),
+        ('{"sentence": "a"}\n{"sentence": "\\ud800"}\n', "row 2: 'sentence' has a lone surrogate"),
     ):
         with pytest.raises(aa.InputError, match=message):
             data.load_split(write(tmp_path, "a.jsonl", content), "train")
