@@ -406,7 +406,10 @@ def checked_tokens(name: str, values: Any, size: int, meaning: str, shape: tuple
         raise InputError(f"{name} must be [B, T], with an example and a token at least, not of shape {values.shape}")
     if shape is not None and values.shape != shape:
         raise InputError(f"{name} has shape {values.shape}, input_ids {shape}")
-    # A float mask may be the additive one, 0 and −10000, which means the opposite.
+    is_host_mask = name == "attention_mask" and not isinstance(values, jax.Array)
+    if is_host_mask and jnp.issubdtype(values.dtype, jnp.floating) and np.isin(values, (0, 1)).all():
+        values = values.astype(np.int32)
+    # Another float mask may be the additive one, 0 and −10000, which means the opposite; of a JAX array nobody knows.
     if not jnp.issubdtype(values.dtype, jnp.integer) and not (values.dtype == bool and size == 2 and name.endswith("mask")):
         raise InputError(f"{name} must be of integers, not {values.dtype}")
     if isinstance(values, jax.Array):

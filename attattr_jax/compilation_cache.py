@@ -1,4 +1,4 @@
-"""Where compiled programs are kept between processes: JAX's persistent cache, in a folder of ours, and mended where a crash broke it.
+"""Where compiled programs are kept between processes: JAX's persistent cache, in a folder of ours, repaired after a crash.
 
 JAX keeps a program in two files, `KEY-cache`, compressed, and `KEY-atime`, which it writes next. If the second is missing, it can add no
 program any more; a first one that was cut short is never replaced.
@@ -27,7 +27,7 @@ _CHECKED = ".attattr-jax-checked"  # its time: when all entries were looked at
 
 @functools.cache
 def keep_programs(in_script: bool = False) -> None:
-    """Keep compiled programs in `~/.cache/attattr-jax`, once per process; JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """Keep compiled programs in `~/.cache/attattr-jax`; JAX_ENABLE_COMPILATION_CACHE=false turns it off. A second call does nothing.
 
     Args:
       in_script: the process is ours: bounds hold also in the folder that JAX_COMPILATION_CACHE_DIR names. Otherwise a cache that is
@@ -51,7 +51,7 @@ def keep_programs(in_script: bool = False) -> None:
     for name, value in bounds.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
-    if "://" not in folder:
+    if "://" not in folder and jax.config.jax_compilation_cache_max_size != -1:  # without a bound JAX neither locks nor needs the pairs
         mend(Path(folder))
 
 

@@ -174,14 +174,16 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
     Raises:
       InputError: not found, not reachable, empty, unreadable, no such column, an empty text or a bad label; names file and row.
     """
+    columns = columns or Columns()
     if dataset == REVIEWS:
+        _check_applies(columns, REVIEWS)
         shipped = load_split(str(Path(__file__).parent / "reviews"), split, columns, max_examples)
         return dataclasses.replace(shipped, source=f"{REVIEWS}/{Path(shipped.source).name}")
-    columns = columns or Columns()
     path = user_path(dataset)
     if os.path.exists(path):  # Path.exists raises where a name is too long
         table = _load_file(_find_file(path, split), columns)
     elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _SUFFIXES):
+        _check_applies(columns, dataset)
         table = _load_from_hub(dataset, split)
     else:
         raise InputError(f"{shortened(dataset)}: no such file or folder")
@@ -205,6 +207,13 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
         raise InputError(f"{file} is empty")
     table = _Table(str(path), {"text": [line.rstrip("\r") for line in lines]}, range(1, len(lines) + 1))
     return _check(table, path.stem, Columns(text="text"), max_examples)
+
+
+def _check_applies(columns: Columns, source: Any) -> None:
+    """Raise an InputError if something was said about columns that has no effect on what is no .tsv or .csv file of the user's."""
+    for option, value in (("column_names", columns.names), ("skip_bad_rows", columns.skip_bad_rows)):
+        if value:
+            raise InputError(f"--{option} is for .tsv and .csv files, not for {source}")
 
 
 class _Table(NamedTuple):
@@ -240,8 +249,8 @@ def _load_file(path: Path, columns: Columns) -> _Table:
     kind = path.suffix.lower()
     if not path.stat().st_size:
         raise InputError(f"{path} is empty")
-    if columns.names and kind not in (".tsv", ".csv"):
-        raise InputError(f"--column_names is for .tsv and .csv files without a header, not for {path}")
+    if kind not in (".tsv", ".csv"):
+        _check_applies(columns, path)
     if kind == ".parquet":
         return _load_parquet(path)
     try:
@@ -302,25 +311,25 @@ def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
     limit = csv.field_size_limit(sys.maxsize)  # long texts are cut later, with a warning
     try:
         reader = csv.reader(file, strict=True, **dialect)
-        for found in reader:
+        for fields in reader:
             row, start = start, reader.line_num + 1
             if header is None:
-                header = _published_columns(found)
+                header = _published_columns(fields)
                 if header is None:
-                    header = [name or f"column {number}" for number, name in enumerate(found, 1)]
+                    header = [name or f"column {number}" for number, name in enumerate(fields, 1)]
                     continue
-            if not found and len(header) == 1:
-                found = [""]  # an empty line is an empty text, but at the end of the file
-            if len(found) == len(header):
+            if not fields and len(header) == 1:
+                fields = [""]  # an empty line is an empty text, but at the end of the file
+            if len(fields) == len(header):
                 values = values or [[] for _ in header]
-                for column, value in zip(values, found, strict=True):
+                for column, value in zip(values, fields, strict=True):
                     column.append(value)
                 rows.append(row)
-            elif found and columns.skip_bad_rows:
+            elif fields and columns.skip_bad_rows:
                 num_skipped += 1
-            elif found:
+            elif fields:
                 where = "--column_names" if columns.names else "the header"
-                what = f"{len(found)} fields, {where} has {len(header)} ({shortened(', '.join(header))})"
+                what = f"{len(fields)} fields, {where} has {len(header)} ({shortened(', '.join(header))})"
                 hint = "--skip_bad_rows leaves such rows out"
                 raise InputError(f"{path}, row {row}: {what}, separated by {'tabs' if is_tsv else 'commas'}; {hint}")
     except csv.Error as error:
@@ -335,7 +344,18 @@ def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
     if len(set(header)) < len(header):
         raise InputError(f"{path}: two columns have the same name ({shortened(', '.join(header))})")
     values = values or [[] for _ in header]
+    if columns.names is None and _is_example(header, values, columns):
+        raise InputError(f"{path} has no header, its first line is an example: {_NAME_THEM}")
     return _Table(str(path), dict(zip(header, values, strict=True)), rows, num_skipped=num_skipped)
+
+
+def _is_example(header: Sequence[str], values: Sequence[Sequence[str]], columns: Columns) -> bool:
+    """Return whether the first line of a file is an example, although one of its fields was given as a column's name."""
+    named = [name for name in (columns.text, columns.text_pair, columns.label) if name in header]
+    if any(name in values[header.index(name)] for name in named):  # a label, that others have too
+        return True
+    is_sentence = any(len(name.split()) > _LONGEST_COLUMN_NAME for name in named)
+    return is_sentence and (len(header) == 1 or any(name.isdecimal() for name in header))
 
 
 def _published_columns(first_line: Sequence[str]) -> list[str] | None:
@@ -410,24 +430,22 @@ def _find_columns(names: Sequence[str], source: str, columns: Columns) -> tuple[
     for option, name in (("text", columns.text), ("text_pair", columns.text_pair), ("label", columns.label)):
         if name is not None and name not in names:
             raise InputError(f"{source} has no column {name!r} (--{option}_column); it has {shortened(', '.join(names))}")
-        if name is not None and len(name.split()) > _LONGEST_COLUMN_NAME:
-            raise InputError(f"{source} has no header, its first line is an example: {_NAME_THEM}")
     given = [name for name in (columns.text, columns.text_pair, columns.label) if name is not None]
     if len(set(given)) < len(given):
         raise InputError(f"--text_column, --text_pair_column and --label_column must differ, not be {', '.join(given)}")
     by_lower = {name.lower(): name for name in reversed(names)}
 
-    def usual(name: str) -> str | None:
+    def find_ignoring_case(name: str) -> str | None:
         return name if name in names else by_lower.get(name.lower())
 
-    label = columns.label or next(filter(None, map(usual, _LABEL_COLUMNS)), None)
+    label = columns.label or next(filter(None, map(find_ignoring_case, _LABEL_COLUMNS)), None)
     if columns.text is not None:
         return columns.text, columns.text_pair, label
     for first, second in _PAIR_COLUMNS:
-        found = usual(first), columns.text_pair or usual(second)
+        found = find_ignoring_case(first), columns.text_pair or find_ignoring_case(second)
         if None not in found:
             return *found, label
-    text = next(filter(None, map(usual, _TEXT_COLUMNS)), None)
+    text = next(filter(None, map(find_ignoring_case, _TEXT_COLUMNS)), None)
     if text is None:
         raise InputError(
             f"{source} has none of the usual text columns, only {shortened(', '.join(names))}: "

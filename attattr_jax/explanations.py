@@ -23,7 +23,7 @@ from .attribution import AttentionAttributions, attribute_attention, attribute_t
 from .bert import model_inputs
 from .compilation_cache import keep_programs
 from .data import Encoded, Split, encode, inference_batches
-from .errors import InputError
+from .errors import InputError, as_index
 from .heads import top_heads
 from .integration import DEFAULT_METHOD, check_adaptive_method, quadrature
 from .labels import NO_GOLD, class_index, class_indices, parse_labels
@@ -139,7 +139,7 @@ def explain(
                 continue
             if not np.isfinite(host["score"][position]):
                 raise InputError(f"the model's output for {split.row(index)} is {host['score'][position]}: its weights are not usable")
-            arrays = _unpad({name: values[position] for name, values in host.items()}, np.arange(encoded.lengths[index]))
+            arrays = _unpad({name: values[position] for name, values in host.items()}, slice(encoded.lengths[index]))
             row = _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) | {"path": options.path}
             kept = {name for name in {"head_importance", *wanted} if name in arrays}
             yield Explanation(row, {name: np.ascontiguousarray(arrays[name]) for name in kept})
@@ -157,10 +157,14 @@ def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
     }
 
 
-def _unpad(arrays: dict[str, np.ndarray], real: np.ndarray) -> dict[str, np.ndarray]:
-    """Take the real tokens, whose positions these are, on every axis that counts tokens."""
+def _unpad(arrays: dict[str, np.ndarray], real: slice | np.ndarray) -> dict[str, np.ndarray]:
+    """Take the real tokens, a slice (which copies nothing) or their positions, on every axis that counts tokens."""
     axes = {"token_attributions": 1, "token_pairs": 2, "attributions": 2, "attention_probs": 2}
-    return {name: values[(..., *np.ix_(*[real] * axes.get(name, 0)))] for name, values in arrays.items()}
+
+    def index(count: int) -> tuple:
+        return (real,) * count if isinstance(real, slice) else np.ix_(*[real] * count)
+
+    return {name: values[(..., *index(axes.get(name, 0)))] for name, values in arrays.items()}
 
 
 def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def _row(classifier, split, encoded, index, arrays, layers, num_pairs, skip_spec
         "word_ids": encoded.word_ids[index],
         "token_type_ids": encoded.token_type_ids[index],
         "special_tokens_mask": special,
-        "num_cut_tokens": encoded.cut_tokens[index],
+        "num_cut_tokens": encoded.cut_tokens[index] if encoded.cut_tokens else 0,
         "label": None if label is None or label == NO_GOLD else classifier.id2label[label],
         **_findings(arrays, classifier.id2label, layers, num_pairs, special if skip_special_tokens else None),
         "num_hidden_layers": classifier.config.num_hidden_layers,
@@ -250,6 +254,10 @@ def explain_texts(
     split = Split("texts", "texts", texts, pairs, None if labels is None else parse_labels(list(labels)))
     has_classes = classifier.config.num_labels > 1  # else labels are numbers, which are not compared with anything
     indices = class_indices(split, classifier.id2label) if has_classes and split.raw_labels is not None else None
+    if not isinstance(options.target, str):
+        if as_index(options.target) is None:
+            raise InputError(f"target must be 'predicted', 'gold', a class name or an index, not {options.target!r:.80}")
+        options = dataclasses.replace(options, target=as_index(options.target))
     if options.target not in ("predicted", "gold"):
         options = dataclasses.replace(options, target=class_index(options.target, classifier.id2label))
     encoded = encode(classifier, split, classifier.config.max_position_embeddings, indices)

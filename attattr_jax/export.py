@@ -188,9 +188,10 @@ def _check_formats(formats: Collection[str], allowed: Sequence[str]) -> None:
 
 
 def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOLD, tree_penalty=0.0, overwrite=False) -> None:
-    check_place = (lambda file: None) if overwrite else check_new
-    for file in tables:
-        check_place(file)
+    if not overwrite:
+        for file in tables:
+            check_new(file)
+        examples = _checked_places(examples, folder, formats)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(_table_writer(file)) for file in tables]
@@ -199,8 +200,6 @@ def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOL
             rows = table_of(held, top_k) if tables else None
             for add in writers:
                 add(rows)
-            for name in formats:
-                check_place(_example_file(held, folder, name))
             _write_example(held, folder, formats, tree_threshold, tree_penalty)
             del example, held  # before the next one is made
 
@@ -226,6 +225,21 @@ def _table_writer(file: Path) -> Iterator[Callable[[pa.Table], None]]:
         yield add
         if waiting:
             writer.write_table(pa.concat_tables(waiting))
+
+
+def _checked_places(examples: Iterable[Explanation], folder: Path, formats: Collection[str]) -> Iterable[Explanation]:
+    """Return the examples, none of whose files is there: of a sequence all are checked before anything is written."""
+
+    def check_example(example: Explanation) -> Explanation:
+        for name in formats:
+            check_new(_example_file(example, folder, name))
+        return example
+
+    if not isinstance(examples, Sequence):
+        return map(check_example, examples)
+    for example in examples if formats else ():
+        check_example(example)
+    return examples
 
 
 def _example_file(example: Explanation, folder: Path, name: str) -> Path:

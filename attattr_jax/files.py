@@ -29,13 +29,13 @@ def user_path(name: str | os.PathLike) -> Path:
         return Path(name)
 
 
-def _created(file: Path) -> int:
+def _open_new(file: Path) -> int:
     """Return the descriptor of a new file, in the place of whatever was there: a link there must not lead to another file."""
     file.unlink(missing_ok=True)
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
-def _no_link(name: str, flags: int) -> int:
+def _open_without_links(name: str, flags: int) -> int:
     """Open a file, but none that a link leads to; for the `opener` of `open`."""
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
@@ -56,7 +56,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     """Open a file beside the place of `file`, and move it there at the end; a failure leaves what was there before, and nothing else."""
     staging = file.with_name(f".{file.name}.part")
     try:
-        with open(_created(staging), "wb") as written:
+        with open(_open_new(staging), "wb") as written:
             yield written
             written.flush()
             os.fsync(written.fileno())  # else a machine that goes down may leave the name without the contents
@@ -121,7 +121,7 @@ class Journal:
             except (ValueError, TypeError, RecursionError):
                 self.damaged += [number] if line.strip() else []
         if lines and lines[-1] and self._is_written:  # cut short: the next line must not go on with it
-            with open(file, "ab", opener=_no_link) as journal:
+            with open(file, "ab", opener=_open_without_links) as journal:
                 journal.write(b"\n")
 
     @staticmethod
@@ -141,7 +141,7 @@ class Journal:
         """Keep a result."""
         self.known[name] = value
         if self._is_written:
-            with open(self._file, "a", encoding="utf-8", opener=_no_link) as journal:
+            with open(self._file, "a", encoding="utf-8", opener=_open_without_links) as journal:
                 journal.write(self.line(name, value))
                 journal.flush()
                 os.fsync(journal.fileno())

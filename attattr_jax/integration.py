@@ -64,7 +64,7 @@ def checked_rule(nodes, weights) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         nodes, weights = np.asarray(nodes, np.float64), np.asarray(weights, np.float64)
-    except (TypeError, ValueError):  # texts, or traced: the rule is checked
+    except (TypeError, ValueError):  # strings, or traced values, which cannot be checked
         raise InputError("the nodes and weights of a rule must be numbers whose values are known") from None
     if nodes.ndim != 1 or nodes.shape != weights.shape or not 0 < nodes.size <= MAX_STEPS:
         raise InputError(f"a rule is nodes [M] and weights [M], not {list(nodes.shape)} and {list(weights.shape)}")

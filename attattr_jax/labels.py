@@ -8,14 +8,13 @@ are names: in the data (the names of a `datasets.ClassLabel`, or labels that are
 |-----------------------------|------------------------------------------------|--------------------------------|
 | text, or ClassLabel's names | the class of that name                         | ClassLabel: by position, if    |
 |                             |                                                | there are as many; text: error |
-| a number                    | the class of that name, if a class has one     | the class with that index      |
-|                             | (digits are names where the model's are);      |                                |
-|                             | else the class with that index                 |                                |
+| a number without a name     | where class names are digits: the class of     | the class with that index      |
+|                             | that name; else the class with that index      |                                |
 | −1, "-", empty              | no gold label                                  | no gold label                  |
 
-A name is matched exactly, else with case folded where that leaves one class. A number that could be meant
-both ways (1 beside a class "1 star" of index 0) is an error. What was assumed about numbers and positions is
-said by `assumption`.
+A name is matched exactly, else with case folded where that leaves one class. Where all class names have a
+number in them that is not their index ("1 star", "2 stars", …), numbers could be meant both ways and are an
+error. What was assumed about numbers and positions is said by `assumption`.
 """
 
 from __future__ import annotations
@@ -83,11 +82,15 @@ class _Classes:
             folded.setdefault(name.strip().casefold(), []).append(index)
         self.by_folded_name = {name: found[0] for name, found in folded.items() if len(found) == 1}
         self.have_names = _are_names(id2label)
-        numbers = {index: re.findall(r"[0-9]+", name) for index, name in id2label.items()}
-        # "1 star" is class 0: the number 1 might mean either class.
-        self.misleading = next(
-            (name for index, name in id2label.items() if len(numbers[index]) == 1 and int(numbers[index][0]) != index),
-            None,
+        self.digits_are_names = any(name.isdecimal() and name != str(index) for index, name in id2label.items())
+        # Of "1 star", "2 stars", …: the number 1 might be the class of index 1, or the one of that name.
+        numbers = {index: [int(part) for part in re.findall(r"[0-9]{1,9}", name)] for index, name in id2label.items()}
+        are_numbered = all(len(parts) == 1 for parts in numbers.values())
+        self.numbers = {index: parts[0] for index, parts in numbers.items()} if are_numbered else {}
+        self.are_ambiguous = (
+            not self.digits_are_names
+            and len(set(self.numbers.values())) == len(id2label)
+            and any(index != number for index, number in self.numbers.items())
         )
 
     def named(self, name: str) -> int | None:
@@ -104,11 +107,12 @@ class _Classes:
         """
         if (index := self.named(str(number))) is not None:
             return index
-        if self.misleading is None:
-            return number if number in self.id2label else None
-        if any(name.isdecimal() for name in self.by_name):  # digits are names here, and this is none of them
+        if self.digits_are_names:  # and this is none of them
             return None
-        raise InputError(f"label {number} may be an index, or a number in a name such as {self.misleading!r}: use the names")
+        if self.are_ambiguous:
+            name = self.id2label[min(self.id2label)]
+            raise InputError(f"label {number} may be an index, or a number in a name such as {name!r:.80}: use the names")
+        return number if number in self.id2label else None
 
     def listed(self) -> str:
         """Return the classes as errors name them."""
@@ -185,17 +189,17 @@ def _look_up(split: Split, classes: _Classes) -> Callable[[Label], int | None]:
         return lambda label: classes.named(label) if isinstance(label, str) else classes.numbered(label)
     if not classes.have_names:
         if len(data_names) != len(classes.id2label):
-            theirs = shortened(", ".join(data_names.values()))
+            in_data = shortened(", ".join(data_names.values()))
             raise InputError(
-                f"{split.source} has the classes {theirs}; the model has {len(classes.id2label)} classes without "
+                f"{split.source} has the classes {in_data}; the model has {len(classes.id2label)} classes without "
                 f"names: write their names into id2label of its config.json"
             )
         return lambda label: label if label in data_names else None
     by_index = {index: classes.named(name) for index, name in data_names.items()}
-    found = [index for index in by_index.values() if index is not None]
-    if len(set(found)) < len(found):
-        theirs, ours = shortened(", ".join(data_names.values())), classes.listed()
-        raise InputError(f"{split.source}: two of its classes ({theirs}) match one of the model's ({ours})")
+    matched = [index for index in by_index.values() if index is not None]
+    if len(set(matched)) < len(matched):
+        in_data = shortened(", ".join(data_names.values()))
+        raise InputError(f"{split.source}: two of its classes ({in_data}) match one of the model's ({classes.listed()})")
     return by_index.get
 
 
@@ -205,8 +209,8 @@ def assumption(split: Split, id2label: Mapping[int, str]) -> str | None:
     if data_names is not None and not classes.have_names:
         pairs = ", ".join(f"{name} = {id2label[index]}" for index, name in data_names.items())
         return f"the model does not name its classes; by position {shortened(pairs)}"
-    is_number = data_names is None and any(isinstance(label, int) for label in split.raw_labels or ())
-    if is_number and classes.have_names and classes.misleading is None:
+    has_numbers = data_names is None and any(isinstance(label, int) for label in split.raw_labels or ())
+    if has_numbers and classes.have_names and not (classes.digits_are_names or classes.are_ambiguous):
         pairs = ", ".join(f"{index} = {name}" for index, name in sorted(id2label.items()))
         return f"labels are class indices, in the model's order: {shortened(pairs)}"
     return None
@@ -219,8 +223,8 @@ def checked_labels(split: Split) -> list[Label]:
       InputError: there are no labels, fractions (regression), negative numbers, or names beside numbers.
     """
     if split.raw_labels is None:
-        raise InputError(f"{split.source} has no labels: name their column with --label_column")
-    first = next(label for label in split.raw_labels if label is not None)
+        raise InputError(f"{split.source} has no labels: name their column with --label_column (−1, - and empty are none)")
+    first = next((label for label in split.raw_labels if label is not None), None)
     for at, label in enumerate(split.raw_labels):
         if isinstance(label, float):
             what = f"label {label:g} is a number but no class index; regression is not supported"
@@ -241,27 +245,29 @@ def label_names(train: Split, model_names: Mapping[int, str] | None = None) -> d
     called LABEL_0, …. Numbers of which none is 0 (ratings 1 to 5) are names, not indices.
 
     Raises:
-      InputError: the split has no labels, only one class, or two names that differ in case alone.
+      InputError: the split has no labels, only one class, two names that differ in case alone, or numbers that
+        might be indices of the model's classes or numbers in their names.
     """
-    found = sorted({label for label in checked_labels(train) if label is not None})
+    labels = sorted({label for label in checked_labels(train) if label is not None})
     model_names = dict(model_names or {})
-    if len(found) < 2:
-        raise InputError(f"{train.source}: every label is {found[0]!r:.80}; a classifier needs at least two classes")
-    data_names = _data_names(train)
-    if data_names is None and isinstance(found[0], int):
-        if model_names and _know_numbers(model_names, found):
-            return model_names
-        if found[0] == 0:
-            count = found[-1] + 1
-            if count > len(train):
-                row = train.row(train.raw_labels.index(found[-1]))
-                raise InputError(f"{row}: class index {found[-1]} is larger than the number of examples")
-            return {index: f"LABEL_{index}" for index in range(count)}
-    names = [str(label) for label in found] if data_names is None else list(data_names.values())
-    classes = _Classes(model_names)
+    if len(labels) < 2:
+        raise InputError(f"{train.source}: every label is {labels[0]!r:.80}; a classifier needs at least two classes")
+    data_names, classes = _data_names(train), _Classes(model_names)
+    names = [str(label) for label in labels] if data_names is None else list(data_names.values())
     matched = [classes.named(name) for name in names]
     if model_names and None not in matched and len(set(matched)) == len(names):
         return model_names
+    if data_names is None and isinstance(labels[0], int):
+        if classes.are_ambiguous and (len(model_names) == labels[-1] + 1 or set(labels) <= set(classes.numbers.values())):
+            classes.numbered(labels[0])  # raises
+        if len(model_names) == labels[-1] + 1 and not classes.digits_are_names:
+            return model_names
+        if labels[0] == 0:
+            count = labels[-1] + 1
+            if count > len(train):
+                row = train.row(train.raw_labels.index(labels[-1]))
+                raise InputError(f"{row}: class index {labels[-1]} is larger than the number of examples")
+            return {index: f"LABEL_{index}" for index in range(count)}
     by_folded: dict[str, str] = {}
     for name in names:
         other = by_folded.setdefault(name.casefold(), name)
@@ -273,11 +279,3 @@ def label_names(train: Split, model_names: Mapping[int, str] | None = None) -> d
 def has_other_classes(model_names: Mapping[int, str], id2label: Mapping[int, str]) -> bool:
     """Return whether a model names its classes, and they are not these: its head is of no use for them."""
     return _are_names(model_names) and dict(model_names) != dict(id2label)
-
-
-def _know_numbers(model_names: Mapping[int, str], found: Sequence[int]) -> bool:
-    """Return whether these labels are the model's classes: all by name, or indices of all of its classes."""
-    classes = _Classes(model_names)
-    if all(classes.named(str(number)) is not None for number in found):
-        return True
-    return classes.misleading is None and len(model_names) == found[-1] + 1

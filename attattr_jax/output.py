@@ -27,7 +27,8 @@ RUN_OPTIONS = ("resume", "overwrite", "distributed", "coordinator_address", "num
 # JAX's settings that change numbers: compared on --resume like options.
 JAX_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
-MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+# What tells that a folder holds a model.
+MODEL_MARKS = ("config.json", "model.safetensors", "pytorch_model.bin")
 
 _locks: list[filelock.BaseFileLock] = []  # held by this process
 
@@ -96,7 +97,7 @@ class OutputFolder:
             foreign = sorted(file.name for file in self._present())
             what = f"{', '.join(foreign)}, which no run of {_writer(script)} wrote"
             require(not foreign, f"{option_name} {self.path} holds {what}: choose another folder")
-            model = [name for name in MODEL_FILES if (self.path / name).exists()]
+            model = [name for name in MODEL_MARKS if (self.path / name).exists()]
             holds_model = model and "config.json" not in self.files
             require(not holds_model, f"{option_name} {self.path} holds a model ({', '.join(model)}): choose another folder")
         # A run that was killed while it deleted what an older one had left has not begun.
@@ -237,7 +238,7 @@ class OutputFolder:
 
 def _jax_config() -> dict[str, Any]:
     """Return JAX's settings that numbers depend on, wherever they come from: an environment variable or the caller."""
-    return {name: getattr(jax.config, name) for name in JAX_SETTINGS}
+    return {name: getattr(jax.config, name, None) for name in JAX_SETTINGS}  # a setting may come and go with versions
 
 
 def _flat(facts: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .bert import init_params, param_shapes
 from .compilation_cache import keep_programs
 from .config import BertConfig, num_labels_of, unusable_problem_type
 from .errors import InputError, as_index, require, root_cause
-from .files import read_json, user_path, write_file, write_json
+from .files import is_utf8, read_json, user_path, write_file, write_json
 from .tokens import shortened
 
 # Flax parameter ↔ Hugging Face tensor. `{i}` stands for the layer; kernels are stored transposed by PyTorch.
@@ -157,7 +157,7 @@ def from_hf_tensors(
         for part, rows in (("pooler", _POOLER), ("classifier", _CLASSIFIER)):
             fits = all(name in given and given[name].shape == shapes[path].shape[::-1] for path, name in rows)
             absent = not any(name in given for _, name in rows)
-            if absent or (part == "classifier" and not (fits and takes_head)):
+            if absent or (part == "classifier" and not fits):
                 new_parts.append(part)
                 for _, name in rows:
                     given.pop(name, None)
@@ -291,7 +291,7 @@ def checked_texts(texts: Sequence[str], text_pairs: Sequence[str] | None = None)
                 raise InputError(f"every text must be a string: {name}[{index}] is {text!r:.80}")
             if not text.strip():
                 raise InputError(f"{name}[{index}]: no token is left of {text!r:.80}; give a text")
-            if any("\ud800" <= char <= "\udfff" for char in text):  # the tokenizers do not take them
+            if not is_utf8(text):  # the tokenizers do not take it
                 raise InputError(f"{name}[{index}] is not UTF-8: {text!r:.80}")
     return list(map(str, texts)), None if text_pairs is None else list(map(str, text_pairs))
 

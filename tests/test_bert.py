@@ -256,6 +256,11 @@ def test_pairs_need_a_model_with_two_segments(golden_model, golden_batch):
     np.testing.assert_array_equal(np.isnan(traced).all(axis=1), golden_batch["token_type_ids"].any(axis=1))
 
 
+def test_a_mask_of_ones_and_zeros_as_floats(golden_model, golden_batch, output):
+    batch = {**golden_batch, "attention_mask": golden_batch["attention_mask"].astype(float)}
+    np.testing.assert_array_equal(aa.forward(golden_model.params, batch, golden_model.config)[0], output[0])
+
+
 def test_a_mask_of_booleans(golden_model, golden_batch, output):
     batch = {**golden_batch, "attention_mask": golden_batch["attention_mask"] != 0}
     np.testing.assert_array_equal(aa.forward(golden_model.params, batch, golden_model.config)[0], output[0])

@@ -112,6 +112,15 @@ def test_a_file_without_header_loses_no_example(tmp_path):
         data.load_split(file, "train")
     with pytest.raises(aa.InputError, match="has no header, its first line is an example: name the columns with --column_names"):
         data.load_split(file, "train", data.Columns(text="the first sentence of this file", label="1"))
+    with pytest.raises(aa.InputError, match="its first line is an example"):
+        data.load_split(
+            write(tmp_path, "b.tsv", "one sentence that is rather long\nanother\n"),
+            "train",
+            data.Columns("one sentence that is rather long"),
+        )
+    survey = write(tmp_path, "survey.csv", "How did you like this film of ours?,Rating\ngood,1\nbad,0\n")
+    columns = data.Columns("How did you like this film of ours?", label="Rating")
+    assert data.load_split(survey, "train", columns).texts == ["good", "bad"], "a header may be long"
     split = data.load_split(file, "train", data.Columns(names=("label", "sentence")))
     assert split.texts == ["the first sentence of this file", "another one"] and split.raw_labels == [1, 0]
     with pytest.raises(aa.InputError, match=r"row 1: 2 fields, --column_names has 3 \(a, b, c\)"):

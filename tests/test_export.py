@@ -164,6 +164,9 @@ def test_files_that_are_there_are_kept(tmp_path):
         with pytest.raises(aa.InputError, match=r"exists: name another file, or give overwrite=True$"):
             write()
         assert sorted(tmp_path.iterdir()) == sorted(there) and {file.read_text() for file in there} == {"mine"}
+    with pytest.raises(aa.InputError, match="00000.npz exists"):  # the second of them: nothing of the first is written
+        export.write_example_files([explanation(index=7), explanation()], tmp_path, ["npz"])
+    assert sorted(tmp_path.iterdir()) == sorted(there)
     for file in there:
         file.unlink()
         file.symlink_to("nowhere")

@@ -54,6 +54,8 @@ def test_values_of_a_column():
         ([1, 0], None, UNNAMED, [1, 0]),
         ([2, 0], None, SENTIMENT, [2, 0]),
         ([1, 0], ["0", "1"], SENTIMENT, [1, 0]),
+        ([1, 0], None, {0: "B2B", 1: "B2C"}, [1, 0]),
+        ([1, 0], None, {0: "other", 1: "covid-19"}, [1, 0]),
         (["LABEL_1", "LABEL_0"], None, UNNAMED, [1, 0]),
         # Only the data does: by position, if there are as many.
         ([1, 0], ["negative", "positive"], UNNAMED, [1, 0]),
@@ -79,6 +81,7 @@ def test_labels_become_classes(labels, data_names, id2label, expected):
         (["Us"], None, {0: "US", 1: "us"}, "row 2: label 'Us' is not one"),
         ([0, 1], None, RATINGS, "row 2: label 0 is not one of the model's classes"),
         ([0, 1], None, STARS, "row 2: label 0 may be an index, or a number in a name such as '1 star': use the names"),
+        ([0, 1], None, {0: "1", 1: "2", 2: "other"}, r"row 2: label 0 is not one of the model's classes \(1, 2, other\)"),
         (["x", 1], None, SENTIMENT, "row 3: label '1' beside 'x'"),
         ([1, "negative"], None, SENTIMENT, "row 3: label 'negative' beside '1'"),
         (["0.7", "0.3"], None, UNNAMED, "row 2: label 0.7 is a number but no class index"),
@@ -138,6 +141,8 @@ def test_one_class_by_name_or_index():
         ([1, 3, 4], None, RATINGS, RATINGS),
         ([1, 2, 10], None, UNNAMED, {0: "1", 1: "2", 2: "10"}),
         (["a", "-", "b"], None, None, {0: "a", 1: "b"}),
+        ([1, 0], None, {0: "B2B", 1: "B2C"}, {0: "B2B", 1: "B2C"}),
+        ([0, 1, 2], None, RATINGS, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}),
     ],
 )
 def test_classes_to_train_with(labels, data_names, model_names, expected):
@@ -153,6 +158,9 @@ def test_classes_that_cannot_be_trained_with():
     ):
         with pytest.raises(aa.InputError, match=message):
             label_names(split_of(labels))
+    for labels in ([0, 1, 2, 3, 4], [1, 2, 3]):
+        with pytest.raises(aa.InputError, match="label . may be an index, or a number in a name such as '1 star'"):
+            label_names(split_of(labels), STARS)
 
 
 TEXTS = ["the film is good .", "the plot is bad .", "a warm story", "a dull script"]
@@ -268,6 +276,8 @@ def test_the_same_rule_in_python(tiny):
         aa.explain_texts(tiny, texts, labels=["positive", -1], target="gold", n_steps=1)
     with pytest.raises(aa.InputError, match="'neutral' is not one of the classes"):
         aa.explain_texts(tiny, texts, target="neutral", n_steps=1)
+    with pytest.raises(aa.InputError, match="target must be 'predicted', 'gold', a class name or an index"):
+        aa.explain_texts(tiny, texts, target=np.array([0, 1]), n_steps=1)
 
 
 def test_options_without_an_effect_are_refused(tiny_folder, tmp_path, capsys):
@@ -278,6 +288,8 @@ def test_options_without_an_effect_are_refused(tiny_folder, tmp_path, capsys):
         (attribute, "--text a --figure_examples 2", "--figure_examples has no effect without --figures"),
         (attribute, "--text a --export_top_k 2", "--export_top_k has no effect without --export"),
         (attribute, "--text a --layers 0_1", "--layers '0_1': give different layers"),
+        (attribute, "--dataset reviews --column_names a,b", "--column_names is for .tsv and .csv files, not for reviews"),
+        (attribute, "--dataset sst2 --skip_bad_rows", "--skip_bad_rows is for .tsv and .csv files, not for sst2"),
         (prune, "--curve_seeds 2", "--curve_seeds has no effect without --curve"),
         (prune, "--prune_heads 0:1_0 --dataset reviews", "--prune_heads: '0:1_0' is not of the form"),
     ):

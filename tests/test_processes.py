@@ -19,6 +19,7 @@ from conftest import read_jsonl
 from jobs import joining
 
 import attattr_jax as aa
+import attattr_jax_start
 from attattr_jax import cli, explanations, files, output, processes, training
 from attattr_jax.commands import attribute, prune, train
 
@@ -285,14 +286,17 @@ def test_signals_during_imports_are_one_line(tmp_path, number, said):
     assert (done.returncode, done.stderr) == (128 + number, f"error: {said}\n")
 
 
-def test_installed_commands_exist():
+def test_installed_commands_exist(monkeypatch):
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     listed = dict(line.split(" = ") for line in parser["options.entry_points"]["console_scripts"].split("\n") if line)
     assert listed.keys() == {"attattr-train", "attattr-attribute", "attattr-prune", "attattr-correlate"}
     for place in listed.values():
         module, name = place.split(":")
-        assert callable(getattr(importlib.import_module(module), name))
+        started = []
+        monkeypatch.setattr(attattr_jax_start, "_start", lambda command: started.append(command) or 0)
+        assert getattr(importlib.import_module(module), name)() == 0
+        assert callable(importlib.import_module(f"attattr_jax.commands.{started[0]}").main)
 
 
 # ---- What else can happen --------------------------------------------------------------------------------------------------------

@@ -796,7 +796,12 @@ def test_prune_uses_the_columns_of_the_training(tiny_folder, tmp_path, monkeypat
     assert prune.main(words(command, o=tmp_path / "run", s=tmp_path / "smaller")) == 0
     record = json.loads((tmp_path / "run" / "pruning" / "pruning.json").read_text())
     assert record["accuracy_before"] == json.loads((tmp_path / "run" / "run.json").read_text())["results"]["eval_accuracy"]
-    # So does the smaller model.
+    # So does the smaller model, and one whose run.json an earlier version wrote.
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    del run["options"]["skip_bad_rows"], run["options"]["column_names"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    command = "--checkpoint {o} --importance random --save_pruned {s} --overwrite"
+    assert prune.main(words(command, o=tmp_path / "run", s=tmp_path / "smaller")) == 0
     assert prune.main(words("--checkpoint {s} --importance random", s=tmp_path / "smaller")) == 0
     again = json.loads((tmp_path / "smaller" / "pruning" / "pruning.json").read_text())
     assert again["loss_before"] == pytest.approx(record["loss_after"], abs=1e-6)

@@ -313,7 +313,6 @@ def _check_ranges(options: Options) -> None:
         [
             *((name, options.dataset is not None, "without --dataset") for name in ("split", *cli.COLUMN_OPTIONS)),
             *((name, is_adaptive, "without --n_steps auto or --token_n_steps auto") for name in ("tolerance", "max_steps")),
-            ("text_pair", bool(options.text), "without --text"),
             ("token_n_steps", not options.skip_token_attributions, "with --skip_token_attributions"),
             ("report_megabytes", options.report_examples > 0, "with --report_examples 0"),
             ("figure_examples", options.figures is not None, "without --figures"),

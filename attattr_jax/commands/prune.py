@@ -149,7 +149,7 @@ def _prune(options: Options) -> None:
     }
     # The fingerprints tell whether model and data are the same, however they are written. Of the data set's name only the
     # metric counts.
-    may_change = ("checkpoint", "dataset", "dataset_path")
+    may_change = ("checkpoint", "dataset", "dataset_path", *(["importance"] if given is not None else []))
     # The smaller model's folder also says what the next run takes over: the columns that the model was trained with.
     saved_options = dataclasses.replace(options, **trained.column_options)
     if folder.is_finished(options, facts, may_change) and _is_saved(save_folder, saved_options, facts, may_change):
@@ -423,7 +423,7 @@ class _TrainedOn:
         require(are_right, f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with --dataset")
         if options.dataset is None:
             require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
-            taken_over = {name: getattr(options, name) or before.get(name) for name in cli.COLUMN_OPTIONS}
+            taken_over = {name: before[name] for name in cli.COLUMN_OPTIONS if name in before and not getattr(options, name)}
             options = dataclasses.replace(options, dataset=run["dataset_path"], **taken_over)
         column_options = {name: getattr(options, name) for name in cli.COLUMN_OPTIONS}
         return cls(options.dataset, column_options, options.columns, max_seq_length)
