@@ -298,18 +298,19 @@ def check_applies(options: Any, rules: Sequence[tuple[str, bool, str]]) -> None:
         require(applies or not is_given, f"--{name} has no effect {when}: leave it out")
 
 
-def load_split(dataset: str, split: str, columns: data.Columns, max_examples: int | None = None, need_gold: bool = True) -> data.Split:
-    """Load a split as `data.load_split`; says in one line each how many bad rows and examples were left out.
-
-    Args:
-      need_gold: leave out examples without a gold label.
-    """
+def load_split(dataset: str, split: str, columns: data.Columns, max_examples: int | None = None) -> data.Split:
+    """Load a split as `data.load_split`; says in one line how many bad rows were left out."""
     loaded = data.load_split(dataset, split, columns, max_examples)
     if loaded.num_skipped:
         say(f"warning: {loaded.source}: {loaded.num_skipped} rows with more or fewer fields than the header are left out")
-    labelled = loaded.with_gold_labels() if need_gold else loaded
-    if len(labelled) < len(loaded):
-        say(f"{loaded.source}: {len(loaded) - len(labelled)} of {len(loaded)} examples have no gold label and are left out")
+    return loaded
+
+
+def with_gold_labels(split: data.Split, id2label: dict[int, str]) -> data.Split:
+    """Return the examples that have a gold label; says in one line how many have none."""
+    labelled = split.with_gold_labels(id2label)
+    if len(labelled) < len(split):
+        say(f"{split.source}: {len(split) - len(labelled)} of {len(split)} examples have no gold label and are left out")
     return labelled
 
 

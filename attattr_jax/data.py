@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from . import processes, sharding
 from .config import BertConfig
 from .errors import InputError, root_cause
 from .files import is_utf8, json_digest, user_path
-from .labels import Label, parse_labels
+from .labels import Label, has_gold, parse_labels
 from .pretrained import Classifier
 from .tokens import shortened
 
@@ -102,11 +102,12 @@ class Split:
             rows=pick(self.rows or range(1, len(self) + 1)),
         )
 
-    def with_gold_labels(self) -> Split:
-        """Return the split without the examples that have no gold label."""
-        if self.raw_labels is None or None not in self.raw_labels:
+    def with_gold_labels(self, id2label: Mapping[int, str]) -> Split:
+        """Return the split without the examples that have no gold label, for a model with these classes."""
+        are_gold = has_gold(self, id2label)
+        if self.raw_labels is None or all(are_gold):
             return self
-        return self.select([index for index, label in enumerate(self.raw_labels) if label is not None])
+        return self.select(np.flatnonzero(are_gold).tolist())
 
     def example_hashes(self) -> list[str]:
         """Return 16 hexadecimal digits for each example's text or texts, whatever its label: to tell the same example elsewhere."""
@@ -146,8 +147,15 @@ def task_name(dataset: str) -> str:
 
 def absolute_name(dataset: str) -> str:
     """Return the data set's name in a form that holds from any working directory."""
+    return str(user_path(dataset).resolve()) if dataset != REVIEWS and _is_here(dataset) else dataset
+
+
+def _is_here(dataset: str) -> bool:
+    """Return whether a data set is a file or folder here; one without data that has a task's name is none (a run's output, say)."""
     path = user_path(dataset)
-    return str(path.resolve()) if dataset != REVIEWS and path.exists() else dataset
+    if dataset in GLUE_TASKS and os.path.isdir(path):
+        return any(_find_in(path, split) for split in _SPLIT_NAMES)
+    return os.path.exists(path)  # Path.exists raises where a name is too long
 
 
 def evaluation_splits(dataset: str) -> dict[str, str]:
@@ -155,9 +163,10 @@ def evaluation_splits(dataset: str) -> dict[str, str]:
 
     These are `eval`, and for MNLI `eval_mismatched` too.
     """
-    folder = user_path(dataset)
-    is_folder = os.path.isdir(folder)  # a folder here, even if it has the name of a task
-    has_second = _find_in(folder, "validation_mismatched") is not None if is_folder else dataset == "mnli"
+    path, is_here = user_path(dataset), dataset != REVIEWS and _is_here(dataset)
+    has_second = dataset == "mnli" and not is_here
+    if is_here and path.is_dir():
+        has_second = _find_in(path, "validation_mismatched") is not None
     return {"eval": "validation"} | ({"eval_mismatched": "validation_mismatched"} if has_second else {})
 
 
@@ -180,7 +189,7 @@ def load_split(dataset: str, split: str, columns: Columns | None = None, max_exa
         shipped = load_split(str(Path(__file__).parent / "reviews"), split, columns, max_examples)
         return dataclasses.replace(shipped, source=f"{REVIEWS}/{Path(shipped.source).name}")
     path = user_path(dataset)
-    if os.path.exists(path):  # Path.exists raises where a name is too long
+    if _is_here(dataset):
         table = _load_file(_find_file(path, split), columns)
     elif dataset in GLUE_TASKS or (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _SUFFIXES):
         _check_applies(columns, dataset)
@@ -201,8 +210,8 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
         raise InputError(f"{file}: {'is a folder, not a file' if os.path.isdir(path) else 'no such file'}")
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text: {error}") from None
+    except UnicodeDecodeError:
+        raise InputError(_undecodable(path)) from None
     if lines == [""]:
         raise InputError(f"{file} is empty")
     table = _Table(str(path), {"text": [line.rstrip("\r") for line in lines]}, range(1, len(lines) + 1))
@@ -226,9 +235,15 @@ class _Table(NamedTuple):
     num_skipped: int = 0  # bad rows that were left out
 
 
+def _split_names(split: str) -> list[str]:
+    """Return the names that a split goes by, the given one first."""
+    others = next((names for key, names in _SPLIT_NAMES.items() if split in (key, *names)), ())
+    return list(dict.fromkeys([split, *others]))
+
+
 def _find_in(folder: Path, split: str) -> Path | None:
     """Return the folder's file for a split."""
-    wanted = {f"{stem}{suffix}": None for stem in _SPLIT_NAMES.get(split, (split,)) for suffix in _SUFFIXES}
+    wanted = {f"{stem}{suffix}": None for stem in _split_names(split) for suffix in _SUFFIXES}
     present = {file.name.lower(): file for file in folder.iterdir() if file.is_file()}
     return next((present[name] for name in wanted if name in present), None)
 
@@ -237,7 +252,7 @@ def _find_file(path: Path, split: str) -> Path:
     if path.is_dir():
         found = _find_in(path, split)
         if found is None:
-            names = [f"{stem}.tsv" for stem in _SPLIT_NAMES.get(split, (split,))[:2]]
+            names = [f"{stem}.tsv" for stem in _split_names(split)[:2]]
             raise InputError(f"{path} has no {split} file: name one {' or '.join(names)} (or {', '.join(_SUFFIXES[1:])})")
         return found
     if path.suffix.lower() not in _SUFFIXES:
@@ -256,8 +271,19 @@ def _load_file(path: Path, columns: Columns) -> _Table:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return _read_json_lines(file, path) if kind == ".jsonl" else _read_delimited(file, path, columns)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+    except UnicodeDecodeError:
+        raise InputError(_undecodable(path)) from None
+
+
+def _undecodable(path: Path) -> str:
+    """Return, for a file that is not UTF-8, which row is not: what is raised counts from some buffer's start."""
+    with open(path, "rb") as file:
+        for row, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"{path} is not UTF-8 text: row {row}: {error.reason} {line[error.start : error.end]!r}"
+    return f"{path} is not UTF-8 text"
 
 
 def _load_parquet(path: Path) -> _Table:
@@ -314,9 +340,11 @@ def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
         for fields in reader:
             row, start = start, reader.line_num + 1
             if header is None:
+                if not fields:  # a blank line above the header
+                    continue
                 header = _published_columns(fields)
                 if header is None:
-                    header = [name or f"column {number}" for number, name in enumerate(fields, 1)]
+                    header = [name.strip() or f"column {number}" for number, name in enumerate(fields, 1)]
                     continue
             if not fields and len(header) == 1:
                 fields = [""]  # an empty line is an empty text, but at the end of the file
@@ -377,7 +405,7 @@ def _load_from_hub(dataset: str, split: str) -> _Table:
     except Exception as error:  # whatever the network layer raises: the remedy is the same
         reason = f"{type(error).__name__}: {root_cause(error)}"
         raise InputError(f"{dataset} is no file or folder here and cannot be had from the Hub ({reason}): {offline}") from None
-    names = [name for name in (split, *_SPLIT_NAMES.get(split, ())) if name in tables]
+    names = [name for name in _split_names(split) if name in tables]
     if not names:
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(tables)}")
     return _table_of(tables[names[0]], f"{dataset} ({names[0]})")

@@ -15,10 +15,14 @@ class InputError(ValueError):
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the first line of what a library's exception was raised from, or the exception's name where it says nothing."""
+    """Return the first line of what a library's exception was raised from, or the exception's name where it says nothing.
+
+    A line that ends with a colon goes on with the others.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(" ".join(lines).split()) if lines[0].endswith(":") else lines[0]
 
 
 def as_index(value: Any) -> int | None:

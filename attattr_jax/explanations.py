@@ -99,6 +99,8 @@ def explain(
     wanted = SAVED_ARRAYS[save]
     options.check_method()
     if options.target == "gold":
+        if config.num_labels == 1:
+            raise InputError(f"{classifier.name} has one output (regression): there is no gold class to explain")
         if encoded.labels is None:
             raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
         if NO_GOLD in encoded.labels:
@@ -236,7 +238,8 @@ def explain_texts(
       classifier: the model, with its tokenizer.
       texts, text_pairs: B texts, and B second segments for tasks on sentence pairs; what the model has no
         position for is cut off, with a warning.
-      labels: B class names or indices, None where there is no gold label; see `labels` for what they mean.
+      labels: B class names or indices, None where there is no gold label (docs/data.md says what they mean).
+        Those of a regression model are left out.
       options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", a class name or
         index), `n_steps`, `method`, `objective`, `layers`, `path`, …, as for `attribute_attention`.
 

@@ -337,6 +337,14 @@ def load_classifier(
     return Classifier(config, params, tokenizer, id2label, str(name), tuple(new_parts))
 
 
+def holds(folder: Path, fingerprint: str | None) -> bool:
+    """Return whether a folder holds the classifier with this fingerprint."""
+    try:
+        return load_classifier(folder).fingerprint() == fingerprint
+    except InputError:
+        return False
+
+
 def beside(name: str, subfolder: str) -> Path:
     """Return where results about a checkpoint go: into its folder, or, if that is not ours to write to, into `runs/<name>`."""
     folder = user_path(name)

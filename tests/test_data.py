@@ -78,8 +78,8 @@ def test_examples_without_a_gold_label_are_none(tmp_path):
     rows = [("a", "1"), ("b", "-"), ("c", ""), ("d", "-1"), ("e", "0")]
     file = write(tmp_path, "a.tsv", "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
     split = data.load_split(file, "train")
-    assert split.raw_labels == [1, None, None, None, 0]
-    labelled = split.with_gold_labels()
+    assert split.raw_labels == [1, "-", None, -1, 0]
+    labelled = split.with_gold_labels({0: "no", 1: "yes"})
     assert (labelled.texts, labelled.raw_labels) == (["a", "e"], [1, 0]) and labelled.row(1).endswith("row 6")
 
 
@@ -144,7 +144,7 @@ def test_a_quotation_mark_that_is_not_closed_is_named_with_its_row(tmp_path):
 
 
 def test_usual_columns_are_found_in_any_case(tmp_path):
-    split = data.load_split(write(tmp_path, "a.csv", "Text,Label\ngood,1\n"), "train")
+    split = data.load_split(write(tmp_path, "a.csv", "\nText, Label\ngood,1\n"), "train")
     assert split.texts == ["good"] and split.raw_labels == [1]
     both = data._find_columns(["Sentence", "sentence", "Label"], "file", data.Columns())
     assert both == ("sentence", None, "Label"), "the exact name first"
@@ -227,7 +227,10 @@ def test_mnli_has_two_evaluation_splits(tmp_path, monkeypatch):
     assert data.evaluation_splits("mnli") == both
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnli").mkdir()
-    assert data.evaluation_splits("mnli") == {"eval": "validation"}, "a folder here is not the task of the Hub"
+    assert data.evaluation_splits("mnli") == both, "a folder without data is not the task"
+    write(tmp_path / "mnli", "dev.tsv", "sentence1\tsentence2\na\tb\n")
+    assert data.evaluation_splits("mnli") == {"eval": "validation"}, "a folder with data is not the task of the Hub"
+    assert data.load_split("mnli", "validation_matched").texts == ["a"]
     assert data.evaluation_splits("rte") == {"eval": "validation"}
     for name in ("train", "dev_matched", "dev_mismatched"):
         write(tmp_path, f"{name}.tsv", f"sentence1\tsentence2\tgold_label\n{name}\tb\tneutral\n")
@@ -273,7 +276,7 @@ def test_missing_things_are_named(tmp_path):
         data.load_split(file, "train", data.Columns(text="body"))
     binary = tmp_path / "binary.tsv"
     binary.write_bytes(b"sentence\tlabel\n\xff\xfe\t1\n")
-    with pytest.raises(aa.InputError, match=r"binary.tsv is not UTF-8 text"):
+    with pytest.raises(aa.InputError, match=r"binary.tsv is not UTF-8 text: row 2: invalid start byte"):
         data.load_split(str(binary), "train")
 
 

@@ -13,7 +13,7 @@ from tiny_classifier import make_tiny
 import attattr_jax as aa
 from attattr_jax import data
 from attattr_jax.commands import attribute, prune, train
-from attattr_jax.labels import assumption, class_index, class_indices, label_names, parse_labels
+from attattr_jax.labels import assumption, class_index, class_indices, keeps_head, label_names, parse_labels
 
 SENTIMENT = {0: "negative", 1: "neutral", 2: "positive"}
 RATINGS = {index: str(index + 1) for index in range(5)}
@@ -29,10 +29,11 @@ def split_of(labels, names=None):
 
 def test_values_of_a_column():
     assert parse_labels(["1", " 0 ", "2.0"]) == parse_labels([1, 0, 2]) == parse_labels([1.0, False, 2.0]) == [1, 0, 2]
-    assert parse_labels(["a ", "-", "", "-1", None]) == ["a", None, None, None, None]
-    assert parse_labels([4.6, -1, float("nan")]) == [4.6, None, None]
-    assert parse_labels(["01", "10"]) == ["01", "10"], "a leading zero: no numbers"
-    assert parse_labels(["-1", ""]) is None and parse_labels([[1], 0]) == ["[1]", 0]
+    assert parse_labels(["a ", "-", "", "-1", None]) == ["a", "-", None, -1, None]
+    assert parse_labels([4.6, -1, float("nan"), "0.5"]) == [4.6, -1, None, 0.5]
+    assert parse_labels(["01", "10"]) == ["01", "10"], "a leading zero in each of one length: no numbers"
+    assert parse_labels(["00", "0", "1"]) == ["00", 0, 1]
+    assert parse_labels(["-1", "", "-"]) is None and parse_labels([[1], 0, 10**400])[:2] == ["[1]", 0]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,17 @@ def test_values_of_a_column():
         (["LABEL_1", "LABEL_0"], None, UNNAMED, [1, 0]),
         # Only the data does: by position, if there are as many.
         ([1, 0], ["negative", "positive"], UNNAMED, [1, 0]),
-        # No gold label.
-        (["negative", "-", "positive"], None, SENTIMENT, [0, -1, 2]),
+        # No gold label, unless a class has that name.
+        (["negative", "-", "positive", "", "-1"], None, SENTIMENT, [0, -1, 2, -1, -1]),
+        (["+", "-"], None, {0: "+", 1: "-"}, [0, 1]),
+        ([-1, 0, "1"], None, {0: "-1", 1: "0", 2: "1"}, [0, 1, 2]),
+        ([-1, 1], ["no", "yes"], {0: "yes", 1: "no"}, [-1, 0]),
+        # Numbers and truth values are names where class names are.
+        ([1, "2.0", "5"], None, {index: f"{index + 1}.0" for index in range(5)}, [0, 1, 4]),
+        ([0.5, 1], None, {0: "0.5", 1: "1"}, [0, 1]),
+        ([True, False], None, {0: "True", 1: "False"}, [0, 1]),
+        (["true", "false"], None, {0: "True", 1: "False"}, [0, 1]),
+        ([True, False], None, UNNAMED, [1, 0]),
     ],
 )
 def test_labels_become_classes(labels, data_names, id2label, expected):
@@ -109,7 +119,21 @@ def test_what_was_assumed_is_said():
         assert assumption(split_of(labels, data_names), id2label) is None
 
 
+def test_a_head_is_kept_for_its_own_classes_only():
+    by_position = split_of([0, 1], ["negative", "positive"])
+    for split, model_names, kept in (
+        (split_of([0, 1]), UNNAMED, True),
+        (by_position, UNNAMED, True),
+        (split_of(["negative", "positive"]), UNNAMED, False),
+        (split_of([1, 2]), UNNAMED, False),
+        (by_position, {0: "sports", 1: "politics"}, False),
+        (split_of(["negative", "positive"]), SENTIMENT, True),
+    ):
+        assert keeps_head(split, model_names, label_names(split, model_names)) is kept
+
+
 def test_one_class_by_name_or_index():
+    assert class_index(-1, {0: "-1", 1: "1"}) == class_index("-1", {0: "-1", 1: "1"}) == 0
     assert [class_index(label, RATINGS) for label in ("4", "5", 5)] == [3, 4, 4]
     assert [class_index(label, SENTIMENT) for label in ("positive", "Positive", "2", 2, np.int64(0))] == [2, 2, 2, 2, 0]
     assert class_index("LABEL_1", UNNAMED) == class_index("1", UNNAMED) == 1
@@ -142,6 +166,8 @@ def test_one_class_by_name_or_index():
         ([1, 2, 10], None, UNNAMED, {0: "1", 1: "2", 2: "10"}),
         (["a", "-", "b"], None, None, {0: "a", 1: "b"}),
         ([1, 0], None, {0: "B2B", 1: "B2C"}, {0: "B2B", 1: "B2C"}),
+        ([1, -1, 0], None, {0: "-1", 1: "0", 2: "1"}, {0: "-1", 1: "0", 2: "1"}),
+        ([True, False], None, {0: "True", 1: "False"}, {0: "True", 1: "False"}),
         ([0, 1, 2], None, RATINGS, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}),
     ],
 )
@@ -158,6 +184,8 @@ def test_classes_that_cannot_be_trained_with():
     ):
         with pytest.raises(aa.InputError, match=message):
             label_names(split_of(labels))
+    with pytest.raises(aa.InputError, match="labels 1 to 2 may be indices of the model's classes negative, neutral, positive, or names"):
+        label_names(split_of([1, 2]), SENTIMENT)
     for labels in ([0, 1, 2, 3, 4], [1, 2, 3]):
         with pytest.raises(aa.InputError, match="label . may be an index, or a number in a name such as '1 star'"):
             label_names(split_of(labels), STARS)
@@ -251,6 +279,7 @@ def test_examples_without_gold_label_are_counted_and_explained(tiny_folder, tmp_
     assert run(train, model=tiny_folder, dataset=tmp_path, num_train_epochs=1, output_dir=tmp_path / "run") == 0
     said = capsys.readouterr().err
     assert f"{tmp_path / 'train.tsv'}: 2 of 4 examples have no gold label and are left out" in said
+    assert "has no example of" not in said
     more = {"checkpoint": tmp_path / "run", "dataset": tmp_path, "n_steps": 1, "save": "none"}
     assert run(attribute, output_dir=tmp_path / "all", **more) == 0
     assert [row["label"] for row in read_jsonl(tmp_path / "all" / "examples.jsonl")] == ["positive", None, "negative", None]
@@ -266,6 +295,14 @@ def test_examples_without_gold_label_are_counted_and_explained(tiny_folder, tmp_
     more = {"dataset": tmp_path / "scores.tsv", "n_steps": 1, "save": "none", "output_dir": tmp_path / "scores"}
     assert run(attribute, checkpoint=tmp_path / "run", **more) == 0
     assert "labels are left out: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_classes_without_an_example_are_said(tiny_folder, tmp_path, capsys):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\ngood\t3\nbad\t0\nflat\t0\nwarm\t3\n")  # as of Sentiment140, 0 and 4
+    assert run(train, model=tiny_folder, dataset=tmp_path, num_train_epochs=1, output_dir=tmp_path / "run") == 0
+    assert f"warning: {tmp_path / 'train.tsv'} has no example of LABEL_1, LABEL_2" in capsys.readouterr().err
 
 
 def test_the_same_rule_in_python(tiny):

@@ -70,6 +70,11 @@ def test_train_resumes_and_refuses_another_recipe(trained_folder, tiny_folder, r
     finished = (folder / "run.json").read_text()
     assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 0
     assert "is finished" in capsys.readouterr().out and (folder / "run.json").read_text() == finished
+    # What is lost is made again.
+    (folder / "model.safetensors").unlink()
+    assert train.main(words(command, m=tiny_folder, d=reviews_folder, o=folder)) == 0
+    assert f"the classifier in {folder} is missing or has changed: it is made again" in capsys.readouterr().err
+    assert aa.load_classifier(folder).fingerprint() == before.fingerprint()
     # Another command is refused whether the run is finished or not.
     dropout = copy_of(tiny_folder, tmp_path / "dropout", "config.json", hidden_dropout_prob=0.6)
     cola = tmp_path / "CoLA"  # the same data, but epochs would be compared by another metric
@@ -208,15 +213,18 @@ def test_a_pruning_is_not_resumed_with_other_lengths_data_or_importance(trained_
     assert prune.main(given) == 2
     assert f"max_seq_length is 16, but the run in {saved.parent} was started with 8" in capsys.readouterr().err.splitlines()[-1]
     expected = (tmp_path / "smaller" / "model.safetensors").read_bytes()
-    shutil.rmtree(tmp_path / "smaller")
-    assert prune.main(given) == 0
-    assert (tmp_path / "smaller" / "model.safetensors").read_bytes() == expected
+    for lose in (shutil.rmtree, lambda folder: (folder / "model.safetensors").write_bytes(b"")):
+        lose(tmp_path / "smaller")
+        assert prune.main(given) == 0
+        assert (tmp_path / "smaller" / "model.safetensors").read_bytes() == expected
 
     # An importance file counts by what is in it.
     importance_file = tmp_path / "importance.json"
     shutil.copy(output / "head_importance.json", importance_file)
     command = words("--checkpoint {c} --importance {i} --output_dir {o}", c=checkpoint, i=importance_file, o=tmp_path / "given")
     assert prune.main(command) == 0
+    moved = [str(shutil.copy(importance_file, tmp_path / "moved.json")) if part == str(importance_file) else part for part in command]
+    assert prune.main([*moved, "--resume"]) == 0
     record = json.loads(importance_file.read_text())
     importance_file.write_text(json.dumps(record | {"importance": np.negative(record["importance"]).tolist()}))
     assert prune.main([*command, "--resume"]) == 2

@@ -142,6 +142,8 @@ def _attribute(options: Options) -> None:
         not trees or layers is None or len(layers) == classifier.config.num_hidden_layers,
         f"--export {','.join(trees)}: trees need the attributions of all layers: leave --layers out",
     )
+    if options.target == "gold":
+        split = cli.with_gold_labels(split, classifier.id2label)
     encoded = data.encode(classifier, split, classifier.config.max_position_embeddings, _labels(options, split, classifier))
     cli.warn_truncated(encoded, split.source)
 
@@ -308,6 +310,7 @@ def _check_ranges(options: Options) -> None:
     )
     is_adaptive = "auto" in (options.n_steps, options.token_n_steps)
     draws_trees = options.report_examples or options.figures or options.export
+    makes_tables = any(name in (options.export or "") for name in TABLE_FORMATS)
     cli.check_applies(
         options,
         [
@@ -316,7 +319,7 @@ def _check_ranges(options: Options) -> None:
             ("token_n_steps", not options.skip_token_attributions, "with --skip_token_attributions"),
             ("report_megabytes", options.report_examples > 0, "with --report_examples 0"),
             ("figure_examples", options.figures is not None, "without --figures"),
-            ("export_top_k", options.export is not None, "without --export"),
+            ("export_top_k", makes_tables, f"without --export {' or '.join(TABLE_FORMATS)}"),
             *((name, bool(draws_trees), "without a report, --figures or --export") for name in ("tree_threshold", "tree_penalty")),
         ],
     )
@@ -328,7 +331,7 @@ def _check_ranges(options: Options) -> None:
 def _load_texts(options: Options) -> data.Split:
     """Return what to explain as a split; texts of the command line have no labels."""
     if options.dataset is not None:
-        return cli.load_split(options.dataset, options.split, options.columns, options.max_examples, options.target == "gold")
+        return cli.load_split(options.dataset, options.split, options.columns, options.max_examples)
     require(options.target != "gold", "--target gold: texts given by hand have no gold class; give a class name, or a --dataset")
     if options.text_file is not None:
         return data.load_lines(options.text_file, options.max_examples)

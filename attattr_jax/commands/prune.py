@@ -133,7 +133,7 @@ def _prune(options: Options) -> None:
     wanted = _wanted(options, given)
 
     trained = _TrainedOn.read(options)
-    scored, evaluated = _examples(options, trained, wanted, given)
+    scored, evaluated = _examples(options, trained, wanted, given, classifier.id2label)
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
     cli.say_assumptions([evaluated] if scored is None else [evaluated, scored], classifier.id2label)
@@ -152,7 +152,8 @@ def _prune(options: Options) -> None:
     may_change = ("checkpoint", "dataset", "dataset_path", *(["importance"] if given is not None else []))
     # The smaller model's folder also says what the next run takes over: the columns that the model was trained with.
     saved_options = dataclasses.replace(options, **trained.column_options)
-    if folder.is_finished(options, facts, may_change) and _is_saved(save_folder, saved_options, facts, may_change):
+    is_there = (folder.path / "pruning.json").exists()
+    if folder.is_finished(options, facts, may_change) and is_there and _is_saved(save_folder, saved_options, facts, may_change):
         folder.print_finished()
         return
 
@@ -399,7 +400,7 @@ def _is_saved(folder: OutputFolder | None, options: Options, facts: dict[str, An
     if not folder.previous.get("finished"):
         return False
     folder.check(options, facts, (*may_change, "model_fingerprint"))  # which follows from all others
-    return True
+    return pretrained.holds(folder.path, folder.previous.get("model_fingerprint"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -445,9 +446,13 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
     return [(measure, seed) for measure in dict.fromkeys([first, *others]) for seed in (seeds if measure == "random" else [None])]
 
 
-def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[data.Split | None, data.Split]:
+def _examples(options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]) -> tuple[data.Split | None, data.Split]:
     """Return the examples to score on, None where no measure needs any, and those to evaluate on."""
-    evaluated = cli.load_split(trained.dataset, options.eval_split, trained.columns, options.max_eval_examples)
+
+    def load(split: str, max_examples: int | None = None) -> data.Split:
+        return cli.with_gold_labels(cli.load_split(trained.dataset, split, trained.columns, max_examples), id2label)
+
+    evaluated = load(options.eval_split, options.max_eval_examples)
     needs_examples = any(measure in MEASURES and measure != "random" for measure, _ in wanted)
     if options.protocol == "reference":
         return evaluated.select(range(min(options.num_scoring_examples, len(evaluated)))) if needs_examples else None, evaluated
@@ -455,8 +460,7 @@ def _examples(options: Options, trained: _TrainedOn, wanted, given) -> tuple[dat
         evaluated = pruning.without(evaluated, given["examples"])
     if not needs_examples:
         return None, evaluated
-    scoring = cli.load_split(trained.dataset, options.scoring_split, trained.columns)
-    return pruning.disjoint(scoring, evaluated, options.num_scoring_examples, options.seed)
+    return pruning.disjoint(load(options.scoring_split), evaluated, options.num_scoring_examples, options.seed)
 
 
 def _rounds(options: Options, present: np.ndarray) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from typing import Literal
 from .. import cli, data, evaluation, pretrained, sharding
 from ..cli import option, require
 from ..files import is_utf8, user_path
-from ..labels import class_indices, has_other_classes, label_names
+from ..labels import class_indices, keeps_head, label_names
 from ..output import OutputFolder
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split of `reviews` alone.
@@ -104,6 +104,10 @@ def _evaluation_splits(options: Options) -> dict[str, data.Split]:
     return {prefix: cli.load_split(options.dataset, split, options.columns, options.max_eval_examples) for prefix, split in names.items()}
 
 
+def _labelled(splits: dict[str, data.Split], id2label: dict[int, str]) -> dict[str, data.Split]:
+    return {prefix: cli.with_gold_labels(split, id2label) for prefix, split in splits.items()}
+
+
 def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
     encoded = data.encode(classifier, split, max_length, class_indices(split, classifier.id2label))
@@ -114,7 +118,7 @@ def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
 def _evaluate(options: Options) -> None:
     classifier = pretrained.load_classifier(options.model, dtype=_dtype(options))
     classifier.require_classes()
-    splits = _evaluation_splits(options)
+    splits = _labelled(_evaluation_splits(options), classifier.id2label)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
     cli.say_assumptions(splits.values(), classifier.id2label)
     mesh = sharding.data_mesh()
@@ -139,7 +143,8 @@ def _train(options: Options) -> None:
     path = folder.path.absolute()
     require(is_utf8(str(path)), f"--output_dir {path} is not UTF-8, as Orbax needs it for checkpoints: choose another folder")
     model_names = pretrained.load_label_names(options.model)
-    train = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
+    loaded = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
+    train = cli.with_gold_labels(loaded, model_names)
     splits = _evaluation_splits(options)
     for split in splits.values():
         alike = (split.text_pairs is None) == (train.text_pairs is None)
@@ -150,12 +155,16 @@ def _train(options: Options) -> None:
     )
     # A model that was fine-tuned for these classes keeps its numbering of them.
     id2label = label_names(train, model_names)
-    is_other = has_other_classes(model_names, id2label)
-    classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed, new_head=is_other)
+    has_head = keeps_head(train, model_names, id2label)
+    classifier = pretrained.load_classifier(options.model, len(id2label), _dtype(options), options.seed, new_head=not has_head)
     classifier = dataclasses.replace(classifier, id2label=id2label)
+    splits = _labelled(splits, id2label)
     encoded = _encode(classifier, train, options)
     evaluations = {prefix: _encode(classifier, split, options) for prefix, split in splits.items()}
-    cli.say_assumptions([train, *splits.values()], classifier.id2label)
+    cli.say_assumptions([train, *splits.values()], model_names if model_names and has_head else id2label)
+    without = [name for index, name in id2label.items() if index not in encoded.labels]
+    if without:
+        cli.say(f"warning: {train.source} has no example of {', '.join(without)}")
 
     task = data.task_name(options.dataset)
     read = [(train, encoded), *((split, evaluations[prefix]) for prefix, split in splits.items())]
@@ -170,8 +179,10 @@ def _train(options: Options) -> None:
     # metric counts: epochs are compared by it.
     run = options, facts, ("save_steps", "model", "dataset", "dataset_path")
     if folder.is_finished(*run):
-        folder.print_finished()
-        return
+        if pretrained.holds(folder.path, folder.previous.get("model_fingerprint")):
+            folder.print_finished()
+            return
+        cli.say(f"warning: the classifier in {folder.path} is missing or has changed: it is made again from the checkpoints")
     folder.start(*run)
     if classifier.new_parts:
         cli.say(f"new, to be trained: {', '.join(classifier.new_parts)}")
