@@ -330,7 +330,7 @@ def load_classifier(
     takes_head = foreign_head is None and not new_head
     params, new_parts = from_hf_tensors(_read_tensors(folder), config, str(name), new_head_seed, takes_head)
     if not id2label:
-        id2label = {index: f"LABEL_{index}" for index in range(config.num_labels)}
+        id2label = _default_names(config)
     tokenizer = _load_tokenizer(folder)
     if tokenizer is not None and len(tokenizer) > config.vocab_size:
         raise InputError(f"{name}: its tokenizer has {len(tokenizer)} tokens, its config.json a vocab_size of {config.vocab_size}")
@@ -352,12 +352,18 @@ def beside(name: str, subfolder: str) -> Path:
 
 
 def load_label_names(name: str | os.PathLike) -> dict[int, str]:
-    """Return index -> class name of a checkpoint, {} where it names none or its head is no text classifier's.
+    """Return index -> class name of a checkpoint, LABEL_0, … where it names none; {} if its head is no text classifier's.
 
     Raises:
       InputError: as `load_classifier`.
     """
-    return _read_config(_find(str(name)), str(name))[1]
+    config, id2label, foreign_head = _read_config(_find(str(name)), str(name))
+    return {} if foreign_head is not None else id2label or _default_names(config)
+
+
+def _default_names(config: BertConfig) -> dict[int, str]:
+    """Return what `transformers` calls classes without names, which it also leaves out of config.json."""
+    return {index: f"LABEL_{index}" for index in range(config.num_labels)}
 
 
 def _foreign_head(fields: Mapping[str, Any]) -> str | None:

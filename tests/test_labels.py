@@ -260,6 +260,21 @@ def test_case_of_names_does_not_swap_classes(tmp_path):
 
 
 @pytest.mark.usefixtures("standard_promotion")
+def test_a_head_without_class_names_is_kept_for_indices(tmp_path, capsys):
+    """transformers leaves LABEL_0 and LABEL_1 out of config.json."""
+    predicted = saved_model(tmp_path / "model", ["LABEL_0", "LABEL_1"])
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({key: config[key] for key in config if "label" not in key}))
+    lines = "".join(f"{text}\t{name[-1]}\n" for text, name in zip(TEXTS, predicted, strict=True))
+    (tmp_path / "train.tsv").write_text(f"text\tlabel\n{lines}good\t0\nbad\t1\n")
+    (tmp_path / "dev.tsv").write_text("text\tlabel\n" + lines)
+    more = {"num_train_epochs": 1, "learning_rate": 1e-9, "output_dir": tmp_path / "run"}
+    assert run(train, model=tmp_path / "model", dataset=tmp_path, **more) == 0
+    assert "new, to be trained" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["eval_accuracy"] == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
 def test_a_head_for_other_classes_is_new(tmp_path, capsys):
     saved_model(tmp_path / "model", ["sports", "politics"])
     for name in ("train.tsv", "dev.tsv"):
