@@ -17,7 +17,7 @@ from .attribution import (
 from .bert import forward, init_params
 from .config import BertConfig
 from .errors import InputError
-from .explanations import AttributionOptions, explain_texts
+from .explanations import AttributionOptions, explain_texts, explanations_of
 from .heads import head_importance, keep_top_heads, present_heads, prune_lowest_heads
 from .integration import quadrature
 from .pretrained import Classifier, load_classifier, save_classifier
@@ -39,6 +39,7 @@ __all__ = [
     "attribute_tokens",
     "attribution_tree",
     "explain_texts",
+    "explanations_of",
     "forward",
     "head_importance",
     "init_params",

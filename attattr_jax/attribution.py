@@ -275,7 +275,12 @@ def sum_over_layers(attributions: Array) -> Array:
 
     Returns:
       [B, T, T], in −1 … 1; all zeros stay zeros.
+
+    Raises:
+      InputError: they have another shape, as with reduce="head_max".
     """
+    if np.ndim(attributions) != 5:
+        raise InputError(f"attributions must be [B, L, N, T, T], not {list(np.shape(attributions))}")
     total = jnp.asarray(attributions).sum(axis=(1, 2))
     largest = jnp.max(jnp.abs(total), axis=(1, 2), keepdims=True)
     return total / jnp.where(largest == 0, jnp.ones_like(largest), largest)

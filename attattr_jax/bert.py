@@ -353,8 +353,10 @@ def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
       InputError: `input_ids` is missing or not [B, T], a shape differs, T exceeds the position embeddings, or a host array has an id or
         segment that the model does not have, a mask that is not of 0 and 1, padding on the left, or at the end of a row without a mask.
     """
+    if not isinstance(batch, Mapping):
+        raise InputError(f"batch must be a dictionary of arrays, as from Classifier.tokenize, not {type(batch).__name__}")
     if batch.get("input_ids") is None:
-        raise InputError(f"batch has no 'input_ids', only {sorted(batch)}")
+        raise InputError(f"batch has no 'input_ids', only {sorted(name for name, values in batch.items() if values is not None)}")
     meaning = f"the model's vocab_size is {config.vocab_size}; is the tokenizer another model's?"
     ids = checked_tokens("input_ids", batch["input_ids"], config.vocab_size, meaning)
     shape = ids.shape
@@ -500,6 +502,8 @@ def forward(
 
 def _checked_probs(attention_probs: Mapping[int, Any] | None, shape: tuple[int, int], config: BertConfig) -> dict[int, Any]:
     """Return the probabilities given for some layers as arrays, or raise an InputError; `shape` is [B, T]."""
+    if attention_probs is not None and not isinstance(attention_probs, Mapping):
+        raise InputError(f"attention_probs must be {{layer: [B, N, T, T]}}, not {type(attention_probs).__name__}")
     expected = (shape[0], config.num_attention_heads, shape[1], shape[1])
     checked = {}
     for layer, probs in (attention_probs or {}).items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -38,21 +39,28 @@ def keep_programs(in_script: bool = False) -> None:
         return
     if folder is None:
         folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "attattr-jax")
-        if not os.path.isabs(folder):  # no home folder
-            return
-        try:  # where nothing can be written, JAX would warn at every program
-            os.makedirs(folder, exist_ok=True)
-        except OSError:
-            return
-        if not os.access(folder, os.W_OK):
+        if not os.path.isabs(folder) or not _can_write(folder):  # no home folder, or a read-only one
             return
         jax.config.update("jax_compilation_cache_dir", folder)
+    elif "://" not in folder and not _can_write(folder):
+        print(f"warning: compiled programs are not kept: nothing can be written into {folder}", file=sys.stderr)
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     bounds = {"jax_compilation_cache_max_size": MAX_BYTES, "jax_persistent_cache_min_compile_time_secs": MIN_COMPILE_SECONDS}
     for name, value in bounds.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     if "://" not in folder and jax.config.jax_compilation_cache_max_size != -1:  # without a bound JAX neither locks nor needs the pairs
         mend(Path(folder))
+
+
+def _can_write(folder: str) -> bool:
+    """Return whether a folder is there, or was made, and can be written; else JAX would warn at every program."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def mend(folder: Path) -> None:

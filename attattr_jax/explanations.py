@@ -250,11 +250,17 @@ def explain_texts(
       InputError: no texts, an empty text, texts, pairs and labels of different number, or what `attribute_attention` raises.
     """
     texts, pairs = checked_texts(texts, text_pairs)
-    if labels is not None and (isinstance(labels, str) or len(labels) != len(texts)):
-        raise InputError(f"labels must be a list with an entry for each of the {len(texts)} texts")
+    if labels is not None:
+        labels = np.asarray(labels).tolist() if hasattr(labels, "dtype") else labels
+        if not isinstance(labels, (list, tuple)) or len(labels) != len(texts):
+            raise InputError(f"labels must be a list with an entry for each of the {len(texts)} texts")
+    unknown = changes.keys() - {field.name for field in dataclasses.fields(AttributionOptions)}
+    if unknown:
+        known = ", ".join(field.name for field in dataclasses.fields(AttributionOptions))
+        raise InputError(f"{', '.join(sorted(unknown))} is no option; there are {known}")
     keep_programs()
     options = dataclasses.replace(options or AttributionOptions(), **changes)
-    split = Split("texts", "texts", texts, pairs, None if labels is None else parse_labels(list(labels)))
+    split = Split("texts", "texts", texts, pairs, None if labels is None else parse_labels(labels))
     has_classes = classifier.config.num_labels > 1  # else labels are numbers, which are not compared with anything
     indices = class_indices(split, classifier.id2label) if has_classes and split.raw_labels is not None else None
     if not isinstance(options.target, str):
@@ -289,7 +295,11 @@ def explanations_of(
     layers, num_hidden_layers = _layers_of(result, layers, classifier)
     num_tokens = np.shape(result.attributions)[-1] if is_whole else 0
     if batch is not None:
-        num_tokens = np.shape(batch["input_ids"])[1]
+        shape = np.shape(batch["input_ids"])
+        if len(shape) != 2 or shape[0] != num_rows or (is_whole and shape[1] != num_tokens):
+            tokens = f" of {num_tokens} tokens" if is_whole else ""
+            raise InputError(f"batch is not that of the result, {num_rows} examples{tokens}: its input_ids are {list(shape)}")
+        num_tokens = shape[1]
     mask = None if batch is None else batch.get("attention_mask")
     real = np.ones((num_rows, num_tokens), bool) if mask is None else np.asarray(mask) != 0
     names = dict(enumerate(map(str, range(np.shape(result.logits)[1])))) if classifier is None else classifier.id2label

@@ -35,11 +35,14 @@ def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.A
       [L, N], in units of the model's output.
 
     Raises:
-      InputError: the shapes do not fit.
+      InputError: the shapes do not fit, or there is no example. (A mask in a JAX array is not looked at: without an
+        example the importance is NaN.)
     """
     shape, mask_shape = np.shape(attributions), np.shape(attention_mask)
     if len(shape) != 5 or mask_shape != (shape[0], shape[-1]) or shape[-1] != shape[-2]:
         raise InputError(f"attributions must be [B, L, N, T, T] and attention_mask [B, T], not {list(shape)} and {list(mask_shape)}")
+    if not isinstance(attention_mask, jax.Array) and not np.any(attention_mask):
+        raise InputError("attention_mask is 0 everywhere: there is no example to take the mean of")
     real = jnp.asarray(attention_mask) != 0
     is_example = jnp.any(real, axis=1)
     maxima = jnp.where(is_example[:, None, None], max_over_real(jnp.asarray(attributions), real), 0)
@@ -193,9 +196,12 @@ def _checked_ranking(importance, present) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked_importance(importance) -> np.ndarray:
-    array = np.asarray(importance, np.float64)
+    try:
+        array = np.asarray(importance, np.float64)
+    except (TypeError, ValueError):  # rows of different lengths, or no numbers
+        array = np.zeros(0)
     if array.ndim != 2 or not array.size:
-        raise InputError(f"importance must be [L, N], not of shape {list(array.shape)}")
+        raise InputError(f"importance must be [L, N], numbers, not of shape {list(np.shape(array))}")
     if not np.isfinite(array).all():
         raise InputError("importance has values that are not finite")
     return array

@@ -147,13 +147,18 @@ class OutputFolder:
 
     def _present(self) -> Iterator[Path]:
         """Yield what there is of the files that the script writes."""
-        return (found for pattern in self.files for found in self.path.glob(pattern))
+        for pattern in self.files:
+            # A link that leads nowhere is there too, which `glob` says of patterns only.
+            single = [self.path / pattern] if os.path.lexists(self.path / pattern) else []
+            yield from self.path.glob(pattern) if "*" in pattern else single
 
     def _lock(self) -> None:
         """Keep other runs out until this process ends, however it ends."""
         if self._has_lock or not sharding.is_main():
             return
-        require(not (self.path / ".lock").is_symlink(), f"{self.path / '.lock'} is a link, which cannot be a lock: delete it")
+        place = self.path / ".lock"
+        require(not place.is_symlink(), f"{place} is a link, which cannot be a lock: delete it")
+        require(place.is_file() or not place.exists(), f"{place} is a folder, not the file that is locked: delete it")
         lock = filelock.FileLock(self.path / ".lock", timeout=0, fallback_to_soft=False)  # a file as a lock would outlive its process
         try:
             lock.acquire()

@@ -346,7 +346,7 @@ def example_figures(
     example = example.loaded()
     row, unit = example.row, {"prob": UNIT, "logit": "change of the logit", "log_prob": "change of the log-probability"}[objective]
     tokens, total = row["tokens"], example.array("token_pairs")
-    title = "all layers and heads"
+    title = example.sum_name
     strongest = row["heads"][0] if row["heads"] else {"layer": row["layers"][0], "head": 0}
     yield "head_grid", head_grid(example.array("head_importance"), measure=f"largest attribution,\n{unit}", layers=row["layers"])
     yield "head", attribution_and_attention(example, strongest["layer"], strongest["head"], unit)

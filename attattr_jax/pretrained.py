@@ -509,10 +509,12 @@ def _load_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **_letter_case(folder))
-        tokenizer(["a word"], padding=True)  # an empty vocabulary, and a missing padding token, show only here
-        return tokenizer
+        has_padding = tokenizer.pad_token is not None
+        tokenizer(["a word"], padding=has_padding)  # an empty vocabulary shows only here
     except Exception as error:  # the tokenizer library has no common exception of its own
         raise InputError(f"the tokenizer in {folder} cannot be loaded: {shortened(root_cause(error))}") from None
+    require(has_padding, f"the tokenizer in {folder} has no padding token: name one as pad_token in its tokenizer_config.json")
+    return tokenizer
 
 
 def _tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
@@ -547,11 +549,19 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
 
     `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits; that of `transformers` 4 if heads were
     removed, which version 5 cannot load. The weights come last.
+
+    Raises:
+      InputError: `folder` is empty, or a file.
     """
+    require(os.fspath(folder) not in ("", b""), "folder is empty: name the folder to save in")
     folder = user_path(folder)
+    require(os.path.isdir(folder) or not os.path.lexists(folder), f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     if classifier.tokenizer is not None:
-        classifier.tokenizer.save_pretrained(folder)
+        with tempfile.TemporaryDirectory() as staging:  # its library writes through links, and leaves files half written
+            for file in map(Path, classifier.tokenizer.save_pretrained(staging)):
+                if file.is_file():
+                    write_file(folder / file.name, file.read_bytes())
     write_json(folder / "config.json", classifier.config.to_hf(classifier.id2label))
     write_file(folder / "model.safetensors", _serialised(classifier))
 

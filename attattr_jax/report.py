@@ -299,6 +299,8 @@ def _packed_example(example: Explanation, room: float, tree_options: tuple[float
         },
         "detail": detail,
         "is_saved": available == "heads",
+        "is_reduced": row["absolute_attribution_sums"] is None,
+        "sum_name": example.sum_name,
         **data,
     }
 

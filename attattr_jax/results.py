@@ -112,6 +112,12 @@ class Explanation:
         return word_labels(self.row, self.words)
 
     @property
+    def sum_name(self) -> str:
+        """What `token_pairs` is the sum over: all layers and heads, or those layers that were attributed."""
+        layers = ", ".join(map(str, self.row["layers"]))
+        return "all layers and heads" if self.has_all_layers else f"layer{'s' * (len(self.row['layers']) > 1)} {layers}, all heads"
+
+    @property
     def has_all_layers(self) -> bool:
         """Whether every layer of the model was attributed: a tree needs that."""
         layers = self.row["layers"]

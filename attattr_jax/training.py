@@ -102,9 +102,10 @@ def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, 
     return train_step
 
 
-def _tells_more_than_full_disk(record: logging.LogRecord) -> bool:
-    """Return whether to log: not what `Trainer.run` says in one line."""
-    return not (record.exc_info and is_full_disk(record.exc_info[1]))
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether to log: not the traceback of a full disk or a signal, which are said in one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, (KeyboardInterrupt, Terminated)) or is_full_disk(error))
 
 
 class Trainer:
@@ -199,7 +200,7 @@ class Trainer:
           Terminated: SIGTERM came; the state has been saved.
         """
         for name in ("absl", "asyncio"):  # Orbax saves in other threads, each of which logs the traceback, some when all is over
-            logging.getLogger(name).addFilter(_tells_more_than_full_disk)
+            logging.getLogger(name).addFilter(_is_news)
         try:
             return self._run(on_step)
         except Exception as error:

@@ -159,7 +159,10 @@ def attribution_tree(
     Raises:
       InputError: shapes, values or options are not as said.
     """
-    values = np.asarray(attributions, np.float64)
+    try:
+        values = np.asarray(attributions, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"attributions must be numbers, not {type(attributions).__name__}: an Explanation has .tree()") from None
     if values.ndim == 4:
         values = values.sum(axis=1)
     if values.ndim != 3 or values.shape[1] != values.shape[2] or not values.size:

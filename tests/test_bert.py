@@ -200,6 +200,8 @@ def test_large_geometry_without_memory():
         ({"head_mask": np.full((3, 4), "1")}, "must be of finite numbers"),
         ({"attention_probs": {3: np.zeros((4, 4, 14, 14))}}, "names layer 3"),
         ({"attention_probs": {0: np.zeros((4, 4, 14, 13))}}, r"attention_probs\[0\] must be"),
+        ({"attention_probs": (np.zeros((4, 4, 14, 14)),)}, r"attention_probs must be \{layer: \[B, N, T, T\]\}, not tuple"),
+        ({"batch": [[1, 2]]}, "batch must be a dictionary of arrays, as from Classifier.tokenize, not list"),
         ({"attention_probs": {True: np.zeros((4, 4, 14, 14))}}, "names layer True"),
         ({"attention_probs": {0: np.full((4, 4, 14, 14), "a")}}, r"attention_probs\[0\] must be of numbers"),
         ({"batch": {"input_ids": np.zeros((0, 4), np.int32)}}, "an example and a token at least"),

@@ -158,6 +158,36 @@ def test_a_model_that_gives_nan_is_refused(tiny, split):
         list(explanations.explain(broken, split, encoded, sharding.data_mesh(), explanations.AttributionOptions(n_steps=2)))
 
 
+def test_a_batch_of_another_shape_is_named(tiny):
+    batch = tiny.tokenize(TEXTS)
+    result = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=1)
+    for rows, tokens in ((slice(1), slice(None)), (slice(None), slice(4))):
+        other = {name: values[rows, tokens] for name, values in batch.items()}
+        with pytest.raises(aa.InputError, match=f"batch is not that of the result, 4 examples of {batch['input_ids'].shape[1]} tokens"):
+            aa.explanations_of(result, tiny, other)
+
+
+def test_arguments_of_explain_texts_are_named(tiny):
+    for arguments, message in (
+        ({"labels": 1}, "labels must be a list"),
+        ({"nsteps": 2}, "nsteps is no option; there are target, n_steps"),
+        ({"target": True}, "target must be 'predicted', 'gold', a class name or an index, not True"),
+        ({"target": 1.0}, "target must be .*not 1.0"),
+    ):
+        with pytest.raises(aa.InputError, match=message):
+            aa.explain_texts(tiny, ["good"], **arguments)
+    (one,) = aa.explain_texts(tiny, ["good"], labels=jnp.asarray([1]), n_steps=1, token_level=False)
+    assert one.label == "positive"
+
+
+def test_the_sum_says_which_layers_it_is_of(tiny):
+    names = {}
+    for layers in (None, [1], [1, 0]):
+        (one,) = aa.explain_texts(tiny, ["good"], layers=layers, n_steps=1, token_level=False)
+        names[str(layers)] = one.sum_name
+    assert names == {"None": "all layers and heads", "[1]": "layer 1, all heads", "[1, 0]": "all layers and heads"}
+
+
 def test_gold_needs_labels(tiny, split):
     encoded = data.encode(tiny, split, 32)
     with pytest.raises(aa.InputError, match="has no labels"):

@@ -220,6 +220,29 @@ def test_the_tokenizer_decides_what_padding_is(tiny, tiny_folder, tmp_path):
     np.testing.assert_array_equal(by_default.attributions, by_id.attributions)
 
 
+def test_saving_follows_no_links(tiny, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    names = ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors")
+    for name in names:
+        (folder / name).symlink_to(precious)
+    aa.save_classifier(tiny, folder)
+    assert precious.read_text() == "mine" and not any((folder / name).is_symlink() for name in names)
+    assert aa.load_classifier(folder).fingerprint() == tiny.fingerprint()
+    for name, message in ((precious, "precious is a file: name a folder"), ("", "folder is empty")):
+        with pytest.raises(aa.InputError, match=message):
+            aa.save_classifier(tiny, name)
+
+
+def test_a_tokenizer_without_padding_is_named(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "copy")
+    edit_tokenizer_config(tmp_path / "copy", pad_token=None)
+    with pytest.raises(aa.InputError, match="has no padding token: name one as pad_token in its tokenizer_config.json"):
+        aa.load_classifier(tmp_path / "copy")
+
+
 def test_home_folder_is_expanded(golden_model, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -321,6 +322,24 @@ def test_a_link_is_no_lock(commands, tmp_path, capsys):
     assert attribute.main(arguments) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(".lock is a link, which cannot be a lock: delete it")
     assert [file.name for file in (tmp_path / "attribution").iterdir()] == [".lock"] and not (tmp_path / "mine").exists()
+
+
+def test_a_folder_is_no_lock(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    (tmp_path / "run.json").write_text('{"script": "train", "options": {}}')
+    with pytest.raises(aa.InputError, match=r"\.lock is a folder, not the file that is locked: delete it"):
+        output.OutputFolder(tmp_path, "train", train.FILES, resume=True)
+
+
+def test_a_link_that_leads_nowhere_is_seen(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(aa.InputError, match=r"holds metrics.jsonl, which no run of train.py wrote"):
+        output.OutputFolder(tmp_path, "train", train.FILES)
+
+
+def test_tracebacks_of_what_is_said_in_one_line_are_not_logged():
+    for error, is_news in ((KeyboardInterrupt(), False), (OSError(28, "No space left on device"), False), (ValueError("x"), True)):
+        assert training._is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)})) is is_news
 
 
 def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):

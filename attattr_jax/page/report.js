@@ -142,7 +142,7 @@
   }
 
   function selectionName() {
-    if (state.layer === null) return "all layers and heads";
+    if (state.layer === null) return example.sum_name;
     return `layer ${example.layers[state.layer]}` + (state.head === null ? ", all heads" : `, head ${state.head}`);
   }
 
@@ -223,7 +223,7 @@
       make(
         "table",
         { class: "heads", "aria-label": "layers by heads" },
-        make("thead", {}, make("tr", {}, cell(null, null, "all layers and heads", "all layers"), ...numbers)),
+        make("thead", {}, make("tr", {}, cell(null, null, example.sum_name, example.sum_name === "all layers and heads" ? "all layers" : "their sum"), ...numbers)),
         make(
           "tbody",
           {},
@@ -271,6 +271,7 @@
   }
 
   function whyNot() {
+    if (example.is_reduced) return "These matrices are not there: the result was reduced to the largest value of each head.";
     if (!example.is_saved) return "These matrices were not saved: run attribute.py with --save full.";
     return "These matrices are not in this page, to keep it small: its end says what helps.";
   }
@@ -409,7 +410,7 @@
     svg.replaceChildren();
     svg.toggleAttribute("hidden", !tree);
     if (!tree) {
-      byId("tree-note").textContent = example.is_saved ? "A tree needs the attributions of all layers." : "The tree was not computed: run attribute.py with --save full.";
+      byId("tree-note").textContent = example.is_saved ? "A tree needs the attributions of all layers." : `There is no tree. ${whyNot()}`;
       return;
     }
     const all = labels();
