@@ -57,7 +57,8 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
         start, end = row["offsets"][first][0], row["offsets"][last][1]
         # Tokenizers drop accents, vowel signs and joiners that are characters of their own: up to the next token they are the word's.
         following = row["offsets"][last + 1][0] if last + 1 < len(row["offsets"]) else 0
-        while start < end < (following if following >= end else len(text)) and _continues_word(text[end]):
+        limit = min(following if following >= end else len(text), len(text))
+        while start < end < limit and _continues_word(text[end]):
             end += 1
         written = "" if row["special_tokens_mask"][first] else text[start:end]
         labels.append(written or "".join(row["tokens"][at].removeprefix("##") for at in group))

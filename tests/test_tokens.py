@@ -49,6 +49,8 @@ def test_words_keep_what_has_no_place_of_its_own(tiny):
     kept = ROW | {"text": "ab\u0301c", "tokens": ["a", "b", "\u0301c"], "offsets": [[0, 1], [1, 2], [2, 4]]}
     kept |= {"token_type_ids": [0] * 3, "special_tokens_mask": [0] * 3}
     assert word_labels(kept, [[0], [1], [2]]) == ["a", "b", "\u0301c"], "a mark that is a token's own"
+    damaged = kept | {"text": "ab\u0301", "offsets": [[0, 1], [1, 2], [90, 91]]}
+    assert word_labels(damaged, [[0], [1], [2]]) == ["a", "b\u0301", "\u0301c"], "what follows lies beyond the text"
 
 
 def test_sums_and_distributions_survive():
