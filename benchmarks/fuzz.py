@@ -510,7 +510,9 @@ def change_safetensors(random: Random, content: bytes, others: Sequence[bytes]) 
         first["data_offsets"], second["data_offsets"] = random.choice([(offsets, offsets), (offsets, [start, end])])
     elif what == "data":
         piece = random.choice([b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\xff\xff\x7f\x7f", b"\x01\0\0\0", b"\0\0\0\0"])
-        times = random.choice([1, max(0, (end - start) // 4)]) if isinstance(start, int) and isinstance(end, int) else 1
+        # Offsets may be damaged already: no more is written than there is.
+        count = (min(end, len(data)) - start) // 4 if isinstance(start, int) and isinstance(end, int) else 1
+        times = random.choice([1, max(0, count)])
         data = data[:start] + piece * times + data[start + 4 * times :] if isinstance(start, int) else data
     else:
         header, detail = change_value(random, header)
