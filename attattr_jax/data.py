@@ -206,7 +206,7 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
       InputError: the file is missing or empty, or a line is; names the row.
     """
     path = user_path(file)
-    if not os.path.exists(path) or path.is_dir():
+    if os.path.isdir(path) or not os.path.exists(path):  # Path's own raise where a name is too long; a pipe is read too
         raise InputError(f"{file}: {'is a folder, not a file' if os.path.isdir(path) else 'no such file'}")
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")

@@ -102,19 +102,21 @@ class _Classes:
             return self.by_name[name]
         return self.by_folded_name.get(name.strip().casefold())
 
+    def with_name_of(self, label: Label) -> int | None:
+        """Return the class whose name a label is, also as a number or truth value; never by index."""
+        if isinstance(label, (str, bool)) and (index := self.named(str(label))) is not None:
+            return index
+        return None if label is None or isinstance(label, str) else self.by_number.get(float(label))
+
     def look_up(self, label: Label) -> int | None:
         """Return the class that a label without a name of its own means, `NO_GOLD`, or None if it is none of them.
 
         Raises:
           InputError: a number could mean two classes.
         """
-        if label is None:
-            return NO_GOLD
-        if isinstance(label, (str, bool)) and (index := self.named(str(label))) is not None:
+        if (index := self.with_name_of(label)) is not None:
             return index
-        if not isinstance(label, str) and (index := self.by_number.get(float(label))) is not None:
-            return index
-        if label in _NO_GOLD_LABELS:
+        if label is None or label in _NO_GOLD_LABELS:
             return NO_GOLD
         if isinstance(label, (str, float)) or self.numbers_are_names:
             return None
@@ -284,7 +286,7 @@ def label_names(train: Split, model_names: Mapping[int, str] | None = None) -> d
         matched = [classes.named(name) for name in names]
     else:
         names = [str(label) for label in labels]
-        matched = [_named_class(classes, label) for label in labels]
+        matched = [classes.with_name_of(label) for label in labels]
     if model_names and None not in matched and len(set(matched)) == len(names):
         return model_names
     fraction = next((label for label in labels if isinstance(label, float)), None)
@@ -312,13 +314,6 @@ def label_names(train: Split, model_names: Mapping[int, str] | None = None) -> d
         if other != name:
             raise InputError(f"{train.source}: labels {other!r:.80} and {name!r:.80} differ in case alone: use one of them")
     return dict(enumerate(names))
-
-
-def _named_class(classes: _Classes, label: Label) -> int | None:
-    """Return the class whose name a label is, also as a number or truth value; never by index."""
-    if isinstance(label, (str, bool)) and (index := classes.named(str(label))) is not None:
-        return index
-    return None if isinstance(label, str) else classes.by_number.get(float(label))
 
 
 def keeps_head(train: Split, model_names: Mapping[int, str], id2label: Mapping[int, str]) -> bool:
