@@ -1,4 +1,5 @@
-"""Starts the commands, so that Ctrl-C and SIGTERM are one line also in the seconds in which the libraries are imported.
+"""Starts the commands, so that Ctrl-C and SIGTERM are one line also in the seconds in which the
+libraries are imported.
 
 A module beside the package, because importing any module of the package imports JAX.
 """
@@ -11,14 +12,19 @@ import sys
 
 
 def _leave(number, frame):
-    """End at once: there is nothing to save yet, and an exception may be lost in whatever is being imported."""
-    os.write(2, b"error: interrupted\n" if number == signal.SIGINT else b"error: terminated by SIGTERM\n")
+    """End at once: there is nothing to save yet, and an exception may be lost in whatever is being
+    imported.
+    """
+    os.write(
+        2, b"error: interrupted\n" if number == signal.SIGINT else b"error: terminated by SIGTERM\n"
+    )
     os._exit(128 + number)
 
 
 def _start(command):
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+        # A shell's background job ignores Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
     status = importlib.import_module(f"attattr_jax.commands.{command}").main()
     if status:  # XLA's and Orbax's threads may be at work still, and crash when Python takes down what they use

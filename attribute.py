@@ -1,4 +1,6 @@
-"""Explain predictions by attention attribution: `python attribute.py --checkpoint runs/reviews --text "Stunning visuals, no story."`."""
+"""Explain predictions by attention attribution: `python attribute.py --checkpoint runs/reviews
+--text "Stunning visuals, no story."`.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Prune attention heads and compare accuracy before and after: `python prune.py --checkpoint runs/reviews`."""
+"""Prune attention heads and compare accuracy before and after: `python prune.py --checkpoint
+runs/reviews`.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Fine-tune a BERT classifier: `python train.py --model minilm-l6 --dataset reviews --output_dir runs/reviews`."""
+"""Fine-tune a BERT classifier: `python train.py --model minilm-l6 --dataset reviews --output_dir
+runs/reviews`.
+"""
 
 import sys
 

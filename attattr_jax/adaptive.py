@@ -1,11 +1,15 @@
-"""Integration with as many nodes as each example and layer needs: a level above the pure functions, since it looks at values.
+"""Integration with as many nodes as each example and layer needs: a level above the pure functions,
+since it looks at values.
 
-The levels are those of `integration.nested_rules`, 7, 11, 15, 31 and 63 nodes. All examples and layers are integrated at the first; those
-that do not meet the tolerance go on to the next, which adds nodes and repeats none: the sums for the weights of all levels are kept from
-the start. The tolerance is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| /
-Σ|attributions|. Both are estimates of the error, not bounds; for smooth integrands the change is a large overestimate.
+The levels are those of `integration.nested_rules`, 7, 11, 15, 31 and 63 nodes. All examples and
+layers are integrated at the first; those that do not meet the tolerance go on to the next, which
+adds nodes and repeats none: the sums for the weights of all levels are kept from the start. The
+tolerance is met twice: by |convergence delta| / Σ|attributions|, and by the change from the level
+before, Σ|change| / Σ|attributions|. Both are estimates of the error, not bounds; for smooth
+integrands the change is a large overestimate.
 
-Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, S levels, E examples that are refined at once.
+Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, S levels, E examples that
+are refined at once.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes only give the change of the 7
 
 
 def levels_within(max_steps: int) -> tuple[int, ...]:
-    """Return the numbers of nodes of the levels that `max_steps` allows, the first of which only gives the first change."""
+    """Return the numbers of nodes of the levels that `max_steps` allows, the first of which only
+    gives the first change.
+    """
     return tuple(size for size in nested_rules().sizes if size <= max_steps)
 
 
@@ -66,7 +72,17 @@ def refine(
 
 
 def attribute_adaptively(
-    params, batch, target, head_mask, config, objective, layers, groups, tolerance: float, sizes: Sequence[int], reduce
+    params,
+    batch,
+    target,
+    head_mask,
+    config,
+    objective,
+    layers,
+    groups,
+    tolerance: float,
+    sizes: Sequence[int],
+    reduce,
 ) -> tuple[engine.Result, np.ndarray, np.ndarray, Array]:
     """Attribute to the attention of `layers` (ascending), each with the nodes it needs.
 
@@ -79,8 +95,17 @@ def attribute_adaptively(
     static = {"config": config, "objective": objective}
     clean, baseline = _start(params, batch, target, head_mask, layers=layers, **static)
     at = {layer: index for index, layer in enumerate(layers)}
-    sums = {layer: jnp.zeros((len(sizes), *clean.mixed[at[layer]].shape), clean.mixed[0].dtype) for layer in layers}
-    found = {layer: (jnp.zeros(clean.probs[at[layer]].shape, clean.mixed[0].dtype), jnp.zeros_like(clean.score)) for layer in layers}
+    sums = {
+        layer: jnp.zeros((len(sizes), *clean.mixed[at[layer]].shape), clean.mixed[0].dtype)
+        for layer in layers
+    }
+    found = {
+        layer: (
+            jnp.zeros(clean.probs[at[layer]].shape, clean.mixed[0].dtype),
+            jnp.zeros_like(clean.score),
+        )
+        for layer in layers
+    }
 
     def integrate(waiting, start, stop):
         for group, steps_at_once in groups:
@@ -91,18 +116,49 @@ def attribute_adaptively(
             parts = [(group, None)] if everything else _slots(of_group, last, num_slots)
             for part, picked in parts:
                 which = [at[layer] for layer in part]
-                rows = [clean.hidden[i] for i in which], [clean.mixed[i] for i in which], clean.real, clean.target
+                rows = (
+                    [clean.hidden[i] for i in which],
+                    [clean.mixed[i] for i in which],
+                    clean.real,
+                    clean.target,
+                )
                 before = [sums[layer] for layer in part]
                 # Fewer rows, more steps: as much at once.
-                steps = steps_at_once if picked is None else min(REFINED_STEPS, steps_at_once * max(1, num_rows // picked[0].shape[1]))
-                new = _integrate(params, *rows, before, picked, head_mask, rule, start, stop, layers=part, steps_at_once=steps, **static)
+                steps = (
+                    steps_at_once
+                    if picked is None
+                    else min(REFINED_STEPS, steps_at_once * max(1, num_rows // picked[0].shape[1]))
+                )
+                new = _integrate(
+                    params,
+                    *rows,
+                    before,
+                    picked,
+                    head_mask,
+                    rule,
+                    start,
+                    stop,
+                    layers=part,
+                    steps_at_once=steps,
+                    **static,
+                )
                 sums.update(zip(part, new, strict=True))
 
     def assess(layer, level, rows):
         i = at[layer]
-        arrays = clean.hidden[i], clean.probs[i], sums[layer], clean.logits, clean.score, baseline[:, i], clean.real
+        arrays = (
+            clean.hidden[i],
+            clean.probs[i],
+            sums[layer],
+            clean.logits,
+            clean.score,
+            baseline[:, i],
+            clean.real,
+        )
         arrays += mask_row(head_mask, config, layer), tuple(found[layer]), rows
-        *found[layer], good = _assess(params[f"layers_{layer}"], *arrays, level, tolerance, **static)
+        *found[layer], good = _assess(
+            params[f"layers_{layer}"], *arrays, level, tolerance, **static
+        )
         return good
 
     n_steps, converged = refine(layers, num_rows, sizes, integrate, assess)
@@ -115,13 +171,17 @@ def _levels(sizes: Sequence[int]) -> engine.Rule:
     """Return the nodes and weights of the levels with these sizes."""
     rules = nested_rules()
     dtype = jnp.result_type(float)
-    return rules.nodes[: sizes[-1]].astype(dtype), rules.weights[: len(sizes), : sizes[-1]].astype(dtype)
+    return rules.nodes[: sizes[-1]].astype(dtype), rules.weights[: len(sizes), : sizes[-1]].astype(
+        dtype
+    )
 
 
 def _slots(waiting: dict[int, np.ndarray], last: int, num_slots: int):
-    """Yield (layers, (rows int [layers, E], used bool [layers, E])) until every waiting row of every layer had a slot.
+    """Yield (layers, (rows int [layers, E], used bool [layers, E])) until every waiting row of
+    every layer had a slot.
 
-    The model's last layer, of which only one row is computed, goes by itself: it is the one that most often needs more nodes.
+    The model's last layer, of which only one row is computed, goes by itself: it is the one that
+    most often needs more nodes.
     """
     num_rows = len(next(iter(waiting.values())))
     for part, slots in (
@@ -143,18 +203,51 @@ def _start(params, batch, target, head_mask, config, objective, layers):
     return clean, engine.baseline_scores(params, config, layers, clean, head_mask, objective)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "layers", "steps_at_once"), donate_argnames=("sums",))
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "objective", "layers", "steps_at_once"),
+    donate_argnames=("sums",),
+)
 def _integrate(
-    params, hidden, mixed, real, target, sums, picked, head_mask, rule, start, stop, config, objective, layers, steps_at_once
+    params,
+    hidden,
+    mixed,
+    real,
+    target,
+    sums,
+    picked,
+    head_mask,
+    rule,
+    start,
+    stop,
+    config,
+    objective,
+    layers,
+    steps_at_once,
 ) -> list[Array]:
-    """Add the nodes from `start` to `stop` to the sums [S, B, Q, D] of each layer, of all rows, or of the rows picked for each layer."""
+    """Add the nodes from `start` to `stop` to the sums [S, B, Q, D] of each layer, of all rows, or
+    of the rows picked for each layer.
+    """
     real, targets = [real] * len(layers), [target] * len(layers)
     if picked is not None:
         hidden, mixed, real, targets = (
-            [values[rows] for values, rows in zip(each, picked[0], strict=True)] for each in (hidden, mixed, real, targets)
+            [values[rows] for values, rows in zip(each, picked[0], strict=True)]
+            for each in (hidden, mixed, real, targets)
         )
     added = engine.context_gradients(
-        params, config, layers, hidden, mixed, real, head_mask, targets, objective, rule, steps_at_once, start, stop
+        params,
+        config,
+        layers,
+        hidden,
+        mixed,
+        real,
+        head_mask,
+        targets,
+        objective,
+        rule,
+        steps_at_once,
+        start,
+        stop,
     )
     if picked is None:
         return jax.tree.map(jnp.add, sums, added)
@@ -166,30 +259,59 @@ def _integrate(
 
 @functools.partial(jax.jit, static_argnames=("config", "objective"), donate_argnames=("found",))
 def _assess(
-    layer_params, hidden, probs, sums, logits, score, baseline, real, head_mask, found, pending, level, tolerance, config, objective
+    layer_params,
+    hidden,
+    probs,
+    sums,
+    logits,
+    score,
+    baseline,
+    real,
+    head_mask,
+    found,
+    pending,
+    level,
+    tolerance,
+    config,
+    objective,
 ):
-    """Return the attributions [B, N, T, T] and relative changes [B], new where a row was pending, and which rows are good enough."""
+    """Return the attributions [B, N, T, T] and relative changes [B], new where a row was pending,
+    and which rows are good enough.
+    """
     attributions, before = (
-        engine.attribution_of(layer_params, config, hidden, probs, real, head_mask, sums[at]) for at in (level, level - 1)
+        engine.attribution_of(layer_params, config, hidden, probs, real, head_mask, sums[at])
+        for at in (level, level - 1)
     )
     magnitude = jnp.sum(jnp.abs(attributions), axis=(1, 2, 3))
     delta = jnp.sum(attributions, axis=(1, 2, 3)) - (score - baseline)
     change = jnp.sum(jnp.abs(attributions - before), axis=(1, 2, 3))
-    good = _good(magnitude, delta, change, _rounding(logits, score, baseline, objective), real, tolerance)
+    good = _good(
+        magnitude, delta, change, _rounding(logits, score, baseline, objective), real, tolerance
+    )
     change = change / jnp.where(magnitude == 0, 1, magnitude)
     kept, kept_change = found
-    return jnp.where(pending[:, None, None, None], attributions, kept), jnp.where(pending, change, kept_change), good
+    return (
+        jnp.where(pending[:, None, None, None], attributions, kept),
+        jnp.where(pending, change, kept_change),
+        good,
+    )
 
 
 def _rounding(logits, score, baseline, objective) -> Array:
-    """Return how large a convergence delta [B] may come from rounding alone: F(A) and F(0) are not known better."""
+    """Return how large a convergence delta [B] may come from rounding alone: F(A) and F(0) are not
+    known better.
+    """
     scales = [engine.rounding_scale(logits, outputs, objective) for outputs in (score, baseline)]
     return ROUNDINGS * jnp.finfo(score.dtype).eps * jnp.maximum(*scales)
 
 
 def _good(magnitude, delta, change, rounding, real, tolerance) -> Array:
-    """Return bool [B]: both within the tolerance. Rows without a real token, which fill up a batch, are good."""
-    good = (jnp.abs(delta) <= jnp.maximum(tolerance * magnitude, rounding)) & (change <= tolerance * magnitude)
+    """Return bool [B]: both within the tolerance. Rows without a real token, which fill up a batch,
+    are good.
+    """
+    good = (jnp.abs(delta) <= jnp.maximum(tolerance * magnitude, rounding)) & (
+        change <= tolerance * magnitude
+    )
     return good | ~jnp.any(real, axis=1)
 
 
@@ -199,13 +321,27 @@ def _assemble(clean, attributions, baseline, config, layers, reduce) -> engine.R
 
 
 def attribute_tokens_adaptively(
-    params, batch, special, target, head_mask, config, objective, baseline_token_id, steps_at_once, tolerance, sizes
+    params,
+    batch,
+    special,
+    target,
+    head_mask,
+    config,
+    objective,
+    baseline_token_id,
+    steps_at_once,
+    tolerance,
+    sizes,
 ) -> tuple[engine.TokenResult, np.ndarray, np.ndarray]:
-    """Attribute to tokens, each example with the nodes it needs; returns the result, n_steps and converged [B]."""
+    """Attribute to tokens, each example with the nodes it needs; returns the result, n_steps and
+    converged [B].
+    """
     rule = _levels(sizes)
     num_rows = np.shape(batch["input_ids"])[0]
     static = {"config": config, "objective": objective}
-    path, score, baseline = _start_tokens(params, batch, special, target, head_mask, baseline_token_id=baseline_token_id, **static)
+    path, score, baseline = _start_tokens(
+        params, batch, special, target, head_mask, baseline_token_id=baseline_token_id, **static
+    )
     sums = jnp.zeros((len(sizes), *path.words.shape), path.words.dtype)
     result = None
 
@@ -216,15 +352,29 @@ def attribute_tokens_adaptively(
         size = max(1, num_rows // 8)
         for begin in [0] if everything else range(0, len(rows), size):
             chosen = rows[begin : begin + size]
-            picked = None if everything else (np.resize(chosen, size), np.arange(size) < len(chosen))
+            picked = (
+                None if everything else (np.resize(chosen, size), np.arange(size) < len(chosen))
+            )
             segments = batch["token_type_ids"]
             sums = _integrate_tokens(
-                params, segments, path, sums, picked, head_mask, rule, start, stop, steps_at_once=steps_at_once, **static
+                params,
+                segments,
+                path,
+                sums,
+                picked,
+                head_mask,
+                rule,
+                start,
+                stop,
+                steps_at_once=steps_at_once,
+                **static,
             )
 
     def assess(_, level, rows):
         nonlocal result
-        result, good = _assess_tokens(path, sums, score, baseline, result, rows, level, tolerance, objective=objective)
+        result, good = _assess_tokens(
+            path, sums, score, baseline, result, rows, level, tolerance, objective=objective
+        )
         return good
 
     n_steps, converged = refine(("tokens",), num_rows, sizes, integrate, assess)
@@ -234,27 +384,65 @@ def attribute_tokens_adaptively(
 @functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id"))
 def _start_tokens(params, batch, special, target, head_mask, config, objective, baseline_token_id):
     path = engine.token_path(params, batch, special, target, head_mask, config, baseline_token_id)
-    return path, *engine.token_scores(params, batch["token_type_ids"], head_mask, config, objective, path)
+    return path, *engine.token_scores(
+        params, batch["token_type_ids"], head_mask, config, objective, path
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "steps_at_once"), donate_argnames=("sums",))
-def _integrate_tokens(params, segments, path, sums, picked, head_mask, rule, start, stop, config, objective, steps_at_once):
-    """Add the nodes from `start` to `stop` to the sums [S, B, T, D] of all rows, or of the rows picked."""
+@functools.partial(
+    jax.jit, static_argnames=("config", "objective", "steps_at_once"), donate_argnames=("sums",)
+)
+def _integrate_tokens(
+    params,
+    segments,
+    path,
+    sums,
+    picked,
+    head_mask,
+    rule,
+    start,
+    stop,
+    config,
+    objective,
+    steps_at_once,
+):
+    """Add the nodes from `start` to `stop` to the sums [S, B, T, D] of all rows, or of the rows
+    picked.
+    """
     if picked is not None:
         rows, used = picked
-        path, segments = jax.tree.map(lambda values: values[rows], path), jnp.asarray(segments)[rows]
-    new = engine.token_gradients(params, segments, head_mask, config, objective, path, rule, steps_at_once, start, stop)
-    return sums + new if picked is None else sums.at[:, rows].add(jnp.where(used[None, :, None, None], new, 0))
+        path, segments = (
+            jax.tree.map(lambda values: values[rows], path),
+            jnp.asarray(segments)[rows],
+        )
+    new = engine.token_gradients(
+        params, segments, head_mask, config, objective, path, rule, steps_at_once, start, stop
+    )
+    return (
+        sums + new
+        if picked is None
+        else sums.at[:, rows].add(jnp.where(used[None, :, None, None], new, 0))
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("objective",))
 def _assess_tokens(path, sums, score, baseline, before, pending, level, tolerance, objective):
     """Return the result, new where a row was pending, and which rows are good enough."""
     result = engine.token_result(path, sums[level], score, baseline)
-    change = jnp.sum(jnp.abs(result.attributions - engine.token_result(path, sums[level - 1], score, baseline).attributions), axis=1)
+    change = jnp.sum(
+        jnp.abs(
+            result.attributions
+            - engine.token_result(path, sums[level - 1], score, baseline).attributions
+        ),
+        axis=1,
+    )
     magnitude = jnp.sum(jnp.abs(result.attributions), axis=1)
     rounding = _rounding(path.logits, score, baseline, objective)
     good = _good(magnitude, result.convergence_delta, change, rounding, path.real, tolerance)
     if before is not None:
-        result = jax.tree.map(lambda new, old: jnp.where(pending.reshape(-1, *[1] * (new.ndim - 1)), new, old), result, before)
+        result = jax.tree.map(
+            lambda new, old: jnp.where(pending.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            result,
+            before,
+        )
     return result, good

@@ -21,7 +21,8 @@ from .integration import quadrature
 from .labels import assumption
 from .tokens import printable
 
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found": it is not wanted
+# "PyTorch was not found": it is not wanted
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -32,7 +33,13 @@ def option(default: Any, help: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column", "column_names", "skip_bad_rows")
+COLUMN_OPTIONS = (
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "column_names",
+    "skip_bad_rows",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,42 +47,83 @@ class CommonOptions:
     """Options of every script."""
 
     seed: int = option(0, "0 to 4294967295; same seed, same kind of machine: same numbers")
-    text_column: str | None = option(None, "column of the text, where it is not one of the usual names")
+    text_column: str | None = option(
+        None, "column of the text, where it is not one of the usual names"
+    )
     text_pair_column: str | None = option(None, "column of the second text, for sentence pairs")
     label_column: str | None = option(None, "column of the label")
-    column_names: str | None = option(None, "names of all columns, as in id,label,sentence, of a .tsv or .csv file that has no header")
-    skip_bad_rows: bool = option(False, "leave out rows with more or fewer fields than the header, and count them")
-    overwrite: bool = option(False, "start anew in an output folder that already holds results of this script")
-    resume: bool = option(False, "go on with the run in the output folder, as if it had not stopped; start it if there is none yet")
-    shard_params: bool = option(False, "divide the model's parameters over the devices (FSDP), for models that do not fit on each")
-    distributed: bool = option(False, "join the other processes of a job; Slurm, Kubernetes and Cloud TPU are found by JAX itself")
-    coordinator_address: str | None = option(None, "elsewhere: HOST:PORT of process 0, with the next two; implies --distributed")
+    column_names: str | None = option(
+        None,
+        "names of all columns, as in id,label,sentence, of a .tsv or .csv file that has no header",
+    )
+    skip_bad_rows: bool = option(
+        False, "leave out rows with more or fewer fields than the header, and count them"
+    )
+    overwrite: bool = option(
+        False, "start anew in an output folder that already holds results of this script"
+    )
+    resume: bool = option(
+        False,
+        "go on with the run in the output folder, as if it had not stopped; start it if there is"
+        " none yet",
+    )
+    shard_params: bool = option(
+        False,
+        "divide the model's parameters over the devices (FSDP), for models that do not fit on each",
+    )
+    distributed: bool = option(
+        False,
+        "join the other processes of a job; Slurm, Kubernetes and Cloud TPU are found by JAX"
+        " itself",
+    )
+    coordinator_address: str | None = option(
+        None, "elsewhere: HOST:PORT of process 0, with the next two; implies --distributed"
+    )
     num_processes: int | None = option(None, "how many processes the job has")
     process_id: int | None = option(None, "which of them this is, from 0")
 
     @property
     def columns(self) -> data.Columns:
         """What was said about the columns of the data."""
-        names = None if self.column_names is None else tuple(part.strip() for part in self.column_names.split(","))
-        require(names is None or all(names), f"--column_names {self.column_names!r}: one of the names is empty")
-        return data.Columns(self.text_column, self.text_pair_column, self.label_column, names, self.skip_bad_rows)
+        names = (
+            None
+            if self.column_names is None
+            else tuple(part.strip() for part in self.column_names.split(","))
+        )
+        require(
+            names is None or all(names),
+            f"--column_names {self.column_names!r}: one of the names is empty",
+        )
+        return data.Columns(
+            self.text_column, self.text_pair_column, self.label_column, names, self.skip_bad_rows
+        )
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the description as it is written, and names only defaults that are something."""
 
     def _get_help_string(self, action):
-        if action.default in (None, [], argparse.SUPPRESS) or "%(default)" in action.help or action.dest == "help":
+        if (
+            action.default in (None, [], argparse.SUPPRESS)
+            or "%(default)" in action.help
+            or action.dest == "help"
+        ):
             return action.help
         return super()._get_help_string(action)
 
 
 class OneLineErrors:
-    """Mixed into an `argparse.ArgumentParser`: bad use is an InputError, not the usage and an exit."""
+    """Mixed into an `argparse.ArgumentParser`: bad use is an InputError, not the usage and an
+    exit.
+    """
 
     def error(self, message):
         """Raise instead of exiting."""
-        hint = "; a value that begins with - is written --option=value" if "expected one argument" in message else ""
+        hint = (
+            "; a value that begins with - is written --option=value"
+            if "expected one argument" in message
+            else ""
+        )
         raise InputError(message + hint)
 
 
@@ -98,8 +146,12 @@ def parse(
     class Parser(OneLineErrors, HfArgumentParser):
         pass
 
-    parser = Parser(options_type, description=description, formatter_class=_Formatter, allow_abbrev=False)
-    for action in parser._actions:  # HfArgumentParser knows no repeatable option: those of type list are
+    parser = Parser(
+        options_type, description=description, formatter_class=_Formatter, allow_abbrev=False
+    )
+    for (
+        action
+    ) in parser._actions:  # HfArgumentParser knows no repeatable option: those of type list are
         if isinstance(action.default, list):
             action.__class__, action.nargs = argparse._AppendAction, None
     if dataset_defaults:
@@ -133,7 +185,8 @@ def script(
     dataset_defaults: dict[str, dict[str, Any]] | None = None,
     together: Callable[[Any], bool] = lambda options: False,
 ) -> int:
-    """Run `work` with the options given on the command line, in each process of the job; returns the exit status.
+    """Run `work` with the options given on the command line, in each process of the job; returns
+    the exit status.
 
     Args:
       work: options -> None.
@@ -143,7 +196,12 @@ def script(
 
     def main() -> None:
         options = parse(options_type, description, argv, dataset_defaults)
-        join = (options.distributed, options.coordinator_address, options.num_processes, options.process_id)
+        join = (
+            options.distributed,
+            options.coordinator_address,
+            options.num_processes,
+            options.process_id,
+        )
         processes.initialize(*join, together(options))
         try:
             try:
@@ -153,26 +211,38 @@ def script(
                 raise
             sharding.barrier("done")  # who leaves earlier would be taken for dead by the others
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(str(interrupt) or "interrupted: the same command with --resume goes on") from None
+            raise KeyboardInterrupt(
+                str(interrupt) or "interrupted: the same command with --resume goes on"
+            ) from None
         finally:
             output.release_locks()
 
     try:
         return processes.leave(run(main))
-    except BaseException:  # a bug, or another process of the job is gone, which each library says in its own way
+    except (
+        BaseException
+    ):  # a bug, or another process of the job is gone, which each library says in its own way
         if jax.distributed.is_initialized():
             traceback.print_exc()
-            processes.leave(_complain("the processes cannot go on; has one of them ended? Start all of them again, with --resume", 1))
+            processes.leave(
+                _complain(
+                    "the processes cannot go on; has one of them ended? Start all of them again,"
+                    " with --resume",
+                    1,
+                )
+            )
         raise
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a script's work and return its exit status, with one line: 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM.
+    """Run a script's work and return its exit status, with one line: 2 for what the user can mend,
+    130 for Ctrl-C, 143 for SIGTERM.
 
     Signal handlers are those of before when it returns.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows its escape
+        # A terminal that cannot show a character shows its escape
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         with processes.signals_handled():
@@ -206,13 +276,17 @@ def run(main: Callable[[], None]) -> int:
 
 def _complain(message: str, status: int) -> int:
     line = printable(" ".join(message.split()))
-    print(f"error: {line if len(line) <= 1500 else line[:1500] + ' …'}", file=sys.stderr, flush=True)
+    print(
+        f"error: {line if len(line) <= 1500 else line[:1500] + ' …'}", file=sys.stderr, flush=True
+    )
     return status
 
 
 @contextlib.contextmanager
 def progress(total: int, unit: str, description: str) -> Iterator[Any]:
-    """Show a progress bar on stderr for work over a second, with rate and time left; every ten seconds where that is a file."""
+    """Show a progress bar on stderr for work over a second, with rate and time left; every ten
+    seconds where that is a file.
+    """
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -223,7 +297,16 @@ def progress(total: int, unit: str, description: str) -> Iterator[Any]:
     interval = 0.2 if sys.stderr.isatty() else 10
     with contextlib.ExitStack() as stack:
         file = sys.stderr if sharding.is_main() else stack.enter_context(open(os.devnull, "w"))
-        bar = stack.enter_context(Bar(total=total, unit=f" {unit}", desc=description, delay=1, mininterval=interval, file=file))
+        bar = stack.enter_context(
+            Bar(
+                total=total,
+                unit=f" {unit}",
+                desc=description,
+                delay=1,
+                mininterval=interval,
+                file=file,
+            )
+        )
         stack.enter_context(_compiling_shown(bar))
         yield bar
 
@@ -238,7 +321,8 @@ def _compiling_shown(bar: Any) -> Iterator[None]:
         bar.set_description(f"{description} (compiling)")
 
     def show(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # lowered: compilation comes next
+        # Lowered: compilation comes next
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
             timers.append(threading.Timer(1.0, announce))
             timers[-1].daemon = True
             timers[-1].start()
@@ -263,7 +347,10 @@ def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
     """Print rows in columns: the first aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         print(indent + "  ".join(cells).rstrip())
 
 
@@ -280,7 +367,10 @@ def checked_n_steps(n_steps: str, method: str, option_name: str = "--n_steps") -
     if n_steps == "auto":
         return n_steps
     digits = n_steps.removeprefix("-")
-    require(digits.isascii() and digits.isdigit() and len(digits) < 20, f"{option_name} must be an integer or auto, not {n_steps!r}")
+    require(
+        digits.isascii() and digits.isdigit() and len(digits) < 20,
+        f"{option_name} must be an integer or auto, not {n_steps!r}",
+    )
     named(option_name, lambda: quadrature(method, int(n_steps)))
     return int(n_steps)
 
@@ -298,11 +388,16 @@ def check_applies(options: Any, rules: Sequence[tuple[str, bool, str]]) -> None:
         require(applies or not is_given, f"--{name} has no effect {when}: leave it out")
 
 
-def load_split(dataset: str, split: str, columns: data.Columns, max_examples: int | None = None) -> data.Split:
+def load_split(
+    dataset: str, split: str, columns: data.Columns, max_examples: int | None = None
+) -> data.Split:
     """Load a split as `data.load_split`; says in one line how many bad rows were left out."""
     loaded = data.load_split(dataset, split, columns, max_examples)
     if loaded.num_skipped:
-        say(f"warning: {loaded.source}: {loaded.num_skipped} rows with more or fewer fields than the header are left out")
+        say(
+            f"warning: {loaded.source}: {loaded.num_skipped} rows with more or fewer fields than"
+            " the header are left out"
+        )
     return loaded
 
 
@@ -310,12 +405,17 @@ def with_gold_labels(split: data.Split, id2label: dict[int, str]) -> data.Split:
     """Return the examples that have a gold label; says in one line how many have none."""
     labelled = split.with_gold_labels(id2label)
     if len(labelled) < len(split):
-        say(f"{split.source}: {len(split) - len(labelled)} of {len(split)} examples have no gold label and are left out")
+        say(
+            f"{split.source}: {len(split) - len(labelled)} of {len(split)} examples have no gold"
+            " label and are left out"
+        )
     return labelled
 
 
 def say_assumptions(splits: Iterable[data.Split], id2label: dict[int, str]) -> None:
-    """Say, once for all splits, what is assumed about labels where only data or model names the classes."""
+    """Say, once for all splits, what is assumed about labels where only data or model names the
+    classes.
+    """
     sources: dict[str | None, str] = {}
     for split in splits:
         sources.setdefault(assumption(split, id2label), split.source)
@@ -326,14 +426,21 @@ def say_assumptions(splits: Iterable[data.Split], id2label: dict[int, str]) -> N
 
 def listed(value: str | None, option_name: str, allowed: Sequence[str]) -> list[str]:
     """Return the names of a list separated by commas, each once; None is none."""
-    names = list(dict.fromkeys(part.strip() for part in value.split(","))) if value is not None else []
+    names = (
+        list(dict.fromkeys(part.strip() for part in value.split(","))) if value is not None else []
+    )
     unknown = [name for name in names if name not in allowed]
-    require(not unknown, f"{option_name}: {', '.join(map(repr, unknown))} is none of {', '.join(allowed)}")
+    require(
+        not unknown,
+        f"{option_name}: {', '.join(map(repr, unknown))} is none of {', '.join(allowed)}",
+    )
     return names
 
 
 def say(message: str) -> None:
-    """Say on stderr what is not a result; of several processes, one says it. What would control the terminal is escaped."""
+    """Say on stderr what is not a result; of several processes, one says it. What would control the
+    terminal is escaped.
+    """
     if sharding.is_main():
         print(printable(message), file=sys.stderr)
 

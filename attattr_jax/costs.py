@@ -22,10 +22,12 @@ ROUND_SECONDS = 0.2  # the least that a round takes, for the clock and the noise
 def static_costs(classifier: Classifier, num_tokens: int) -> dict[str, Any]:
     """Return what can be counted.
 
-    Returns:
-      `parameters`; `file_bytes` of its model.safetensors; `flops` of the logits of one example of `num_tokens` tokens, as XLA counts them.
+    Returns: `parameters`; `file_bytes` of its model.safetensors; `flops` of the logits of one
+      example of `num_tokens` tokens, as XLA counts them.
     """
-    counted = predict_logits.lower(classifier.params, _inputs(classifier.config, 1, num_tokens), classifier.config).cost_analysis()
+    counted = predict_logits.lower(
+        classifier.params, _inputs(classifier.config, 1, num_tokens), classifier.config
+    ).cost_analysis()
     return {
         "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(classifier.params)),
         "file_bytes": file_size(classifier),
@@ -34,9 +36,13 @@ def static_costs(classifier: Classifier, num_tokens: int) -> dict[str, Any]:
 
 
 def latencies(
-    classifiers: Mapping[str, Classifier], num_tokens: int, batch_sizes: Sequence[int] = BATCH_SIZES, rounds: int = ROUNDS
+    classifiers: Mapping[str, Classifier],
+    num_tokens: int,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    rounds: int = ROUNDS,
 ) -> dict[str, dict[int, float]]:
-    """Measure the milliseconds of one batch of logits, compiled, on one device: the median of rounds in which the models take turns.
+    """Measure the milliseconds of one batch of logits, compiled, on one device: the median of
+    rounds in which the models take turns.
 
     Returns:
       {name: {batch size: milliseconds}}.
@@ -44,7 +50,9 @@ def latencies(
     params = {name: jax.device_put(classifier.params) for name, classifier in classifiers.items()}
     found: dict[str, dict[int, float]] = {name: {} for name in classifiers}
     for batch_size in batch_sizes:
-        inputs = jax.device_put(_inputs(next(iter(classifiers.values())).config, batch_size, num_tokens))
+        inputs = jax.device_put(
+            _inputs(next(iter(classifiers.values())).config, batch_size, num_tokens)
+        )
 
         def seconds(name, repeats, inputs=inputs):
             start = time.perf_counter()

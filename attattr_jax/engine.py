@@ -1,22 +1,26 @@
-"""The core: path integrals of the model's gradient, for attention (Hao, Dong, Wei, Xu: Self-Attention Attribution, AAAI 2021) and tokens.
+"""The core: path integrals of the model's gradient, for attention (Hao, Dong, Wei, Xu:
+Self-Attention Attribution, AAAI 2021) and tokens.
 
-For one layer with attention probabilities A = (A_1 … A_N), all heads jointly, the paper's equation 2 reads
+For one layer with attention probabilities A = (A_1 … A_N), all heads jointly, the paper's equation
+2 reads
 
     Attr_n = A_n ∘ ∫₀¹ ∂F(αA)/∂A_n dα
 
-F(αA): the model's output for the target class with that layer's attention replaced by αA (not renormalised), its values and everything
-below it as they are, everything above it recomputed. The gradient is ∇F evaluated at αA. Completeness: Σ Attr = F(A) − F(0).
+F(αA): the model's output for the target class with that layer's attention replaced by αA (not
+renormalised), its values and everything below it as they are, everything above it recomputed. The
+gradient is ∇F evaluated at αA. Completeness: Σ Attr = F(A) − F(0).
 
-How it is computed. What attention adds to the residual stream, mix(A), is linear in A, so mix(αA) = α·mix(A), and no product below F
-depends on α. `jax.vmap` runs over α, `jax.grad` gives ∂F/∂mix there, the sum over α is taken of that, [B, T, D], and one more
-`jax.grad`, of ⟨Σ_α w_α ∂F/∂mix, mix(Z)⟩ with respect to the explicit attention argument Z, brings it back to every token pair of every
-head. All layers are integrated in one pass: `BertClassifier.classify_branches`.
+How it is computed. What attention adds to the residual stream, mix(A), is linear in A, so mix(αA) =
+α·mix(A), and no product below F depends on α. `jax.vmap` runs over α, `jax.grad` gives ∂F/∂mix
+there, the sum over α is taken of that, [B, T, D], and one more `jax.grad`, of ⟨Σ_α w_α ∂F/∂mix,
+mix(Z)⟩ with respect to the explicit attention argument Z, brings it back to every token pair of
+every head. All layers are integrated in one pass: `BertClassifier.classify_branches`.
 
-What is not a constant of the compiled program: the nodes α and their weights. Several weightings of the same nodes (the levels of
-`integration.nested_rules`) are summed at once.
+What is not a constant of the compiled program: the nodes α and their weights. Several weightings of
+the same nodes (the levels of `integration.nested_rules`) are summed at once.
 
-Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, C classes, Q query rows (T; 1 in the last layer, where only the
-[CLS] row counts), M integration steps, S weightings of them.
+Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, C classes, Q query rows (T;
+1 in the last layer, where only the [CLS] row counts), M integration steps, S weightings of them.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ from .config import BertConfig
 OBJECTIVES = ("prob", "logit", "log_prob")
 PATHS = ("layer", "joint")
 
-# What a backward pass may keep of the steps that are computed at once. On a CPU, chunks that fill the cache are not slower than larger
-# ones; an accelerator wants as many as fit beside the model.
+# What a backward pass may keep of the steps that are computed at once. On a CPU, chunks that fill
+# the cache are not slower than larger ones; an accelerator wants as many as fit beside the model.
 CPU_MEMORY_BYTES = 128 * 2**20
 ACCELERATOR_MEMORY_SHARE = 0.25
 ACCELERATOR_ROWS = 64
@@ -47,7 +51,9 @@ Rule = tuple[Array, Array]  # nodes [M] and weights [S, M]
 
 
 class Clean(NamedTuple):
-    """What one forward pass of the model as it is gives. Lists have an entry for each layer asked for, ascending."""
+    """What one forward pass of the model as it is gives. Lists have an entry for each layer asked
+    for, ascending.
+    """
 
     logits: Array  # [B, C]
     target: Array  # int32 [B]
@@ -70,9 +76,11 @@ def objective_of(logits: Array, target: Array, objective: str) -> Array:
 
 
 def rounding_scale(logits: Array, scores: Array, objective: str) -> Array:
-    """Return the number [B] with which the rounding of F grows: its error is a few times this, times the precision of a float.
+    """Return the number [B] with which the rounding of F grows: its error is a few times this,
+    times the precision of a float.
 
-    The error of a logit is in proportion to the largest of them, whatever the target's own is; F passes on ∂F/∂logits of that.
+    The error of a logit is in proportion to the largest of them, whatever the target's own is; F
+    passes on ∂F/∂logits of that.
 
     Args:
       logits: [B, C].
@@ -82,46 +90,88 @@ def rounding_scale(logits: Array, scores: Array, objective: str) -> Array:
     if objective == "logit":
         return jnp.maximum(largest, jnp.abs(scores))
     probs = jnp.exp(scores) if objective == "log_prob" else scores
-    passed_on = jnp.maximum(1, 2 * (1 - probs) * largest)  # Σ_c |∂ log p / ∂ logit_c| = 2 (1 − p); 1: of exp, of log(1 + …)
+    # Σ_c |∂ log p / ∂ logit_c| = 2 (1 − p); 1: of exp, of log(1 + …)
+    passed_on = jnp.maximum(1, 2 * (1 - probs) * largest)
     return jnp.maximum(passed_on, jnp.abs(scores)) if objective == "log_prob" else probs * passed_on
 
 
-def clean_pass(params: Params, batch: Batch, target: Array | None, head_mask: Any, config: BertConfig, objective: str, layers) -> Clean:
+def clean_pass(
+    params: Params,
+    batch: Batch,
+    target: Array | None,
+    head_mask: Any,
+    config: BertConfig,
+    objective: str,
+    layers,
+) -> Clean:
     """Run the model as it is, and keep what the integrals over `layers` (ascending) start from."""
-    logits, probs, hidden = BertClassifier(config).apply({"params": params}, batch, head_mask=head_mask)
+    logits, probs, hidden = BertClassifier(config).apply(
+        {"params": params}, batch, head_mask=head_mask
+    )
     target = jnp.argmax(logits, axis=-1).astype(jnp.int32) if target is None else target
     real = batch["attention_mask"] != 0
     hidden, probs = [hidden[layer] for layer in layers], [probs[layer] for layer in layers]
     last = config.num_hidden_layers - 1
     mixed = [
-        mix(params[f"layers_{layer}"], config, inputs, used[:, :, :1] if layer == last else used, mask_row(head_mask, config, layer))
+        mix(
+            params[f"layers_{layer}"],
+            config,
+            inputs,
+            used[:, :, :1] if layer == last else used,
+            mask_row(head_mask, config, layer),
+        )
         for layer, inputs, used in zip(layers, hidden, probs, strict=True)
     ]
-    return Clean(logits, target, objective_of(logits, target, objective), real, hidden, probs, mixed)
+    return Clean(
+        logits, target, objective_of(logits, target, objective), real, hidden, probs, mixed
+    )
 
 
-def baseline_scores(params: Params, config: BertConfig, layers: Sequence[int], clean: Clean, head_mask: Any, objective: str) -> Array:
+def baseline_scores(
+    params: Params,
+    config: BertConfig,
+    layers: Sequence[int],
+    clean: Clean,
+    head_mask: Any,
+    objective: str,
+) -> Array:
     """Return F with the attention of each layer at zero, [B, L]."""
     repeated = [clean.real] * len(layers), head_mask, [clean.target] * len(layers)
     outputs = _branches(params, config, layers, clean.hidden, *repeated, objective)
     return jnp.stack(outputs([jnp.zeros_like(added) for added in clean.mixed]), axis=1)
 
 
-def mix(layer_params: Params, config: BertConfig, hidden: Array, probs: Array, head_mask: Array | None) -> Array:
-    """Return what attention `probs` adds to the residual stream of a layer, [B, Q, D]; linear in `probs`.
+def mix(
+    layer_params: Params, config: BertConfig, hidden: Array, probs: Array, head_mask: Array | None
+) -> Array:
+    """Return what attention `probs` adds to the residual stream of a layer, [B, Q, D]; linear in
+    `probs`.
 
-    In the parameters' own precision, whatever the model is computed in: it is a small part of the work, and all of what α scales.
+    In the parameters' own precision, whatever the model is computed in: it is a small part of the
+    work, and all of what α scales.
     """
     dtype = jax.tree.leaves(layer_params)[0].dtype
-    return bert.mix(layer_params, dataclasses.replace(config, dtype=None), hidden.astype(dtype), probs.astype(dtype), head_mask)
+    return bert.mix(
+        layer_params,
+        dataclasses.replace(config, dtype=None),
+        hidden.astype(dtype),
+        probs.astype(dtype),
+        head_mask,
+    )
 
 
-def _branches(params, config, layers, hidden, real, head_mask, targets, objective) -> Callable[[list[Array]], list[Array]]:
-    """Return the function from what each layer's attention adds, [B, Q, D], to F [B], layer by layer."""
+def _branches(
+    params, config, layers, hidden, real, head_mask, targets, objective
+) -> Callable[[list[Array]], list[Array]]:
+    """Return the function from what each layer's attention adds, [B, Q, D], to F [B], layer by
+    layer.
+    """
 
     def outputs(mixed: list[Array]) -> list[Array]:
         mixed = [added.astype(inputs.dtype) for added, inputs in zip(mixed, hidden, strict=True)]
-        logits = BertClassifier(config).apply({"params": params}, layers, hidden, mixed, real, head_mask, method="classify_branches")
+        logits = BertClassifier(config).apply(
+            {"params": params}, layers, hidden, mixed, real, head_mask, method="classify_branches"
+        )
         return [objective_of(logits[at], target, objective) for at, target in enumerate(targets)]
 
     return outputs
@@ -142,47 +192,76 @@ def context_gradients(
     start: int | Array = 0,
     stop: int | Array | None = None,
 ) -> list[Array]:
-    """Return Σ_k w_sk ∂F(α_k A)/∂mix for each layer, [S, B, Q, D]: the path integral on the side of the context.
+    """Return Σ_k w_sk ∂F(α_k A)/∂mix for each layer, [S, B, Q, D]: the path integral on the side of
+    the context.
 
     Args:
       layers: ascending; the lists have an entry for each, whose examples need not be the same ones.
       rule: nodes [M] and weights [S, M].
       steps_at_once: how many nodes are evaluated at once.
-      start, stop: the nodes to evaluate, all by default. With Python integers the result can be differentiated.
+      start, stop: the nodes to evaluate, all by default. With Python integers the result can be
+        differentiated.
     """
     outputs = _branches(params, config, layers, hidden, real, head_mask, targets, objective)
     gradient = jax.grad(lambda mixed: sum(jnp.sum(scores) for scores in outputs(mixed)))
 
     def chunk(alphas, weights):
-        gradients = jax.vmap(lambda alpha: gradient([alpha * added for added in mixed]))(alphas)  # [M, B, Q, D] of each layer
-        return [jnp.einsum("sm,mbqd->sbqd", weights, each, precision="highest") for each in gradients]
+        # [M, B, Q, D] of each layer
+        gradients = jax.vmap(lambda alpha: gradient([alpha * added for added in mixed]))(alphas)
+        return [
+            jnp.einsum("sm,mbqd->sbqd", weights, each, precision="highest") for each in gradients
+        ]
 
     return sum_over_nodes(chunk, rule, steps_at_once, mixed, start, stop)
 
 
 def attribution_of(
-    layer_params: Params, config: BertConfig, hidden: Array, probs: Array, real: Array, head_mask: Any, gradient: Array
+    layer_params: Params,
+    config: BertConfig,
+    hidden: Array,
+    probs: Array,
+    real: Array,
+    head_mask: Any,
+    gradient: Array,
 ) -> Array:
-    """Return A ∘ ∂/∂A, [B, N, T, T], of one layer, given the path integral on the side of the context, [B, Q, D]."""
+    """Return A ∘ ∂/∂A, [B, N, T, T], of one layer, given the path integral on the side of the
+    context, [B, Q, D].
+    """
 
     def linear(explicit: Array) -> Array:
-        return jnp.vdot(gradient, mix(layer_params, config, hidden, explicit[:, :, : gradient.shape[1]], head_mask))
+        return jnp.vdot(
+            gradient,
+            mix(layer_params, config, hidden, explicit[:, :, : gradient.shape[1]], head_mask),
+        )
 
     # An example that is all padding, as fills up a batch, attends evenly: to nothing.
     probs = jnp.where(jnp.any(real, axis=1)[:, None, None, None], probs.astype(gradient.dtype), 0)
     return probs * jax.grad(linear)(jnp.zeros_like(probs))
 
 
-def joint_attributions(params, config, layers, clean: Clean, head_mask, objective, rule: Rule, steps_at_once) -> tuple[list[Array], Array]:
-    """Return the attributions [B, N, T, T] on the path that scales the attention of all `layers` at once, and F with all at zero, [B].
+def joint_attributions(
+    params, config, layers, clean: Clean, head_mask, objective, rule: Rule, steps_at_once
+) -> tuple[list[Array], Array]:
+    """Return the attributions [B, N, T, T] on the path that scales the attention of all `layers` at
+    once, and F with all at zero, [B].
 
-    One backward pass serves every layer, but it is another quantity: Σ over all the layers together is F(A_1 … A_L) − F(0 … 0).
+    One backward pass serves every layer, but it is another quantity: Σ over all the layers together
+    is F(A_1 … A_L) − F(0 … 0).
     """
 
     def output(probs: list[Array]) -> Array:
-        given = {layer: values.astype(clean.hidden[0].dtype) for layer, values in zip(layers, probs, strict=True)}
+        given = {
+            layer: values.astype(clean.hidden[0].dtype)
+            for layer, values in zip(layers, probs, strict=True)
+        }
         logits = BertClassifier(config).apply(
-            {"params": params}, clean.hidden[0], clean.real, given, head_mask, layers[0], method="classify_hidden"
+            {"params": params},
+            clean.hidden[0],
+            clean.real,
+            given,
+            head_mask,
+            layers[0],
+            method="classify_hidden",
         )
         return objective_of(logits, clean.target, objective)
 
@@ -191,7 +270,9 @@ def joint_attributions(params, config, layers, clean: Clean, head_mask, objectiv
 
     def chunk(alphas, weights):
         gradients = jax.vmap(lambda alpha: gradient([alpha * values for values in probs]))(alphas)
-        return [jnp.einsum("sm,mbnqt->sbnqt", weights, each, precision="highest") for each in gradients]
+        return [
+            jnp.einsum("sm,mbnqt->sbnqt", weights, each, precision="highest") for each in gradients
+        ]
 
     gradients = sum_over_nodes(chunk, rule, steps_at_once, probs)
     attributions = [values * each[0] for values, each in zip(probs, gradients, strict=True)]
@@ -212,7 +293,11 @@ def token_path(params, batch, special, target, head_mask, config, baseline_token
     """Return the word embeddings of a batch and of its baseline, and the class to explain."""
     real = batch["attention_mask"] != 0
     kept = ~real | (_first_and_last(real) if special is None else jnp.asarray(special) != 0)
-    embed = functools.partial(BertClassifier(dataclasses.replace(config, dtype=None)).apply, {"params": params}, method="embed_words")
+    embed = functools.partial(
+        BertClassifier(dataclasses.replace(config, dtype=None)).apply,
+        {"params": params},
+        method="embed_words",
+    )
     words = embed(batch["input_ids"])
     baseline = embed(jnp.where(kept, batch["input_ids"], baseline_token_id))
     logits = _logits_of_words(params, config, batch["token_type_ids"], real, head_mask, words)
@@ -222,10 +307,23 @@ def token_path(params, batch, special, target, head_mask, config, baseline_token
 
 def _logits_of_words(params, config, token_type_ids, real, head_mask, words) -> Array:
     words = words if config.dtype is None else words.astype(config.dtype)
-    return BertClassifier(config).apply({"params": params}, words, token_type_ids, real, head_mask, method="classify_words")
+    return BertClassifier(config).apply(
+        {"params": params}, words, token_type_ids, real, head_mask, method="classify_words"
+    )
 
 
-def token_gradients(params, token_type_ids, head_mask, config, objective, path: TokenPath, rule, steps_at_once, start=0, stop=None):
+def token_gradients(
+    params,
+    token_type_ids,
+    head_mask,
+    config,
+    objective,
+    path: TokenPath,
+    rule,
+    steps_at_once,
+    start=0,
+    stop=None,
+):
     """Return Σ_k w_sk ∂F/∂x at x' + α_k (x − x'), [S, B, T, D]."""
 
     def output(words):
@@ -233,16 +331,22 @@ def token_gradients(params, token_type_ids, head_mask, config, objective, path: 
         return jnp.sum(objective_of(logits, path.target, objective))
 
     def chunk(alphas, weights):
-        gradients = jax.vmap(lambda alpha: jax.grad(output)(path.baseline + alpha * (path.words - path.baseline)))(alphas)
+        gradients = jax.vmap(
+            lambda alpha: jax.grad(output)(path.baseline + alpha * (path.words - path.baseline))
+        )(alphas)
         return jnp.einsum("sm,mbtd->sbtd", weights, gradients, precision="highest")
 
     return sum_over_nodes(chunk, rule, steps_at_once, path.words, start, stop)
 
 
-def token_scores(params, token_type_ids, head_mask, config, objective, path: TokenPath) -> tuple[Array, Array]:
+def token_scores(
+    params, token_type_ids, head_mask, config, objective, path: TokenPath
+) -> tuple[Array, Array]:
     """Return F(x) and F(x'), [B]."""
     baseline = _logits_of_words(params, config, token_type_ids, path.real, head_mask, path.baseline)
-    return objective_of(path.logits, path.target, objective), objective_of(baseline, path.target, objective)
+    return objective_of(path.logits, path.target, objective), objective_of(
+        baseline, path.target, objective
+    )
 
 
 def _first_and_last(real: Array) -> Array:
@@ -251,8 +355,16 @@ def _first_and_last(real: Array) -> Array:
     return real & ((count == 1) | (count == count[:, -1:]))
 
 
-def sum_over_nodes(chunk: Callable, rule: Rule, steps_at_once: int, summand: Any, start: int | Array = 0, stop: int | Array | None = None):
-    """Return Σ chunk(nodes [m], weights [S, m]) over the nodes from `start` to `stop`, `steps_at_once` of them in memory at a time.
+def sum_over_nodes(
+    chunk: Callable,
+    rule: Rule,
+    steps_at_once: int,
+    summand: Any,
+    start: int | Array = 0,
+    stop: int | Array | None = None,
+):
+    """Return Σ chunk(nodes [m], weights [S, m]) over the nodes from `start` to `stop`,
+    `steps_at_once` of them in memory at a time.
 
     `summand` is a tree of arrays [...]; the sum has arrays [S, ...] of the same types.
     """
@@ -261,29 +373,38 @@ def sum_over_nodes(chunk: Callable, rule: Rule, steps_at_once: int, summand: Any
     stop = nodes.shape[0] if stop is None else stop
     steps_at_once = min(steps_at_once, nodes.shape[0])
     # The last chunk reaches beyond the nodes; what is not between start and stop has weight 0.
-    nodes, weights = jnp.pad(nodes, (0, steps_at_once)), jnp.pad(weights, ((0, 0), (0, steps_at_once)))
+    nodes, weights = (
+        jnp.pad(nodes, (0, steps_at_once)),
+        jnp.pad(weights, ((0, 0), (0, steps_at_once))),
+    )
 
     def add(index, total):
         first = start + index * steps_at_once
         here = first + jnp.arange(steps_at_once) < stop
         alphas = jax.lax.dynamic_slice_in_dim(nodes, first, steps_at_once)
-        used = jnp.where(here[None, :], jax.lax.dynamic_slice_in_dim(weights, first, steps_at_once, axis=1), 0)
+        used = jnp.where(
+            here[None, :], jax.lax.dynamic_slice_in_dim(weights, first, steps_at_once, axis=1), 0
+        )
         return jax.tree.map(jnp.add, total, chunk(alphas, used))
 
-    zeros = jax.tree.map(lambda like: jnp.zeros((weights.shape[0], *like.shape), like.dtype), summand)
+    zeros = jax.tree.map(
+        lambda like: jnp.zeros((weights.shape[0], *like.shape), like.dtype), summand
+    )
     num_chunks = -(-(stop - start) // steps_at_once)
     return jax.lax.fori_loop(0, num_chunks, add, zeros)
 
 
 def max_over_real(values: Array, real: Array) -> Array:
-    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens, 0 without one; `real` bool [B, T]."""
+    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens, 0 without
+    one; `real` bool [B, T].
+    """
     pairs = real[:, :, None] & real[:, None, :]
     pairs = jnp.expand_dims(pairs, tuple(range(1, values.ndim - 2)))
     maxima = jnp.max(jnp.where(pairs, values, -jnp.inf), axis=(-2, -1))
     return jnp.where(jnp.any(pairs, axis=(-2, -1)), maxima, 0)
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def memory_budget() -> int:
@@ -293,16 +414,28 @@ def memory_budget() -> int:
     return int(ACCELERATOR_MEMORY_SHARE * stats["bytes_limit"]) if stats else CPU_MEMORY_BYTES
 
 
-def bytes_per_step(config: BertConfig, layers: Sequence[int], batch_size: int, num_tokens: int) -> int:
+def bytes_per_step(
+    config: BertConfig, layers: Sequence[int], batch_size: int, num_tokens: int
+) -> int:
     """Estimate what the backward pass of one node of all `layers` keeps, together."""
     last = config.num_hidden_layers - 1
-    per_token = 9 * config.hidden_size + config.intermediate_size + 3 * config.num_attention_heads * num_tokens
+    per_token = (
+        9 * config.hidden_size
+        + config.intermediate_size
+        + 3 * config.num_attention_heads * num_tokens
+    )
     itemsize = 2 if config.dtype in ("bfloat16", "float16") else 4
     layers_above = sum(last - layer for layer in layers) + 1
     return itemsize * batch_size * num_tokens * layers_above * per_token
 
 
-def layer_groups(config: BertConfig, layers: Sequence[int], batch_size: int, num_tokens: int, steps_at_once: int | None):
+def layer_groups(
+    config: BertConfig,
+    layers: Sequence[int],
+    batch_size: int,
+    num_tokens: int,
+    steps_at_once: int | None,
+):
     """Divide the layers (ascending) into groups that are integrated together, as memory allows.
 
     Returns:
@@ -312,19 +445,29 @@ def layer_groups(config: BertConfig, layers: Sequence[int], batch_size: int, num
     groups: list[list[int]] = []
     for layer in reversed(layers):
         extended = [layer, *groups[-1]] if groups else [layer]
-        if groups and bytes_per_step(config, extended, batch_size, num_tokens) * (steps_at_once or 1) <= budget:
+        if (
+            groups
+            and bytes_per_step(config, extended, batch_size, num_tokens) * (steps_at_once or 1)
+            <= budget
+        ):
             groups[-1] = extended
         else:
             groups.append([layer])
     return tuple(
-        (tuple(group), steps_at_once or max(1, budget // bytes_per_step(config, group, batch_size, num_tokens))) for group in groups
+        (
+            tuple(group),
+            steps_at_once
+            or max(1, budget // bytes_per_step(config, group, batch_size, num_tokens)),
+        )
+        for group in groups
     )
 
 
 def default_batch_size(config: BertConfig, num_tokens: int) -> int:
     """Return how many examples of a padded length to attribute at once on a device.
 
-    On a CPU 8 of up to 32 tokens, fewer if longer: larger batches are not faster. On an accelerator as many as memory allows, up to 64.
+    On a CPU 8 of up to 32 tokens, fewer if longer: larger batches are not faster. On an accelerator
+    as many as memory allows, up to 64.
     """
     rows = max(1, min(8, 256 // num_tokens))
     if jax.default_backend() == "cpu":
@@ -334,8 +477,12 @@ def default_batch_size(config: BertConfig, num_tokens: int) -> int:
 
 
 def token_steps_at_once(config: BertConfig, batch_size: int, num_tokens: int) -> int:
-    """Return how many steps of a path on the word embeddings to compute at once: each passes all layers, once."""
-    per_step = config.num_hidden_layers * bytes_per_step(config, [config.num_hidden_layers - 1], batch_size, num_tokens)
+    """Return how many steps of a path on the word embeddings to compute at once: each passes all
+    layers, once.
+    """
+    per_step = config.num_hidden_layers * bytes_per_step(
+        config, [config.num_hidden_layers - 1], batch_size, num_tokens
+    )
     return max(1, memory_budget() // per_step)
 
 
@@ -347,7 +494,7 @@ def rows_per_device(batch: Batch) -> int:
     return np.shape(input_ids)[0]
 
 
-# --- compiled entries ---------------------------------------------------------------------------------------------------------------
+# --- compiled entries -----------------------------------------------------------------------------
 
 
 class Result(NamedTuple):
@@ -363,40 +510,77 @@ class Result(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "objective", "path", "groups", "reduce"))
-def attribute_fixed(params, batch, target, rule, head_mask, config, objective, path, groups, reduce) -> Result:
+def attribute_fixed(
+    params, batch, target, rule, head_mask, config, objective, path, groups, reduce
+) -> Result:
     """Attribute with the nodes and weights of one rule, the same for every example and layer."""
     layers = tuple(sorted(layer for group, _ in groups for layer in group))
     clean = clean_pass(params, batch, target, head_mask, config, objective, layers)
     if path == "joint":
         steps_at_once = min(steps for _, steps in groups)
-        attributions, baseline_score = joint_attributions(params, config, layers, clean, head_mask, objective, rule, steps_at_once)
+        attributions, baseline_score = joint_attributions(
+            params, config, layers, clean, head_mask, objective, rule, steps_at_once
+        )
         return assemble(config, layers, clean, attributions, baseline_score[:, None], reduce)
     by_layer: dict[int, Array] = {}
     for group, steps_at_once in groups:
         at = [layers.index(layer) for layer in group]
-        hidden, probs, mixed = ([values[i] for i in at] for values in (clean.hidden, clean.probs, clean.mixed))
+        hidden, probs, mixed = (
+            [values[i] for i in at] for values in (clean.hidden, clean.probs, clean.mixed)
+        )
         real, targets = [clean.real] * len(group), [clean.target] * len(group)
-        summed = context_gradients(params, config, group, hidden, mixed, real, head_mask, targets, objective, rule, steps_at_once)
+        summed = context_gradients(
+            params,
+            config,
+            group,
+            hidden,
+            mixed,
+            real,
+            head_mask,
+            targets,
+            objective,
+            rule,
+            steps_at_once,
+        )
         for layer, inputs, used, gradient in zip(group, hidden, probs, summed, strict=True):
             row = mask_row(head_mask, config, layer)
-            by_layer[layer] = attribution_of(params[f"layers_{layer}"], config, inputs, used, clean.real, row, gradient[0])
+            by_layer[layer] = attribution_of(
+                params[f"layers_{layer}"], config, inputs, used, clean.real, row, gradient[0]
+            )
     baseline_score = baseline_scores(params, config, layers, clean, head_mask, objective)
-    return assemble(config, layers, clean, [by_layer[layer] for layer in layers], baseline_score, reduce)
+    return assemble(
+        config, layers, clean, [by_layer[layer] for layer in layers], baseline_score, reduce
+    )
 
 
 def assemble(
-    config: BertConfig, layers: Sequence[int], clean: Clean, attributions: list[Array], baseline_score: Array, reduce: str | None
+    config: BertConfig,
+    layers: Sequence[int],
+    clean: Clean,
+    attributions: list[Array],
+    baseline_score: Array,
+    reduce: str | None,
 ) -> Result:
-    """Stack `layers`; `attributions` are [B, N, T, T], `baseline_score` is [B, L], or [B, 1] for all layers together."""
+    """Stack `layers`; `attributions` are [B, N, T, T], `baseline_score` is [B, L], or [B, 1] for
+    all layers together.
+    """
     totals = jnp.stack([values.sum(axis=(1, 2, 3)) for values in attributions], axis=1)
     if baseline_score.shape[1] != totals.shape[1]:
         totals = totals.sum(axis=1, keepdims=True)
     delta = totals - (clean.score[:, None] - baseline_score)
     probs = clean.probs
     if reduce:
-        attributions, probs = ([max_over_real(values, clean.real) for values in each] for each in (attributions, probs))
+        attributions, probs = (
+            [max_over_real(values, clean.real) for values in each] for each in (attributions, probs)
+        )
     stacked = (
-        jnp.stack([spread_heads(values, config, layer) for layer, values in zip(layers, each, strict=True)], axis=1)
+        jnp.stack(
+            [
+                spread_heads(values, config, layer)
+                for layer, values in zip(layers, each, strict=True)
+            ],
+            axis=1,
+        )
         for each in (attributions, probs)
     )
     return Result(*stacked, clean.target, clean.score, baseline_score, delta, clean.logits)
@@ -412,18 +596,35 @@ class TokenResult(NamedTuple):
     convergence_delta: Array
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id", "steps_at_once"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "objective", "baseline_token_id", "steps_at_once")
+)
 def attribute_tokens_fixed(
-    params, batch, special, target, rule, head_mask, config, objective, baseline_token_id, steps_at_once
+    params,
+    batch,
+    special,
+    target,
+    rule,
+    head_mask,
+    config,
+    objective,
+    baseline_token_id,
+    steps_at_once,
 ) -> TokenResult:
     """Attribute to tokens with the nodes and weights of one rule."""
     path = token_path(params, batch, special, target, head_mask, config, baseline_token_id)
     segments = batch["token_type_ids"]
-    summed = token_gradients(params, segments, head_mask, config, objective, path, rule, steps_at_once)
-    return token_result(path, summed[0], *token_scores(params, segments, head_mask, config, objective, path))
+    summed = token_gradients(
+        params, segments, head_mask, config, objective, path, rule, steps_at_once
+    )
+    return token_result(
+        path, summed[0], *token_scores(params, segments, head_mask, config, objective, path)
+    )
 
 
-def token_result(path: TokenPath, gradient: Array, score: Array, baseline_score: Array) -> TokenResult:
+def token_result(
+    path: TokenPath, gradient: Array, score: Array, baseline_score: Array
+) -> TokenResult:
     """Return the attributions given the path integral [B, T, D]."""
     attributions = jnp.sum((path.words - path.baseline) * gradient, axis=-1)
     delta = attributions.sum(axis=-1) - (score - baseline_score)

@@ -1,4 +1,6 @@
-"""The one exception for bad input, whatever its source, and how to put another library's into one line."""
+"""The one exception for bad input, whatever its source, and how to put another library's into one
+line.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,15 @@ from typing import Any
 class InputError(ValueError):
     """Something the caller gave cannot be used.
 
-    The message is one line: it names the argument, option, or file and row, and says what would be right. The scripts print it after
-    `error: ` and exit with status 2; anything else that escapes is a bug.
+    The message is one line: it names the argument, option, or file and row, and says what would be
+    right. The scripts print it after `error: ` and exit with status 2; anything else that escapes
+    is a bug.
     """
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the first line of what a library's exception was raised from, or the exception's name where it says nothing.
+    """Return the first line of what a library's exception was raised from, or the exception's name
+    where it says nothing.
 
     A line that ends with a colon goes on with the others.
     """
@@ -26,7 +30,9 @@ def root_cause(error: BaseException) -> str:
 
 
 def as_index(value: Any) -> int | None:
-    """Return an integer of any kind (Python's, NumPy's, a JAX scalar whose value is known); None for anything else, booleans too."""
+    """Return an integer of any kind (Python's, NumPy's, a JAX scalar whose value is known); None
+    for anything else, booleans too.
+    """
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:

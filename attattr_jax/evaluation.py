@@ -9,7 +9,14 @@ import jax
 import numpy as np
 
 from . import sharding
-from .bert import Array, HeadMask, model_inputs, predict_logits, predict_logits_of_masks, split_head_mask
+from .bert import (
+    Array,
+    HeadMask,
+    model_inputs,
+    predict_logits,
+    predict_logits_of_masks,
+    split_head_mask,
+)
 from .config import BertConfig
 from .data import Encoded, inference_batches
 from .errors import InputError
@@ -37,7 +44,8 @@ def predict(
       params: the parameter tree, on the mesh.
       config: the model's geometry.
       encoded: the tokenized split.
-      mesh: the devices over which the rows of a batch are divided: of this process, which then does its share of the batches, or of all.
+      mesh: the devices over which the rows of a batch are divided: of this process, which then does
+        its share of the batches, or of all.
       head_mask: [L, N] as for `attattr_jax.forward`.
       batch_size: rows at once.
       on_batch: called with the number of examples done, after each batch.
@@ -62,7 +70,8 @@ def predict_masks(
     batch_size: int = 32,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
-    """Return the logits of every example under each of many head masks, [masks, examples, C]: one compiled program for all of them.
+    """Return the logits of every example under each of many head masks, [masks, examples, C]: one
+    compiled program for all of them.
 
     Args:
       head_masks: [masks, L, N]; those that occur again are computed once.
@@ -72,21 +81,35 @@ def predict_masks(
       InputError: a logit is not finite.
     """
     distinct, where = np.unique(np.asarray(head_masks, np.float32), axis=0, return_inverse=True)
-    # A CPU is busy with one; the program has a fixed number, so that it serves every number of masks.
+    # A CPU is busy with one; the program has a fixed number, so that it serves every number of
+    # masks.
     at_once = 1 if mesh.devices.flat[0].platform == "cpu" else MASKS_AT_ONCE
     padded = np.pad(distinct, ((0, -len(distinct) % at_once), (0, 0), (0, 0)))
-    groups = [sharding.replicate(padded[start : start + at_once], mesh) for start in range(0, len(padded), at_once)]
+    groups = [
+        sharding.replicate(padded[start : start + at_once], mesh)
+        for start in range(0, len(padded), at_once)
+    ]
 
     def compute(inputs):
         return [predict_logits_of_masks(params, inputs, config, masks) for masks in groups]
 
-    return _over_batches(compute, len(distinct), config, encoded, mesh, batch_size, on_batch)[where.ravel()]
+    return _over_batches(compute, len(distinct), config, encoded, mesh, batch_size, on_batch)[
+        where.ravel()
+    ]
 
 
 def _over_batches(
-    compute: Callable[[Any], list[Array]], num_masks: int, config: BertConfig, encoded: Encoded, mesh, batch_size: int, on_batch
+    compute: Callable[[Any], list[Array]],
+    num_masks: int,
+    config: BertConfig,
+    encoded: Encoded,
+    mesh,
+    batch_size: int,
+    on_batch,
 ) -> np.ndarray:
-    """Return logits [masks, examples, C], in order; `compute` gives a batch's, in parts [masks, B, C] that follow one another."""
+    """Return logits [masks, examples, C], in order; `compute` gives a batch's, in parts [masks, B,
+    C] that follow one another.
+    """
     logits = np.zeros((num_masks, len(encoded), config.num_labels), np.float32)
     pending: list[tuple[np.ndarray, list[Array]]] = []
 
@@ -105,19 +128,27 @@ def _over_batches(
         collect()
     logits = sharding.sum_over_processes(logits, mesh)  # what the others computed is 0 here
     if not np.isfinite(logits).all():
-        raise InputError("the model's outputs are not finite: its weights, or its config.json, are not usable")
+        raise InputError(
+            "the model's outputs are not finite: its weights, or its config.json, are not usable"
+        )
     return logits
 
 
-def metrics(logits: np.ndarray, labels: np.ndarray, task: str | None = None, id2label: Mapping[int, str] | None = None) -> dict[str, float]:
+def metrics(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    task: str | None = None,
+    id2label: Mapping[int, str] | None = None,
+) -> dict[str, float]:
     """Return `accuracy`, `loss` (mean cross-entropy) and the task's own metric.
 
     Args:
       logits: [examples, C].
       labels: int [examples].
-      task: "mrpc" and "qqp" add `f1`, "cola" `matthews`, for two classes; both are 0 where they are undefined.
-      id2label: the class names. F1 is of the class "equivalent" (MRPC) or "duplicate" (QQP), whatever its
-        index; without such a name it is of class 1.
+      task: "mrpc" and "qqp" add `f1`, "cola" `matthews`, for two classes; both are 0 where they are
+        undefined.
+      id2label: the class names. F1 is of the class "equivalent" (MRPC) or "duplicate" (QQP),
+        whatever its index; without such a name it is of class 1.
     """
     predictions = logits.argmax(-1)
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
@@ -128,14 +159,24 @@ def metrics(logits: np.ndarray, labels: np.ndarray, task: str | None = None, id2
     }
     if task not in TASK_METRICS or logits.shape[-1] != 2:
         return result
-    positive = next((index for index, name in (id2label or {}).items() if name.casefold() in POSITIVE_CLASSES), 1)
+    positive = next(
+        (index for index, name in (id2label or {}).items() if name.casefold() in POSITIVE_CLASSES),
+        1,
+    )
     predicted, gold = predictions == positive, labels == positive
     hits, misses = np.sum(predicted & gold), np.sum(~predicted & gold)
     false_alarms, rejections = np.sum(predicted & ~gold), np.sum(~predicted & ~gold)
     if TASK_METRICS[task] == "f1":
         result["f1"] = float(2 * hits / max(2 * hits + misses + false_alarms, 1))
     else:
-        margins = [hits + misses, hits + false_alarms, rejections + misses, rejections + false_alarms]
+        margins = [
+            hits + misses,
+            hits + false_alarms,
+            rejections + misses,
+            rejections + false_alarms,
+        ]
         denominator = float(np.sqrt(np.prod(np.asarray(margins, np.float64))))
-        result["matthews"] = float(hits * rejections - misses * false_alarms) / denominator if denominator else 0.0
+        result["matthews"] = (
+            float(hits * rejections - misses * false_alarms) / denominator if denominator else 0.0
+        )
     return result

@@ -1,4 +1,5 @@
-"""Explanations handed on to other tools: arguments for BertViz, tables for pandas and the like, and files of single examples.
+"""Explanations handed on to other tools: arguments for BertViz, tables for pandas and the like, and
+files of single examples.
 
 Whatever goes to files is written example by example: the arrays of one are in memory at a time.
 
@@ -24,7 +25,8 @@ from .results import Explanation
 from .tree import THRESHOLD
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # imported below only where a table is asked for: that takes a quarter of a second
+    # Imported below only where a table is asked for: that takes a quarter of a second
+    import pyarrow as pa
 
 TABLE_FORMATS = ("parquet", "csv")
 TREE_FORMATS = ("json", "dot")
@@ -32,27 +34,36 @@ EXAMPLE_FORMATS = ("npz", "safetensors", *TREE_FORMATS)
 BERTVIZ_VALUES = ("attributions", "negative_attributions", "attention_probs")
 
 COLUMNS = dict.fromkeys(("example", "layer", "head", "from", "to"), "int32")
-COLUMNS |= dict.fromkeys(("from_token", "to_token"), "string") | dict.fromkeys(("attribution", "attention"), "float32")
+COLUMNS |= dict.fromkeys(("from_token", "to_token"), "string") | dict.fromkeys(
+    ("attribution", "attention"), "float32"
+)
 ROWS_AT_ONCE = 2**16  # of a table: a group of rows for each example would take twice the space
 
 
-def to_bertviz(example: Explanation, what: str = "attributions", as_tensor: Callable[[np.ndarray], Any] | None = None) -> dict[str, Any]:
-    """Return keyword arguments for BertViz: `head_view(**to_bertviz(example, as_tensor=torch.from_numpy))`, likewise `model_view`.
+def to_bertviz(
+    example: Explanation,
+    what: str = "attributions",
+    as_tensor: Callable[[np.ndarray], Any] | None = None,
+) -> dict[str, Any]:
+    """Return keyword arguments for BertViz: `head_view(**to_bertviz(example,
+    as_tensor=torch.from_numpy))`, likewise `model_view`.
 
-    BertViz draws a value as the opacity of a line: 0 and all below are invisible, 1 and all above opaque. Attributions are therefore
-    divided by the largest absolute value of the example, and one sign is shown at a time, both on the same scale. `head_view` further
-    divides by the number of heads that are switched on: a double click on a head leaves it alone.
+    BertViz draws a value as the opacity of a line: 0 and all below are invisible, 1 and all above
+    opaque. Attributions are therefore divided by the largest absolute value of the example, and one
+    sign is shown at a time, both on the same scale. `head_view` further divides by the number of
+    heads that are switched on: a double click on a head leaves it alone.
 
     Args:
       example: with its arrays.
-      what: "attributions" shows the positive ones, which speak for the class explained, with 0 in place of the others;
-        "negative_attributions" those against it, without their sign; "attention_probs" the attention itself.
+      what: "attributions" shows the positive ones, which speak for the class explained, with 0 in
+        place of the others; "negative_attributions" those against it, without their sign;
+        "attention_probs" the attention itself.
       as_tensor: applied to every array; BertViz takes only Torch's tensors.
 
-    Returns:
-      `attention`, a list of [1, N, T, T] float32, and `tokens`. For two segments `sentence_b_start`, the position of the second's first
-      token. If not all layers from the first were asked for, `include_layers`, and zeros in the list for those that are missing:
-      BertViz then shows the model's own numbers.
+    Returns: `attention`, a list of [1, N, T, T] float32, and `tokens`. For two segments
+      `sentence_b_start`, the position of the second's first token. If not all layers from the first
+      were asked for, `include_layers`, and zeros in the list for those that are missing: BertViz
+      then shows the model's own numbers.
 
     Raises:
       InputError: there is no such `what`, or its array was not kept.
@@ -66,7 +77,10 @@ def to_bertviz(example: Explanation, what: str = "attributions", as_tensor: Call
     if what != "attention_probs":
         by_layer *= (1 if what == "attributions" else -1) / (np.abs(by_layer).max() or 1)
         np.maximum(by_layer, 0, out=by_layer)
-    arguments = {"attention": list(by_layer if as_tensor is None else map(as_tensor, by_layer)), "tokens": list(example.row["tokens"])}
+    arguments = {
+        "attention": list(by_layer if as_tensor is None else map(as_tensor, by_layer)),
+        "tokens": list(example.row["tokens"]),
+    }
     if len(layers) < len(by_layer):
         arguments["include_layers"] = sorted(layers)
     if any(example.row["token_type_ids"]):
@@ -81,9 +95,9 @@ def table_of(example: Explanation, top_k: int = 100) -> pa.Table:
       example: with its arrays.
       top_k: how many rows; all that there are if fewer.
 
-    Returns:
-      Columns `example`, `layer` (the model's number of it), `head`, `from`, `to`, `from_token`, `to_token`, `attribution`, `attention`,
-      largest absolute attribution first; of equals, the lower layer, head, from, to.
+    Returns: Columns `example`, `layer` (the model's number of it), `head`, `from`, `to`,
+      `from_token`, `to_token`, `attribution`, `attention`, largest absolute attribution first; of
+      equals, the lower layer, head, from, to.
 
     Raises:
       InputError: the arrays were not kept, or top_k is below 1.
@@ -95,7 +109,8 @@ def table_of(example: Explanation, top_k: int = 100) -> pa.Table:
     attributions = example.attributions
     size = np.abs(attributions).ravel()
     count = min(top_k, size.size)
-    # All that equal the last one to go in are candidates, so that the order, not the partition, decides between them.
+    # All that equal the last one to go in are candidates, so that the order, not the partition,
+    # decides between them.
     candidates = np.flatnonzero(size >= np.partition(size, -count)[-count])
     position, head, source, target = np.unravel_index(candidates, attributions.shape)
     layer = np.asarray(example.row["layers"])[position]
@@ -114,7 +129,12 @@ def table_of(example: Explanation, top_k: int = 100) -> pa.Table:
     return pa.table(dict(zip(COLUMNS, columns, strict=True)), pa.schema(COLUMNS.items()))
 
 
-def write_table(examples: Iterable[Explanation], file: str | os.PathLike, top_k: int = 100, overwrite: bool = False) -> None:
+def write_table(
+    examples: Iterable[Explanation],
+    file: str | os.PathLike,
+    top_k: int = 100,
+    overwrite: bool = False,
+) -> None:
     """Write the rows of `table_of` for all examples into one .parquet or .csv file, by its ending.
 
     Args:
@@ -124,7 +144,8 @@ def write_table(examples: Iterable[Explanation], file: str | os.PathLike, top_k:
       overwrite: write where there is a file already.
 
     Raises:
-      InputError: another ending, there is a file already, or what `table_of` raises: then nothing is written.
+      InputError: another ending, there is a file already, or what `table_of` raises: then nothing
+        is written.
     """
     file = user_path(file)
     _check_formats([file.suffix[1:]], TABLE_FORMATS)
@@ -144,16 +165,26 @@ def write_example_files(
     Args:
       examples: with what they have of arrays.
       folder: where to.
-      formats: "npz": `00012.npz`, the arrays, `tokens` and `layers` (the model's numbers of them), nothing pickled; "safetensors": the
-        arrays, and as metadata "row" the fields of its row in JSON; "json", "dot": the attribution tree, as `00012.tree.json` and so on.
+      formats: "npz": `00012.npz`, the arrays, `tokens` and `layers` (the model's numbers of them),
+        nothing pickled; "safetensors": the arrays, and as metadata "row" the fields of its row in
+        JSON; "json", "dot": the attribution tree, as `00012.tree.json` and so on.
       tree_threshold, tree_penalty: τ and λ of the trees.
       overwrite: write where there are files already.
 
     Raises:
-      InputError: an unknown format, a file that is there already, or what `Explanation.tree` raises.
+      InputError: an unknown format, a file that is there already, or what `Explanation.tree`
+        raises.
     """
     _check_formats(formats, EXAMPLE_FORMATS)
-    _write(examples, user_path(folder), [], formats, tree_threshold=tree_threshold, tree_penalty=tree_penalty, overwrite=overwrite)
+    _write(
+        examples,
+        user_path(folder),
+        [],
+        formats,
+        tree_threshold=tree_threshold,
+        tree_penalty=tree_penalty,
+        overwrite=overwrite,
+    )
 
 
 def export(
@@ -165,7 +196,8 @@ def export(
     tree_penalty: float = 0.0,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Do what `write_table` and `write_example_files` do, in one pass: tables are `attributions.parquet` and `attributions.csv`.
+    """Do what `write_table` and `write_example_files` do, in one pass: tables are
+    `attributions.parquet` and `attributions.csv`.
 
     Args:
       formats: of `TABLE_FORMATS` and `EXAMPLE_FORMATS`.
@@ -184,10 +216,21 @@ def export(
 def _check_formats(formats: Collection[str], allowed: Sequence[str]) -> None:
     unknown = [name for name in formats if name not in allowed]
     if unknown:
-        raise InputError(f"unknown format {', '.join(map(repr, unknown))}: there are {', '.join(allowed)}")
+        raise InputError(
+            f"unknown format {', '.join(map(repr, unknown))}: there are {', '.join(allowed)}"
+        )
 
 
-def _write(examples, folder, tables, formats, top_k=100, tree_threshold=THRESHOLD, tree_penalty=0.0, overwrite=False) -> None:
+def _write(
+    examples,
+    folder,
+    tables,
+    formats,
+    top_k=100,
+    tree_threshold=THRESHOLD,
+    tree_penalty=0.0,
+    overwrite=False,
+) -> None:
     if not overwrite:
         for file in tables:
             check_new(file)
@@ -227,8 +270,12 @@ def _table_writer(file: Path) -> Iterator[Callable[[pa.Table], None]]:
             writer.write_table(pa.concat_tables(waiting))
 
 
-def _checked_places(examples: Iterable[Explanation], folder: Path, formats: Collection[str]) -> Iterable[Explanation]:
-    """Return the examples, none of whose files is there: of a sequence all are checked before anything is written."""
+def _checked_places(
+    examples: Iterable[Explanation], folder: Path, formats: Collection[str]
+) -> Iterable[Explanation]:
+    """Return the examples, none of whose files is there: of a sequence all are checked before
+    anything is written.
+    """
 
     def check_example(example: Explanation) -> Explanation:
         for name in formats:
@@ -247,17 +294,32 @@ def _example_file(example: Explanation, folder: Path, name: str) -> Path:
     return folder / f"{example.row['index']:05d}.{f'tree.{name}' if name in TREE_FORMATS else name}"
 
 
-def _write_example(example: Explanation, folder: Path, formats: Collection[str], tree_threshold: float, tree_penalty: float) -> None:
+def _write_example(
+    example: Explanation,
+    folder: Path,
+    formats: Collection[str],
+    tree_threshold: float,
+    tree_penalty: float,
+) -> None:
     """Write the files of one example."""
     row = example.row
     place = functools.partial(_example_file, example, folder)
     arrays = {name: np.ascontiguousarray(example.array(name)) for name in example.array_names}
     if "npz" in formats:
         with replacing(place("npz")) as file:
-            np.savez(file, **arrays, tokens=np.array(row["tokens"], np.str_), layers=np.array(row["layers"]))
+            np.savez(
+                file,
+                **arrays,
+                tokens=np.array(row["tokens"], np.str_),
+                layers=np.array(row["layers"]),
+            )
     if "safetensors" in formats:
-        fields = {name: value for name, value in row.items() if name != "arrays"}  # that says where they were
-        write_file(place("safetensors"), safetensors.numpy.save(arrays, {"row": json.dumps(fields, ensure_ascii=False)}))
+        # That says where they were
+        fields = {name: value for name, value in row.items() if name != "arrays"}
+        write_file(
+            place("safetensors"),
+            safetensors.numpy.save(arrays, {"row": json.dumps(fields, ensure_ascii=False)}),
+        )
     if "json" in formats or "dot" in formats:
         tree = example.tree(tree_threshold, tree_penalty)
         for name, content in (("json", tree.to_json()), ("dot", tree.to_dot())):

@@ -17,12 +17,16 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether text can be written: a name in bytes that are not of the system's encoding cannot."""
+    """Return whether text can be written: a name in bytes that are not of the system's encoding
+    cannot.
+    """
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def user_path(name: str | os.PathLike) -> Path:
-    """Return a path with `~` expanded; one of an unknown user stays as it is, and will not be found."""
+    """Return a path with `~` expanded; one of an unknown user stays as it is, and will not be
+    found.
+    """
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -30,7 +34,9 @@ def user_path(name: str | os.PathLike) -> Path:
 
 
 def _open_new(file: Path) -> int:
-    """Return the descriptor of a new file, in the place of whatever was there: a link there must not lead to another file."""
+    """Return the descriptor of a new file, in the place of whatever was there: a link there must
+    not lead to another file.
+    """
     file.unlink(missing_ok=True)
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
@@ -41,7 +47,9 @@ def _open_without_links(name: str, flags: int) -> int:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Return whether an error says that there is no space; libraries wrap what the system says, in types of their own."""
+    """Return whether an error says that there is no space; libraries wrap what the system says, in
+    types of their own.
+    """
     return any(os.strerror(number) in str(error) for number in _FULL_DISK)
 
 
@@ -53,13 +61,16 @@ def check_new(file: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Open a file beside the place of `file`, and move it there at the end; a failure leaves what was there before, and nothing else."""
+    """Open a file beside the place of `file`, and move it there at the end; a failure leaves what
+    was there before, and nothing else.
+    """
     staging = file.with_name(f".{file.name}.part")
     try:
         with open(_open_new(staging), "wb") as written:
             yield written
             written.flush()
-            os.fsync(written.fileno())  # else a machine that goes down may leave the name without the contents
+            # Else a machine that goes down may leave the name without the contents
+            os.fsync(written.fileno())
         os.replace(staging, file)
     except OSError as error:
         if error.filename in (None, str(staging)):  # a full disk does not say whose it was
@@ -95,7 +106,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file, indented, as UTF-8; what of a file name is none, as an escape."""
     written = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_file(file, written.encode(errors="backslashreplace"))  # only of lone surrogates, whose escapes are JSON's
+    # Only of lone surrogates, whose escapes are JSON's
+    write_file(file, written.encode(errors="backslashreplace"))
 
 
 def json_digest(content: Any) -> str:
@@ -104,10 +116,14 @@ def json_digest(content: Any) -> str:
 
 
 class Journal:
-    """Results of a run that is not finished, by name: a line of JSON each, on disk when `put` returns. Damaged lines do not count."""
+    """Results of a run that is not finished, by name: a line of JSON each, on disk when `put`
+    returns. Damaged lines do not count.
+    """
 
     def __init__(self, file: Path | None, is_written: bool = True):
-        """Read what is there; `is_written`: whether `put` writes, or only remembers, as it does without a file."""
+        """Read what is there; `is_written`: whether `put` writes, or only remembers, as it does
+        without a file.
+        """
         self._file, self._is_written = file, is_written and file is not None
         self.known: dict[str, Any] = {}
         self.damaged: list[int] = []  # numbers of lines, from 1
@@ -120,7 +136,8 @@ class Journal:
                 self.known[name] = value
             except (ValueError, TypeError, RecursionError):
                 self.damaged += [number] if line.strip() else []
-        if lines and lines[-1] and self._is_written:  # cut short: the next line must not go on with it
+        # Cut short: the next line must not go on with it
+        if lines and lines[-1] and self._is_written:
             with open(file, "ab", opener=_open_without_links) as journal:
                 journal.write(b"\n")
 

@@ -9,10 +9,12 @@
 | ablation    | the rise of the mean loss when this head alone is masked (ibid., section 3.2, with the loss for the accuracy)    |
 | random      | a random rank: the control                                                                                      |
 
-The loss is the cross-entropy of the gold class. All measures can be taken under a head mask, which is traced: to rank the heads that are
-left again needs no compilation. Heads that a mask or an earlier removal took away have importance 0.
+The loss is the cross-entropy of the gold class. All measures can be taken under a head mask, which
+is traced: to rank the heads that are left again needs no compilation. Heads that a mask or an
+earlier removal took away have importance 0.
 
-Shapes: B examples, T tokens (padded), L layers, N heads, Q query rows (T; 1 in the last layer for what only needs the [CLS] row).
+Shapes: B examples, T tokens (padded), L layers, N heads, Q query rows (T; 1 in the last layer for
+what only needs the [CLS] row).
 """
 
 from __future__ import annotations
@@ -70,9 +72,9 @@ def score_heads(
       on_batch: called with the number of examples done, after each batch.
       params: the classifier's parameters on the mesh, if they are there already.
 
-    Returns:
-      `HeadScores`. Details: "taylor" has `unnormalised`, the sums before the division; "ablation" has `accuracy_loss`, the share of
-      examples that are right with the head less those that are right without it.
+    Returns: `HeadScores`. Details: "taylor" has `unnormalised`, the sums before the division;
+      "ablation" has `accuracy_loss`, the share of examples that are right with the head less those
+      that are right without it.
     """
     config = classifier.config
     present = present_heads(config)
@@ -84,16 +86,31 @@ def score_heads(
 
     def compute(inputs, labels) -> dict[str, Array]:
         if measure == "attribution":
-            found = attribute_attention(params, inputs, config, labels, n_steps, method, head_mask=traced, reduce="head_max")
+            found = attribute_attention(
+                params, inputs, config, labels, n_steps, method, head_mask=traced, reduce="head_max"
+            )
             return {"importance": found.attributions}
         if measure == "ablation":
             num_rows, num_tokens = engine.rows_per_device(inputs), inputs["input_ids"].shape[1]
-            per_head = engine.bytes_per_step(config, range(config.num_hidden_layers), num_rows, num_tokens)
-            return _ablation(params, inputs, labels, traced, config, max(1, engine.memory_budget() // per_head))
-        return {"taylor": _taylor, "attention": _attention}[measure](params, inputs, labels, traced, config)
+            per_head = engine.bytes_per_step(
+                config, range(config.num_hidden_layers), num_rows, num_tokens
+            )
+            return _ablation(
+                params, inputs, labels, traced, config, max(1, engine.memory_budget() // per_head)
+            )
+        return {"taylor": _taylor, "attention": _attention}[measure](
+            params, inputs, labels, traced, config
+        )
 
-    total = {name: np.zeros(mask.shape) for name in ("importance", *(["accuracy_loss"] if measure == "ablation" else []))}
-    rows = functools.partial(engine.default_batch_size, config) if measure in ("attribution", "ablation") else _rows_of_one_pass
+    total = {
+        name: np.zeros(mask.shape)
+        for name in ("importance", *(["accuracy_loss"] if measure == "ablation" else []))
+    }
+    rows = (
+        functools.partial(engine.default_batch_size, config)
+        if measure in ("attribution", "ablation")
+        else _rows_of_one_pass
+    )
     for batch in inference_batches(encoded, config, rows, mesh):
         inputs, labels = sharding.shard_rows((model_inputs(batch.inputs), batch.labels), mesh)
         is_example = batch.weights > 0
@@ -103,13 +120,18 @@ def score_heads(
     total = sharding.sum_over_processes(total, mesh)
     if measure == "taylor":
         norms = np.linalg.norm(total["importance"], axis=1, keepdims=True)
-        return HeadScores(total["importance"] / np.where(norms == 0, 1, norms), {"unnormalised": total["importance"]})
+        return HeadScores(
+            total["importance"] / np.where(norms == 0, 1, norms),
+            {"unnormalised": total["importance"]},
+        )
     means = {name: values / len(encoded) for name, values in total.items()}
     return HeadScores(means.pop("importance"), means)
 
 
 def _rows_of_one_pass(num_tokens: int) -> int:
-    """Return how many examples of a padded length to pass at once where each needs one pass or two."""
+    """Return how many examples of a padded length to pass at once where each needs one pass or
+    two.
+    """
     return max(1, min(32, 4096 // num_tokens))
 
 
@@ -118,7 +140,10 @@ def _attention(params, inputs, labels, mask, config: BertConfig) -> dict[str, Ar
     """Return each head's largest probability, [B, L, N]."""
     _, probs, _ = BertClassifier(config).apply({"params": params}, inputs, head_mask=mask)
     real = inputs["attention_mask"] != 0
-    maxima = [spread_heads(engine.max_over_real(used, real), config, layer) for layer, used in enumerate(probs)]
+    maxima = [
+        spread_heads(engine.max_over_real(used, real), config, layer)
+        for layer, used in enumerate(probs)
+    ]
     return {"importance": jnp.stack(maxima, axis=1)}
 
 
@@ -126,7 +151,8 @@ def _attention(params, inputs, labels, mask, config: BertConfig) -> dict[str, Ar
 def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array]:
     """Return Σ over real tokens of |context · ∂loss/∂context|, [B, L, N].
 
-    A factor g = 1 on the context of every row of every head makes it a gradient of its own: ∂loss/∂g = context · ∂loss/∂context.
+    A factor g = 1 on the context of every row of every head makes it a gradient of its own:
+    ∂loss/∂g = context · ∂loss/∂context.
     """
     num_rows, num_tokens = inputs["input_ids"].shape
     last = config.num_hidden_layers - 1
@@ -134,22 +160,32 @@ def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array
 
     def loss(factors: list[Array]) -> Array:
         masked = [each * mask[layer][None, None, :] for layer, each in enumerate(factors)]
-        logits, _, _ = BertClassifier(config).apply({"params": params}, inputs, head_mask=masked, cls_only=True)
+        logits, _, _ = BertClassifier(config).apply(
+            {"params": params}, inputs, head_mask=masked, cls_only=True
+        )
         return -jnp.sum(engine.objective_of(logits, labels, "log_prob"))
 
     queries = [1 if layer == last else num_tokens for layer in range(last + 1)]
-    ones = [jnp.ones((num_rows, count, config.num_attention_heads), mask.dtype) for count in queries]
+    ones = [
+        jnp.ones((num_rows, count, config.num_attention_heads), mask.dtype) for count in queries
+    ]
     gradients = jax.grad(loss)(ones)
-    sums = [jnp.sum(jnp.where(real[:, : each.shape[1], None], jnp.abs(each), 0), axis=1) for each in gradients]
+    sums = [
+        jnp.sum(jnp.where(real[:, : each.shape[1], None], jnp.abs(each), 0), axis=1)
+        for each in gradients
+    ]
     return {"importance": jnp.stack(sums, axis=1)}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "heads_at_once"))
-def _ablation(params, inputs, labels, mask, config: BertConfig, heads_at_once: int) -> dict[str, Array]:
-    """Return the rise of the loss and the loss of accuracy without each head, [B, L, N]: every head of every layer in one program.
+def _ablation(
+    params, inputs, labels, mask, config: BertConfig, heads_at_once: int
+) -> dict[str, Array]:
+    """Return the rise of the loss and the loss of accuracy without each head, [B, L, N]: every head
+    of every layer in one program.
 
-    To mask a head of a layer changes nothing below: a model without head n of layer l enters the growing batch of `classify_branches` at
-    layer l. The vmap runs over n, for all layers at once.
+    To mask a head of a layer changes nothing below: a model without head n of layer l enters the
+    growing batch of `classify_branches` at layer l. The vmap runs over n, for all layers at once.
     """
     layers = tuple(range(config.num_hidden_layers))
     clean = engine.clean_pass(params, inputs, labels, mask, config, "log_prob", layers)
@@ -158,15 +194,35 @@ def _ablation(params, inputs, labels, mask, config: BertConfig, heads_at_once: i
     def logits_without(head: Array) -> Array:
         left = mask * (jnp.arange(config.num_attention_heads) != head)[None, :].astype(mask.dtype)
         mixed = [
-            engine.mix(params[f"layers_{layer}"], config, hidden, probs[:, :, : added.shape[1]], mask_row(left, config, layer))
-            for layer, hidden, probs, added in zip(layers, clean.hidden, clean.probs, clean.mixed, strict=True)
+            engine.mix(
+                params[f"layers_{layer}"],
+                config,
+                hidden,
+                probs[:, :, : added.shape[1]],
+                mask_row(left, config, layer),
+            )
+            for layer, hidden, probs, added in zip(
+                layers, clean.hidden, clean.probs, clean.mixed, strict=True
+            )
         ]
-        mixed = [added.astype(hidden.dtype) for added, hidden in zip(mixed, clean.hidden, strict=True)]
-        return BertClassifier(config).apply({"params": params}, layers, clean.hidden, mixed, real, mask, method="classify_branches")
+        mixed = [
+            added.astype(hidden.dtype) for added, hidden in zip(mixed, clean.hidden, strict=True)
+        ]
+        return BertClassifier(config).apply(
+            {"params": params}, layers, clean.hidden, mixed, real, mask, method="classify_branches"
+        )
 
-    logits = jax.lax.map(logits_without, jnp.arange(config.num_attention_heads), batch_size=heads_at_once)  # [N, L, B, C]
-    log_probs = jax.vmap(jax.vmap(lambda each: engine.objective_of(each, labels, "log_prob")))(logits)
+    # [N, L, B, C]
+    logits = jax.lax.map(
+        logits_without, jnp.arange(config.num_attention_heads), batch_size=heads_at_once
+    )
+    log_probs = jax.vmap(jax.vmap(lambda each: engine.objective_of(each, labels, "log_prob")))(
+        logits
+    )
     rise = clean.score[None, None] - log_probs
     is_right = (clean.logits.argmax(-1) == labels)[None, None].astype(rise.dtype)
     accuracy_loss = is_right - (logits.argmax(-1) == labels[None, None]).astype(rise.dtype)
-    return {"importance": rise.transpose(2, 1, 0), "accuracy_loss": accuracy_loss.transpose(2, 1, 0)}
+    return {
+        "importance": rise.transpose(2, 1, 0),
+        "accuracy_loss": accuracy_loss.transpose(2, 1, 0),
+    }

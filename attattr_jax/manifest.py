@@ -1,4 +1,6 @@
-"""Which files a folder of explanations consists of: their sizes and SHA-256, as its manifests say, and whether they still are so."""
+"""Which files a folder of explanations consists of: their sizes and SHA-256, as its manifests say,
+and whether they still are so.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from .files import json_digest, read_json
 MANIFEST_FILE = "manifest.json"
 PARTS = "parts"  # the folder of rows while a run is not finished
 
-_FILE_NAME = re.compile(r"(shard-\d{4,}-\d{5,}\.safetensors|rows-\d{4,}-\d{5,}\.jsonl|examples\.jsonl)")
+_FILE_NAME = re.compile(
+    r"(shard-\d{4,}-\d{5,}\.safetensors|rows-\d{4,}-\d{5,}\.jsonl|examples\.jsonl)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Part:
     """One line of a manifest."""
 
     indices: list[int]  # of the examples
-    rows: dict[str, Any] | None  # file, bytes and sha256; None in `manifest.json`, where all rows are in one file
+    # File, bytes and sha256; None in `manifest.json`, where all rows are in one file
+    rows: dict[str, Any] | None
     arrays: dict[str, Any] | None  # likewise; None where no arrays were to be saved
 
     @classmethod
@@ -30,7 +35,9 @@ class Part:
         if not isinstance(fields, dict) or not isinstance(fields.get("indices"), list):
             raise ValueError("it must have indices")
         indices, rows, arrays = fields["indices"], fields.get("rows"), fields.get("arrays")
-        if not all(type(index) is int and 0 <= index < num_examples for index in indices) or len(set(indices)) < len(indices):
+        if not all(type(index) is int and 0 <= index < num_examples for index in indices) or len(
+            set(indices)
+        ) < len(indices):
             raise ValueError(f"indices must be different numbers from 0 to below {num_examples}")
         for entry in ([rows] if has_rows else []) + ([] if arrays is None else [arrays]):
             _check_entry(entry)
@@ -38,13 +45,19 @@ class Part:
 
 
 def _check_entry(entry: Any) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str) or not _FILE_NAME.fullmatch(entry["file"]):
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("file"), str)
+        or not _FILE_NAME.fullmatch(entry["file"])
+    ):
         raise ValueError("a file must be named as this program names them")
     if type(entry.get("bytes")) is not int or not isinstance(entry.get("sha256"), str):
         raise ValueError(f"size or SHA-256 of {entry['file']} is missing")
 
 
-def read_manifest(folder: Path, num_examples: int | None = None) -> tuple[dict[str, Any], list[Part]]:
+def read_manifest(
+    folder: Path, num_examples: int | None = None
+) -> tuple[dict[str, Any], list[Part]]:
     """Return what `manifest.json` says: the entry of the rows' file, and the parts.
 
     Args:
@@ -77,7 +90,11 @@ def place(folder: Path, name: str) -> Path:
 def entry_of(file: Path) -> dict[str, Any]:
     """Return a file as a manifest describes it."""
     with open(file, "rb") as content:
-        return {"file": file.name, "bytes": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+        return {
+            "file": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.file_digest(content, "sha256").hexdigest(),
+        }
 
 
 def damage_of(folder: Path, entry: dict[str, Any] | None, is_read: bool = True) -> str | None:

@@ -1,11 +1,14 @@
-"""A folder of explanations while it is written: by several processes, resumed where it stopped, one data set at the end.
+"""A folder of explanations while it is written: by several processes, resumed where it stopped, one
+data set at the end.
 
-Each process writes parts: the arrays of some examples, `shard-PPPP-NNNNN.safetensors`, their rows, `parts/rows-PPPP-NNNNN.jsonl`, and
-then a line in its manifest, `parts/manifest-PPPP.jsonl`: which examples are in the two files, and the files' sizes and SHA-256. What no
-line names does not count, so a process may be killed at any moment. When every example is there, `assemble` puts the rows in order into
-`examples.jsonl` and lists all files in `manifest.json`.
+Each process writes parts: the arrays of some examples, `shard-PPPP-NNNNN.safetensors`, their rows,
+`parts/rows-PPPP-NNNNN.jsonl`, and then a line in its manifest, `parts/manifest-PPPP.jsonl`: which
+examples are in the two files, and the files' sizes and SHA-256. What no line names does not count,
+so a process may be killed at any moment. When every example is there, `assemble` puts the rows in
+order into `examples.jsonl` and lists all files in `manifest.json`.
 
-Only `ExplanationWriter` is for all processes of a run; everything else is for one of them, while the others wait.
+Only `ExplanationWriter` is for all processes of a run; everything else is for one of them, while
+the others wait.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ class ExplanationWriter:
         self._parts = self.folder / PARTS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._manifest = Journal(self._parts / f"manifest-{process:04d}.jsonl")
-        there = [*self._parts.glob(f"rows-{process:04d}-*"), *self.folder.glob(f"shard-{process:04d}-*")]
+        there = [
+            *self._parts.glob(f"rows-{process:04d}-*"),
+            *self.folder.glob(f"shard-{process:04d}-*"),
+        ]
         self._number = 1 + max((int(file.stem.split("-")[2]) for file in there), default=-1)
         self._clear()
 
@@ -51,10 +57,16 @@ class ExplanationWriter:
     def add(self, explained: Explanation) -> None:
         """Take one explanation; it is on disk after the part is full, or after `flush`."""
         row = dict(explained.row, arrays=None)
-        arrays = {name: explained.array(name) for name in self._names if name in explained.array_names}
+        arrays = {
+            name: explained.array(name) for name in self._names if name in explained.array_names
+        }
         if arrays:
             prefix = f"{row['index']}/"
-            row["arrays"] = {"file": self._name("shard", "safetensors"), "prefix": prefix, "names": sorted(arrays)}
+            row["arrays"] = {
+                "file": self._name("shard", "safetensors"),
+                "prefix": prefix,
+                "names": sorted(arrays),
+            }
             self._arrays |= {prefix + name: values for name, values in arrays.items()}
         self._rows.append(row)
         self._num_bytes += sum(values.nbytes for values in arrays.values())
@@ -75,20 +87,31 @@ class ExplanationWriter:
             write_file(shard, safetensors.numpy.save(self._arrays))
             arrays = entry_of(shard)
         rows = self._parts / self._name("rows", "jsonl")
-        write_file(rows, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self._rows))
-        self._manifest.put(rows.name, dataclasses.asdict(Part([row["index"] for row in self._rows], entry_of(rows), arrays)))
+        write_file(
+            rows,
+            "".join(
+                json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self._rows
+            ),
+        )
+        self._manifest.put(
+            rows.name,
+            dataclasses.asdict(Part([row["index"] for row in self._rows], entry_of(rows), arrays)),
+        )
         self._number += 1
         self._clear()
 
 
 def listed(folder: Path, num_examples: int) -> Iterator[tuple[str, Part | ValueError]]:
-    """Yield (where it stands, part, or what is wrong with it) of every line of the manifests of a run that goes on."""
+    """Yield (where it stands, part, or what is wrong with it) of every line of the manifests of a
+    run that goes on.
+    """
     seen = set()
     for manifest in sorted((folder / PARTS).glob("manifest*.jsonl")):
         journal = Journal(manifest, is_written=False)
         for number in journal.damaged:
             yield f"{manifest}, line {number}", ValueError("damaged, or cut short")
-        for name in [name for name in journal.known if name not in seen]:  # twice, where a process was killed while it made a new list
+        # Twice, where a process was killed while it made a new list
+        for name in [name for name in journal.known if name not in seen]:
             try:
                 yield f"{manifest}, {name}", Part.parse(journal.get(name), num_examples)
             except ValueError as error:
@@ -100,7 +123,12 @@ def done(folder: Path, num_examples: int) -> set[int]:
     """Return the examples that need not be computed any more."""
     if (folder / MANIFEST_FILE).is_file():
         return set(range(num_examples))
-    return {index for _, part in listed(folder, num_examples) if isinstance(part, Part) for index in part.indices}
+    return {
+        index
+        for _, part in listed(folder, num_examples)
+        if isinstance(part, Part)
+        for index in part.indices
+    }
 
 
 def reopen(folder: Path, num_examples: int) -> list[str]:
@@ -131,8 +159,13 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
             damage.append(reason)
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    write_file(parts / "manifest.jsonl", "".join(Journal.line(part.rows["file"], dataclasses.asdict(part)) for part in kept))
-    named = {entry["file"] for part in kept for entry in (part.rows, part.arrays) if entry is not None}
+    write_file(
+        parts / "manifest.jsonl",
+        "".join(Journal.line(part.rows["file"], dataclasses.asdict(part)) for part in kept),
+    )
+    named = {
+        entry["file"] for part in kept for entry in (part.rows, part.arrays) if entry is not None
+    }
     for file in [*parts.iterdir(), *folder.glob("shard-*")]:
         if file.name != "manifest.jsonl" and file.name not in named:
             file.unlink()
@@ -140,7 +173,9 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
 
 
 def _take_apart(folder: Path, num_examples: int) -> list[str]:
-    """Turn an assembled folder in which something is damaged into parts again; returns what is damaged."""
+    """Turn an assembled folder in which something is damaged into parts again; returns what is
+    damaged.
+    """
     manifest = folder / MANIFEST_FILE
     damage, kept, parts = [], [], []
     try:
@@ -160,13 +195,16 @@ def _take_apart(folder: Path, num_examples: int) -> list[str]:
         for number, part in enumerate(kept):
             rows = folder / PARTS / f"rows-0000-{number:05d}.jsonl"
             write_file(rows, b"".join(lines[index] for index in part.indices))
-            journal.put(rows.name, dataclasses.asdict(dataclasses.replace(part, rows=entry_of(rows))))
+            journal.put(
+                rows.name, dataclasses.asdict(dataclasses.replace(part, rows=entry_of(rows)))
+            )
         manifest.unlink()
     return damage
 
 
 def assemble(folder: Path, num_examples: int) -> None:
-    """Put the rows of all parts in order, list the files, and check that every example is there exactly once.
+    """Put the rows of all parts in order, list the files, and check that every example is there
+    exactly once.
 
     Raises:
       InputError: one is missing or there twice, or a file is damaged.
@@ -176,7 +214,11 @@ def assemble(folder: Path, num_examples: int) -> None:
     parts = []
     places: dict[int, tuple[Path, int, int]] = {}  # of each example's row: file, start and length
     for where, part in listed(folder, num_examples):
-        reason = str(part) if isinstance(part, ValueError) else damage_of(folder, part.rows) or damage_of(folder, part.arrays)
+        reason = (
+            str(part)
+            if isinstance(part, ValueError)
+            else damage_of(folder, part.rows) or damage_of(folder, part.arrays)
+        )
         if reason:
             raise InputError(f"{where}: {reason}: --resume computes its examples again")
         parts.append(part)
@@ -184,16 +226,23 @@ def assemble(folder: Path, num_examples: int) -> None:
         file = place(folder, part.rows["file"])
         lines = file.read_bytes().split(b"\n")[:-1]
         if len(lines) != len(part.indices):
-            raise InputError(f"{file} has {len(lines)} rows, not {len(part.indices)}: delete it, and --resume computes them again")
+            raise InputError(
+                f"{file} has {len(lines)} rows, not {len(part.indices)}: delete it, and --resume"
+                " computes them again"
+            )
         for index, line in zip(part.indices, lines, strict=True):
             if index in places:
-                raise InputError(f"{where}: example {index} is there twice: --resume computes it again")
+                raise InputError(
+                    f"{where}: example {index} is there twice: --resume computes it again"
+                )
             places[index] = (file, start, len(line) + 1)
             start += len(line) + 1
     missing = [index for index in range(num_examples) if index not in places]
     if missing:
         first = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
-        raise InputError(f"{folder}: {len(missing)} examples are missing ({first}): --resume computes them")
+        raise InputError(
+            f"{folder}: {len(missing)} examples are missing ({first}): --resume computes them"
+        )
     with replacing(folder / EXAMPLES_FILE) as ordered:
         for index in range(num_examples):
             ordered.write(_read_piece(*places[index]))

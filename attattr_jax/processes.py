@@ -1,10 +1,12 @@
 """The processes of a run: how several find one another, and what Ctrl-C and SIGTERM do.
 
-A scheduler that wants its machine back sends SIGTERM and some seconds later SIGKILL. Where there is something to save, a script works
-within `preemption`, and is told; anywhere else SIGTERM ends it at once with one line, which loses nothing.
+A scheduler that wants its machine back sends SIGTERM and some seconds later SIGKILL. Where there is
+something to save, a script works within `preemption`, and is told; anywhere else SIGTERM ends it at
+once with one line, which loses nothing.
 
-The signal handlers raise. Python discards what is raised within callbacks of the garbage collector and of weak references and within
-`__del__`, and JAX has such callbacks; so the handlers also note the signal, and `check_interrupted` raises again what was discarded.
+The signal handlers raise. Python discards what is raised within callbacks of the garbage collector
+and of weak references and within `__del__`, and JAX has such callbacks; so the handlers also note
+the signal, and `check_interrupted` raises again what was discarded.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ SIGTERM_STATUS = 128 + signal.SIGTERM
 LEAVING_SECONDS = 5  # for the others to save, and to say what is wrong
 
 
-_signal: int | None = None  # that came to this run and ends it, whatever has become of the exception
+_signal: int | None = (
+    None  # that came to this run and ends it, whatever has become of the exception
+)
 
 
 class Terminated(BaseException):
@@ -36,7 +40,8 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def signals_handled() -> Iterator[None]:
-    """Within, Ctrl-C raises KeyboardInterrupt and SIGTERM `Terminated`, and both are noted; the handlers before are put back at the end.
+    """Within, Ctrl-C raises KeyboardInterrupt and SIGTERM `Terminated`, and both are noted; the
+    handlers before are put back at the end.
 
     Outside the main thread, where Python sets no handlers, this does nothing.
     """
@@ -47,7 +52,8 @@ def signals_handled() -> Iterator[None]:
     _signal, unraisable = None, sys.unraisablehook
 
     def quiet(discarded: Any) -> None:
-        if not isinstance(discarded.exc_value, KeyboardInterrupt | Terminated):  # `check_interrupted` raises these again
+        # `check_interrupted` raises these again
+        if not isinstance(discarded.exc_value, KeyboardInterrupt | Terminated):
             unraisable(discarded)
 
     previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
@@ -70,7 +76,8 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def check_interrupted() -> None:
-    """Raise what a signal handler has raised and something has discarded; every batch and every step of a progress bar comes by here.
+    """Raise what a signal handler has raised and something has discarded; every batch and every
+    step of a progress bar comes by here.
 
     Raises:
       KeyboardInterrupt, Terminated: that signal came within `signals_handled`.
@@ -88,38 +95,60 @@ def initialize(
     process_id: int | None = None,
     together: bool = False,
 ) -> None:
-    """Join the other processes of a run, if there are to be any; before anything else asks JAX for a device.
+    """Join the other processes of a run, if there are to be any; before anything else asks JAX for
+    a device.
 
     Args:
-      distributed: whether to join; what is not given is found by JAX itself under Slurm, Kubernetes and on Cloud TPU.
+      distributed: whether to join; what is not given is found by JAX itself under Slurm, Kubernetes
+        and on Cloud TPU.
       coordinator_address, num_processes, process_id: all of them, to join without such a scheduler.
-      together: whether all processes have to stop at the same step when one of them gets SIGTERM: JAX tells them, then.
+      together: whether all processes have to stop at the same step when one of them gets SIGTERM:
+        JAX tells them, then.
 
     Raises:
       InputError: only some are given, one is out of range, or no cluster is found.
     """
-    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    given = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given) and not distributed:
         return
     if 0 < len(missing) < len(given):
         raise InputError(
-            f"{' and '.join(missing)} is missing: give all of {', '.join(f'--{name}' for name in given)}, or only --distributed"
+            f"{' and '.join(missing)} is missing: give all of"
+            f" {', '.join(f'--{name}' for name in given)}, or only --distributed"
         )
     if not missing:
         host, _, port = coordinator_address.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-            raise InputError(f"--coordinator_address must be HOST:PORT of process 0, as in node1:12345, not {coordinator_address!r}")
+            raise InputError(
+                "--coordinator_address must be HOST:PORT of process 0, as in node1:12345, not"
+                f" {coordinator_address!r}"
+            )
         if not 0 <= process_id < num_processes:
-            raise InputError(f"--process_id must be from 0 to below --num_processes {num_processes}, not {process_id}")
+            raise InputError(
+                f"--process_id must be from 0 to below --num_processes {num_processes}, not"
+                f" {process_id}"
+            )
     jax.config.update("jax_enable_preemption_service", together)
     try:
         jax.distributed.initialize(**({} if missing else given))
-    except Exception as error:  # ValueError where nothing is found; the runtime has errors of its own
+    except (
+        Exception
+    ) as error:  # ValueError where nothing is found; the runtime has errors of its own
         explicit = ", ".join(f"--{name}" for name in given)
         if missing:
-            raise InputError(f"--distributed: no cluster that JAX knows is found here ({root_cause(error)}): give {explicit}") from None
-        raise InputError(f"process {process_id} cannot join the others at {coordinator_address}: {root_cause(error)}") from None
+            raise InputError(
+                f"--distributed: no cluster that JAX knows is found here ({root_cause(error)}):"
+                f" give {explicit}"
+            ) from None
+        raise InputError(
+            f"process {process_id} cannot join the others at {coordinator_address}:"
+            f" {root_cause(error)}"
+        ) from None
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - results are printed once
     if not together or jax.process_count() == 1:
@@ -127,9 +156,12 @@ def initialize(
 
 
 def leave(status: int) -> int:
-    """Return the exit status; of several processes, one that failed ends here: it does not wait until the others have ended well."""
+    """Return the exit status; of several processes, one that failed ends here: it does not wait
+    until the others have ended well.
+    """
     if status and jax.distributed.is_initialized():
-        if jax.process_index() == 0:  # when it ends, JAX ends the others: what stopped it has most often stopped them as well
+        # When it ends, JAX ends the others: what stopped it has most often stopped them as well
+        if jax.process_index() == 0:
             time.sleep(LEAVING_SECONDS)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
@@ -145,10 +177,12 @@ def _handle_sigterm(handler: Callable) -> Callable | int | None:
 
 @contextlib.contextmanager
 def preemption(together: bool) -> Iterator[Callable[[int], bool]]:
-    """Within, SIGTERM ends nothing by itself; yields step -> whether to save and stop after that step.
+    """Within, SIGTERM ends nothing by itself; yields step -> whether to save and stop after that
+    step.
 
     Args:
-      together: all processes stop at the same step, whichever of them gets the signal; each has to ask at every step.
+      together: all processes stop at the same step, whichever of them gets the signal; each has to
+        ask at every step.
     """
     if together and jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point

@@ -1,7 +1,8 @@
 """Explanations as objects and as files: read back lazily, shown, and handed on.
 
-A folder of explanations holds `examples.jsonl`, one row per example in order, and `shard-*.safetensors`, whose tensors are named
-`<index>/<array>` and are not padded; `parts` writes it.
+A folder of explanations holds `examples.jsonl`, one row per example in order, and
+`shard-*.safetensors`, whose tensors are named `<index>/<array>` and are not padded; `parts` writes
+it.
 
 Shapes: T tokens of one example (no padding), L layers (those asked for), N heads.
 """
@@ -32,12 +33,20 @@ EXAMPLES_FILE = "examples.jsonl"
 SAVED_ARRAYS = {
     "none": (),
     "summary": ("head_importance", "token_pairs", "token_attributions"),
-    "full": ("head_importance", "token_pairs", "token_attributions", "attributions", "attention_probs"),
+    "full": (
+        "head_importance",
+        "token_pairs",
+        "token_attributions",
+        "attributions",
+        "attention_probs",
+    ),
 }
 
 
 class Explanation:
-    """One example, explained. Fields of its row in `examples.jsonl` (docs/files.md) are attributes: `.text`, `.tokens`, `.predicted`, …"""
+    """One example, explained. Fields of its row in `examples.jsonl` (docs/files.md) are attributes:
+    `.text`, `.tokens`, `.predicted`, …
+    """
 
     def __init__(self, row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
         self.row, self._arrays = row, arrays
@@ -46,7 +55,9 @@ class Explanation:
         try:
             return self.__dict__["row"][name]
         except KeyError:
-            raise AttributeError(f"no field {name!r}; there are {', '.join(self.__dict__.get('row', ()))}") from None
+            raise AttributeError(
+                f"no field {name!r}; there are {', '.join(self.__dict__.get('row', ()))}"
+            ) from None
 
     @property
     def array_names(self) -> Sequence[str]:
@@ -54,17 +65,22 @@ class Explanation:
         return sorted(self._arrays)
 
     def array(self, name: str) -> np.ndarray:
-        """Return one array: `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L, N], `token_pairs` [T, T] (the sum
-        over layers and heads, not normalised), `token_attributions` [T].
+        """Return one array: `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L,
+        N], `token_pairs` [T, T] (the sum over layers and heads, not normalised),
+        `token_attributions` [T].
 
         Raises:
           InputError: it was not kept, or its shard is missing or damaged.
         """
         if name not in self.array_names:
             has = f"only {', '.join(self.array_names)}" if self.array_names else "no arrays"
-            raise InputError(f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py with --save full")
+            raise InputError(
+                f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py"
+                " with --save full"
+            )
         values = self._read(name)
-        # Half precision is what a model computes in: sums and means are not to be taken in it, nor can NumPy's files hold bfloat16.
+        # Half precision is what a model computes in: sums and means are not to be taken in it, nor
+        # can NumPy's files hold bfloat16.
         return values.astype(np.float32) if values.dtype.itemsize < 4 else values
 
     def _read(self, name: str) -> np.ndarray:
@@ -91,7 +107,8 @@ class Explanation:
 
     @property
     def relative_deltas(self) -> list[float] | None:
-        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all together; 0 where nothing is attributed.
+        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all
+        together; 0 where nothing is attributed.
 
         None where Σ|attributions| is not known: of attributions that were reduced.
         """
@@ -99,7 +116,10 @@ class Explanation:
         if sizes is None:
             return None
         sizes = sizes if self.row["path"] == "layer" else [sum(sizes)]
-        return [abs(delta) / size if size else 0.0 for delta, size in zip(self.row["convergence_deltas"], sizes, strict=True)]
+        return [
+            abs(delta) / size if size else 0.0
+            for delta, size in zip(self.row["convergence_deltas"], sizes, strict=True)
+        ]
 
     @functools.cached_property
     def words(self) -> list[list[int]]:
@@ -113,17 +133,26 @@ class Explanation:
 
     @property
     def sum_name(self) -> str:
-        """What `token_pairs` is the sum over: all layers and heads, or those layers that were attributed."""
+        """What `token_pairs` is the sum over: all layers and heads, or those layers that were
+        attributed.
+        """
         layers = ", ".join(map(str, self.row["layers"]))
-        return "all layers and heads" if self.has_all_layers else f"layer{'s' * (len(self.row['layers']) > 1)} {layers}, all heads"
+        return (
+            "all layers and heads"
+            if self.has_all_layers
+            else f"layer{'s' * (len(self.row['layers']) > 1)} {layers}, all heads"
+        )
 
     @property
     def has_all_layers(self) -> bool:
         """Whether every layer of the model was attributed: a tree needs that."""
         layers = self.row["layers"]
-        return sorted(layers) == list(range(self.row.get("num_hidden_layers", len(layers))))  # unknown in older files
+        # Unknown in older files
+        return sorted(layers) == list(range(self.row.get("num_hidden_layers", len(layers))))
 
-    def tree(self, threshold: float = THRESHOLD, penalty: float = 0.0, words: bool = False) -> AttributionTree:
+    def tree(
+        self, threshold: float = THRESHOLD, penalty: float = 0.0, words: bool = False
+    ) -> AttributionTree:
         """Return the attribution tree; see `attribution_tree`.
 
         Args:
@@ -135,17 +164,27 @@ class Explanation:
         """
         layers = self.row["layers"]
         if not self.has_all_layers:
-            raise InputError(f"example {self.row['index']} has layers {layers} only: a tree needs those of all layers")
+            raise InputError(
+                f"example {self.row['index']} has layers {layers} only: a tree needs those of all"
+                " layers"
+            )
         by_layer = self.attributions.sum(axis=1, dtype=np.float64)[np.argsort(layers)]
         if words:
-            return attribution_tree(sum_over_pieces(by_layer, self.words, axes=(1, 2)), self.word_labels, threshold, penalty)
+            return attribution_tree(
+                sum_over_pieces(by_layer, self.words, axes=(1, 2)),
+                self.word_labels,
+                threshold,
+                penalty,
+            )
         return attribution_tree(by_layer, self.row["tokens"], threshold, penalty)
 
     def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
-        """Show the report of this example: in a notebook below the cell, elsewhere as a file whose path is returned.
+        """Show the report of this example: in a notebook below the cell, elsewhere as a file whose
+        path is returned.
 
         Args:
-          file: where to write it; by default into a new temporary folder. An older report there is replaced.
+          file: where to write it; by default into a new temporary folder. An older report there is
+            replaced.
           overwrite: replace any other file as well.
         """
         return _show([self], file, overwrite)
@@ -155,7 +194,9 @@ class Explanation:
 
 
 class Explanations(Sequence):
-    """Examples, explained, in order. As the last line of a notebook's cell they are shown as a report."""
+    """Examples, explained, in order. As the last line of a notebook's cell they are shown as a
+    report.
+    """
 
     def __init__(self, examples: Sequence[Explanation]):
         self._examples = list(examples)
@@ -167,10 +208,12 @@ class Explanations(Sequence):
         return self._examples[index]
 
     def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
-        """Show the report of these examples: in a notebook below the cell, elsewhere as a file whose path is returned.
+        """Show the report of these examples: in a notebook below the cell, elsewhere as a file
+        whose path is returned.
 
         Args:
-          file: where to write it; by default into a new temporary folder. An older report there is replaced.
+          file: where to write it; by default into a new temporary folder. An older report there is
+            replaced.
           overwrite: replace any other file as well.
         """
         return _show(self, file, overwrite)
@@ -179,7 +222,9 @@ class Explanations(Sequence):
         return _notebook_frame(self)
 
 
-def _show(examples: Sequence[Explanation], file: str | os.PathLike | None, overwrite: bool) -> Path | None:
+def _show(
+    examples: Sequence[Explanation], file: str | os.PathLike | None, overwrite: bool
+) -> Path | None:
     from . import report  # the page's template is needed only by who looks
 
     if file is None:
@@ -206,7 +251,9 @@ class StoredExplanation(Explanation):
     """One example of a folder of explanations; its arrays are read when they are asked for."""
 
     def __init__(self, folder: Path, row: dict[str, Any], parts: Mapping[str, Part] | None = None):
-        """Take a row, and what the manifest says of each file of arrays, None without a manifest."""
+        """Take a row, and what the manifest says of each file of arrays, None without a
+        manifest.
+        """
         super().__init__(row, {})
         self._folder, self._parts = folder, parts
 
@@ -224,13 +271,17 @@ class StoredExplanation(Explanation):
         try:
             with safetensors.safe_open(file, "numpy") as reader:
                 values = reader.get_tensor(where["prefix"] + name)
-        except Exception as error:  # SafetensorError, OSError, and whatever NumPy says of a type it does not have
+        except (
+            Exception
+        ) as error:  # SafetensorError, OSError, and whatever NumPy says of a type it does not have
             raise InputError(f"{file} cannot be read: {root_cause(error):.300}") from None
         check_array(self.row, name, values)
         return values
 
     def _mistake(self, name: str, prefix: str) -> str | None:
-        """Return why the arrays of this prefix in this file are not the example's as they were written."""
+        """Return why the arrays of this prefix in this file are not the example's as they were
+        written.
+        """
         index = self.row["index"]
         if prefix != f"{index}/":
             return f"the row names those of {shortened(prefix, 20)!r}, not of '{index}/'"
@@ -239,19 +290,27 @@ class StoredExplanation(Explanation):
         part = self._parts.get(name)
         if part is None or index not in part.indices:
             return f"{self._folder / MANIFEST_FILE} does not list them in {shortened(name, 100)}"
-        return damage_of(self._folder, part.arrays, is_read=False)  # its size alone: the file may hold many examples
+        # Its size alone: the file may hold many examples
+        return damage_of(self._folder, part.arrays, is_read=False)
 
 
 class StoredExplanations(Explanations):
-    """The examples of a folder written by `attribute.py`, in order. Rows are read when an example is asked for."""
+    """The examples of a folder written by `attribute.py`, in order. Rows are read when an example
+    is asked for.
+    """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = user_path(folder)
         self._file = self.folder / EXAMPLES_FILE
         if not self._file.is_file():
             if (self.folder / "parts").is_dir():
-                raise InputError(f"{self.folder} holds an unfinished run: attribute.py with --resume goes on with it")
-            raise InputError(f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py")
+                raise InputError(
+                    f"{self.folder} holds an unfinished run: attribute.py with --resume goes on"
+                    " with it"
+                )
+            raise InputError(
+                f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py"
+            )
         self._parts = self._checked_parts()
         self._starts = [0]
         with open(self._file, "rb") as file:
@@ -260,7 +319,9 @@ class StoredExplanations(Explanations):
                 self._starts.append(self._starts[-1] + len(line))
 
     def _checked_parts(self) -> dict[str, Part] | None:
-        """Return what the manifest says of each file of arrays, if there is one, and the rows are as it says."""
+        """Return what the manifest says of each file of arrays, if there is one, and the rows are
+        as it says.
+        """
         manifest = self.folder / MANIFEST_FILE
         if not manifest.is_file():  # of an earlier version, or a run that --resume is mending
             return None
@@ -273,7 +334,9 @@ class StoredExplanations(Explanations):
             return {part.arrays["file"]: part for part in parts if part.arrays is not None}
         if not manifest.is_file():  # --resume has begun meanwhile
             return None
-        raise InputError(f"{reason}: not what attribute.py wrote there, which its --resume computes again")
+        raise InputError(
+            f"{reason}: not what attribute.py wrote there, which its --resume computes again"
+        )
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -293,7 +356,9 @@ class StoredExplanations(Explanations):
                 check_row(row)
             except (ValueError, RecursionError) as error:
                 reason = shortened(str(error))
-                raise InputError(f"{self._file}, row {index % len(self) + 1} is damaged: {reason}") from None
+                raise InputError(
+                    f"{self._file}, row {index % len(self) + 1} is damaged: {reason}"
+                ) from None
         return StoredExplanation(self.folder, row, self._parts)
 
     @functools.cached_property
@@ -309,9 +374,11 @@ def _version(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def load_attributions(folder: str | os.PathLike) -> StoredExplanations:
-    """Open a folder written by `attribute.py`: a sequence of examples whose arrays are read when they are asked for.
+    """Open a folder written by `attribute.py`: a sequence of examples whose arrays are read when
+    they are asked for.
 
     Raises:
-      InputError: the folder holds no explanations, or rows that are not those its manifest was written for.
+      InputError: the folder holds no explanations, or rows that are not those its manifest was
+        written for.
     """
     return StoredExplanations(folder)

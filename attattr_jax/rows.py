@@ -13,7 +13,8 @@ LARGEST_NUMBER = 3.5e38  # of float32: what is computed is within
 
 
 def check_row(row: Any) -> None:
-    """Check that a row of `examples.jsonl` has what is read of it, in the types, ranges and lengths of docs/files.md.
+    """Check that a row of `examples.jsonl` has what is read of it, in the types, ranges and lengths
+    of docs/files.md.
 
     Raises:
       InputError: names the first field that is not so.
@@ -27,7 +28,9 @@ def check_row(row: Any) -> None:
 
     def each(is_right: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
         return lambda values: (
-            isinstance(values, (list, tuple)) and len(values) in (lengths or (len(values),)) and all(map(is_right, values))
+            isinstance(values, (list, tuple))
+            and len(values) in (lengths or (len(values),))
+            and all(map(is_right, values))
         )
 
     def maybe(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -40,7 +43,11 @@ def check_row(row: Any) -> None:
     check("index", _is_count, "a number from 0")
     check("tokens", each(_is_text), "a list of tokens")
     layers_differ = "a list of different layers"
-    check("layers", lambda layers: each(_is_layer)(layers) and len(set(layers)) == len(layers) > 0, layers_differ)
+    check(
+        "layers",
+        lambda layers: each(_is_layer)(layers) and len(set(layers)) == len(layers) > 0,
+        layers_differ,
+    )
     check("path", lambda path: path in ("layer", "joint"), "layer or joint")
     num_tokens, num_layers = len(row["tokens"]), len(row["layers"])
     num_paths = num_layers if row["path"] == "layer" else 1
@@ -50,7 +57,10 @@ def check_row(row: Any) -> None:
 
     def is_pair(pair: Any) -> bool:
         return (
-            isinstance(pair, dict) and is_position(pair.get("from")) and is_position(pair.get("to")) and _is_number(pair.get("attribution"))
+            isinstance(pair, dict)
+            and is_position(pair.get("from"))
+            and is_position(pair.get("to"))
+            and _is_number(pair.get("attribution"))
         )
 
     def is_head(head: Any) -> bool:
@@ -63,44 +73,83 @@ def check_row(row: Any) -> None:
 
     def are_arrays(where: Any) -> bool:
         return (
-            isinstance(where, dict) and _is_text(where.get("file")) and _is_text(where.get("prefix")) and each(_is_text)(where.get("names"))
+            isinstance(where, dict)
+            and _is_text(where.get("file"))
+            and _is_text(where.get("prefix"))
+            and each(_is_text)(where.get("names"))
         )
 
     def are_by_head(values: Any) -> bool:
-        return each(each(_is_number), num_layers)(values) and len({len(layer) for layer in values}) == 1
+        return (
+            each(each(_is_number), num_layers)(values)
+            and len({len(layer) for layer in values}) == 1
+        )
 
     by_token = f"a list of {num_tokens}, one for each token"
     check("offsets", each(each(_is_count, 2), num_tokens), f"{by_token}: [start, end)")
     for name in ("token_type_ids", "special_tokens_mask"):
-        check(name, each(lambda value: value in (0, 1) or _is_count(value), num_tokens), f"{by_token}: numbers from 0")
+        check(
+            name,
+            each(lambda value: value in (0, 1) or _is_count(value), num_tokens),
+            f"{by_token}: numbers from 0",
+        )
     by_name = "numbers by class, the predicted one among them"
     # Empty of a model with one output.
-    check("probabilities", lambda values: values == {} or (_are_numbers(values) and row["predicted"] in values), by_name)
+    check(
+        "probabilities",
+        lambda values: values == {} or (_are_numbers(values) and row["predicted"] in values),
+        by_name,
+    )
     check("score", _is_number, "a number")
     for name, count in (("baseline_scores", num_paths), ("convergence_deltas", num_paths)):
         check(name, each(_is_number, count), f"a list of {count} numbers")
-    check("absolute_attribution_sums", maybe(each(_is_number, num_layers)), f"null or a list of {num_layers} numbers")
-    check("n_steps", each(_is_count, num_layers, num_paths), f"a list of {num_layers} numbers from 0")
-    check("converged", maybe(each(lambda value: isinstance(value, bool), num_layers)), f"null or a list of {num_layers} truth values")
+    check(
+        "absolute_attribution_sums",
+        maybe(each(_is_number, num_layers)),
+        f"null or a list of {num_layers} numbers",
+    )
+    check(
+        "n_steps", each(_is_count, num_layers, num_paths), f"a list of {num_layers} numbers from 0"
+    )
+    check(
+        "converged",
+        maybe(each(lambda value: isinstance(value, bool), num_layers)),
+        f"null or a list of {num_layers} truth values",
+    )
     check("token_attributions", maybe(each(_is_number, num_tokens)), f"null or {by_token}: numbers")
     check("token_convergence_delta", maybe(_is_number), "a number or null")
-    check("token_pairs", each(is_pair), "a list of {from, to, attribution}, with positions of tokens")
-    check("heads", each(is_head), "a list of {layer, head, importance}, with layers that were attributed")
+    check(
+        "token_pairs", each(is_pair), "a list of {from, to, attribution}, with positions of tokens"
+    )
+    check(
+        "heads",
+        each(is_head),
+        "a list of {layer, head, importance}, with layers that were attributed",
+    )
     check("token_pairs_scale", lambda value: _is_number(value) and value > 0, "a number above 0")
     check("arrays", maybe(are_arrays), "null, or file, prefix and names")
     for name, is_right, what in (  # not in older files
-        ("word_ids", maybe(each(maybe(_is_count), num_tokens)), f"null or {by_token}: numbers from 0 or null"),
+        (
+            "word_ids",
+            maybe(each(maybe(_is_count), num_tokens)),
+            f"null or {by_token}: numbers from 0 or null",
+        ),
         ("num_cut_tokens", _is_count, "a number from 0"),
         ("num_hidden_layers", _is_layer, "a number of layers"),
         ("logits", lambda values: _are_numbers(values) and row["predicted"] in values, by_name),
-        ("head_importance", are_by_head, f"a list of numbers for each of {num_layers} layers, all of one length"),
+        (
+            "head_importance",
+            are_by_head,
+            f"a list of numbers for each of {num_layers} layers, all of one length",
+        ),
     ):
         if name in row:
             check(name, is_right, what)
 
 
 def single_output(row: Mapping[str, Any]) -> float | None:
-    """Return the output of a model that has only one (regression), as a row of `examples.jsonl` says it; None where there are classes.
+    """Return the output of a model that has only one (regression), as a row of `examples.jsonl`
+    says it; None where there are classes.
 
     It has no probabilities: older files have 1 in their place, and the output as `score` alone.
     """
@@ -117,14 +166,24 @@ def check_array(row: Mapping[str, Any], name: str, values: np.ndarray) -> None:
     """
     num_layers, num_tokens = len(row["layers"]), len(row["tokens"])
     sizes = {"L": num_layers, "T": num_tokens}
-    axes = {"head_importance": "LN", "token_pairs": "TT", "token_attributions": "T", "attributions": "LNTT", "attention_probs": "LNTT"}
+    axes = {
+        "head_importance": "LN",
+        "token_pairs": "TT",
+        "token_attributions": "T",
+        "attributions": "LNTT",
+        "attention_probs": "LNTT",
+    }
     expected = axes.get(name, "?" * values.ndim)
-    fits = len(expected) == values.ndim and all(sizes.get(axis, size) == size for axis, size in zip(expected, values.shape, strict=True))
+    fits = len(expected) == values.ndim and all(
+        sizes.get(axis, size) == size for axis, size in zip(expected, values.shape, strict=True)
+    )
     if not fits or not values.size:
         what = f"[{', '.join(str(sizes.get(axis, axis)) for axis in expected)}]"
         raise InputError(f"example {row['index']}: {name} must be {what}, not {list(values.shape)}")
     if not np.issubdtype(values.dtype, np.floating) and values.dtype.name != "bfloat16":
-        raise InputError(f"example {row['index']}: {name} must be floating-point numbers, not {values.dtype}")
+        raise InputError(
+            f"example {row['index']}: {name} must be floating-point numbers, not {values.dtype}"
+        )
     if not np.isfinite(values).all():
         raise InputError(f"example {row['index']}: {name} has values that are not finite")
 

@@ -1,13 +1,14 @@
 """Devices and processes: the mesh, arrays on it, and what several processes have to agree on.
 
-One axis, `data`, over which the rows of every batch are divided. Parameters are replicated, or divided along the same axis
-(`shard_params`, as in FSDP: XLA gathers a layer's when it is computed).
+One axis, `data`, over which the rows of every batch are divided. Parameters are replicated, or
+divided along the same axis (`shard_params`, as in FSDP: XLA gathers a layer's when it is computed).
 
 Two ways to use many processes:
 
-- training is one program over the devices of all of them (`global_mesh`): every process makes the same calls in the same order;
-- whatever needs no communication (attribution, scores, curves) runs on the devices of each process by itself (`data_mesh`), on its
-  share of the batches (`share_of`); results are added up at the end (`sum_over_processes`).
+- training is one program over the devices of all of them (`global_mesh`): every process makes the
+same calls in the same order; - whatever needs no communication (attribution, scores, curves) runs
+on the devices of each process by itself (`data_mesh`), on its share of the batches (`share_of`);
+results are added up at the end (`sum_over_processes`).
 
 Nothing here runs at import: devices are looked up when a mesh is made.
 """
@@ -48,7 +49,9 @@ def _put(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def shard_rows(tree: Any, mesh: Mesh) -> Any:
-    """Put a tree of arrays on the mesh, divided along their first axis, whose length must be a multiple of the device count."""
+    """Put a tree of arrays on the mesh, divided along their first axis, whose length must be a
+    multiple of the device count.
+    """
     return jax.tree.map(lambda array: _put(array, NamedSharding(mesh, PartitionSpec("data"))), tree)
 
 
@@ -73,7 +76,9 @@ def shard_params(tree: Any, mesh: Mesh) -> Any:
 
 
 def params_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Return how to divide each array of a tree: along its longest axis that the device count divides; without one it is replicated."""
+    """Return how to divide each array of a tree: along its longest axis that the device count
+    divides; without one it is replicated.
+    """
 
     def sharding_of(array) -> NamedSharding:
         shape = np.shape(array)
@@ -91,7 +96,9 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(
         lambda array: (
             np.asarray(array)
-            if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated
+            if not isinstance(array, jax.Array)
+            or array.is_fully_addressable
+            or array.is_fully_replicated
             else np.asarray(multihost_utils.process_allgather(array, tiled=True))
         ),
         tree,
@@ -99,7 +106,9 @@ def fetch(tree: Any) -> Any:
 
 
 def num_shares(mesh: Mesh) -> int:
-    """Return how many processes divide the batches among them: all, unless they work on each batch together."""
+    """Return how many processes divide the batches among them: all, unless they work on each batch
+    together.
+    """
     return 1 if mesh.is_multi_process else jax.process_count()
 
 
@@ -111,24 +120,37 @@ def share_of(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
 
 
 def sum_over_processes(tree: Any, mesh: Mesh) -> Any:
-    """Return the sums of NumPy arrays over the processes that divided the batches among them; the same bits on every process."""
+    """Return the sums of NumPy arrays over the processes that divided the batches among them; the
+    same bits on every process.
+    """
     if num_shares(mesh) == 1:
         return tree
-    barrier(f"sum {next(_sums)}")  # shares may take hours, which a collective operation does not wait
+    # Shares may take hours, which a collective operation does not wait
+    barrier(f"sum {next(_sums)}")
 
     def total(array: np.ndarray) -> np.ndarray:
         # As bytes: JAX would round float64 on the way.
-        gathered = multihost_utils.process_allgather(np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8))
-        return np.frombuffer(np.asarray(gathered).tobytes(), array.dtype).reshape(-1, *array.shape).sum(axis=0)
+        gathered = multihost_utils.process_allgather(
+            np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+        )
+        return (
+            np.frombuffer(np.asarray(gathered).tobytes(), array.dtype)
+            .reshape(-1, *array.shape)
+            .sum(axis=0)
+        )
 
     return jax.tree.map(total, tree)
 
 
 def from_main(value: Any) -> Any:
-    """Return the first process's value, which JSON can hold, on every process: all then act on the same view of shared files."""
+    """Return the first process's value, which JSON can hold, on every process: all then act on the
+    same view of shared files.
+    """
     if jax.process_count() == 1:
         return value
-    mine = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_main() else np.zeros(0, np.uint8)
+    mine = (
+        np.frombuffer(json.dumps(value).encode(), np.uint8) if is_main() else np.zeros(0, np.uint8)
+    )
     size = int(np.max(multihost_utils.process_allgather(np.asarray([len(mine)], np.int32))))
     padded = np.pad(mine, (0, size - len(mine)))
     return json.loads(np.asarray(multihost_utils.process_allgather(padded))[0].tobytes())
@@ -144,5 +166,8 @@ def barrier(name: str) -> None:
     if jax.process_count() > 1:
         import orbax.checkpoint
 
-        everyone = set(range(jax.process_count()))  # said, the barrier is the coordinator's, which heeds the timeout
-        orbax.checkpoint.multihost.sync_global_processes(f"attattr_jax:{name}", timeout=BARRIER_SECONDS, processes=everyone)
+        # Said, the barrier is the coordinator's, which heeds the timeout
+        everyone = set(range(jax.process_count()))
+        orbax.checkpoint.multihost.sync_global_processes(
+            f"attattr_jax:{name}", timeout=BARRIER_SECONDS, processes=everyone
+        )

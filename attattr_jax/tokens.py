@@ -1,8 +1,8 @@
 """Tokens and their pairs: how they are shown, the strongest pairs, and words made of word pieces.
 
-Attributions add up, so a word's is the sum over its pieces, and completeness holds as before. Attention is a distribution over what is
-attended to: summed over the pieces of that word, and averaged over the pieces that attend (Clark et al., What Does BERT Look at?, 2019,
-section 4.1).
+Attributions add up, so a word's is the sum over its pieces, and completeness holds as before.
+Attention is a distribution over what is attended to: summed over the pieces of that word, and
+averaged over the pieces that attend (Clark et al., What Does BERT Look at?, 2019, section 4.1).
 
 Shapes: T word pieces, W words.
 """
@@ -17,8 +17,12 @@ import numpy as np
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal or a figure: characters that would control it, or reorder what is shown, are written as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return text for a terminal or a figure: characters that would control it, or reorder what is
+    shown, are written as escapes.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def shortened(text: str, limit: int = 300) -> str:
@@ -30,7 +34,8 @@ def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
     """Return the positions of each word's pieces, in order; a special token is a word of its own.
 
     Args:
-      row: of `examples.jsonl`. One without `word_ids` is grouped by the `##` that WordPiece puts before what continues a word.
+      row: of `examples.jsonl`. One without `word_ids` is grouped by the `##` that WordPiece puts
+        before what continues a word.
     """
     word_ids = row.get("word_ids")
     segments = row.get("token_type_ids") or [0] * len(row["tokens"])
@@ -40,7 +45,11 @@ def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
             continues = at > 0 and token.startswith("##") and len(token) > 2
         else:
             # Words are counted from 0 in each segment.
-            continues = at > 0 and word_ids[at] is not None and (word_ids[at], segments[at]) == (word_ids[at - 1], segments[at - 1])
+            continues = (
+                at > 0
+                and word_ids[at] is not None
+                and (word_ids[at], segments[at]) == (word_ids[at - 1], segments[at - 1])
+            )
         if continues:
             groups[-1].append(at)
         else:
@@ -49,13 +58,20 @@ def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
 
 
 def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list[str]:
-    """Return each word as the text has it, case and accents included; special tokens by their names."""
+    """Return each word as the text has it, case and accents included; special tokens by their
+    names.
+    """
     labels = []
     for group in groups:
         first, last = group[0], group[-1]
-        text = row["text_pair"] if row["token_type_ids"][first] and row.get("text_pair") is not None else row["text"]
+        text = (
+            row["text_pair"]
+            if row["token_type_ids"][first] and row.get("text_pair") is not None
+            else row["text"]
+        )
         start, end = row["offsets"][first][0], row["offsets"][last][1]
-        # Tokenizers drop accents, vowel signs and joiners that are characters of their own: up to the next token they are the word's.
+        # Tokenizers drop accents, vowel signs and joiners that are characters of their own: up to
+        # the next token they are the word's.
         following = row["offsets"][last + 1][0] if last + 1 < len(row["offsets"]) else 0
         limit = min(following if following >= end else len(text), len(text))
         while start < end < limit and _continues_word(text[end]):
@@ -66,8 +82,14 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
 
 
 def _continues_word(char: str) -> bool:
-    """Return whether a character has no place of its own: marks, joiners, and the letters of a flag's tag."""
-    return unicodedata.category(char)[0] == "M" or char in "\u200c\u200d" or "\U000e0020" <= char <= "\U000e007f"
+    """Return whether a character has no place of its own: marks, joiners, and the letters of a
+    flag's tag.
+    """
+    return (
+        unicodedata.category(char)[0] == "M"
+        or char in "\u200c\u200d"
+        or "\U000e0020" <= char <= "\U000e007f"
+    )
 
 
 def sum_over_pieces(values, groups: Sequence[Sequence[int]], axes: Sequence[int]) -> np.ndarray:
@@ -80,13 +102,18 @@ def sum_over_pieces(values, groups: Sequence[Sequence[int]], axes: Sequence[int]
 
 
 def attention_between_words(probs, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return [..., W, W] of attention probabilities [..., T, T]: rows still sum to what they did."""
+    """Return [..., W, W] of attention probabilities [..., T, T]: rows still sum to what they
+    did.
+    """
     sizes = np.asarray([len(group) for group in groups])
     return sum_over_pieces(probs, groups, axes=(-2, -1)) / sizes[:, None]
 
 
-def strongest_pairs(matrix: np.ndarray, count: int, left_out: Sequence[int] | None = None) -> list[tuple[int, int, float]]:
-    """Return (from, to, value) of the entries of `matrix` [T, T] with the largest absolute value, largest first.
+def strongest_pairs(
+    matrix: np.ndarray, count: int, left_out: Sequence[int] | None = None
+) -> list[tuple[int, int, float]]:
+    """Return (from, to, value) of the entries of `matrix` [T, T] with the largest absolute value,
+    largest first.
 
     Args:
       matrix: row attends to column.

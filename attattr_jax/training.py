@@ -1,7 +1,9 @@
-"""Fine-tuning: AdamW with linear warm-up and decay, a jit-ted step with donated state, checkpoints to go on from.
+"""Fine-tuning: AdamW with linear warm-up and decay, a jit-ted step with donated state, checkpoints
+to go on from.
 
-The state after step s is a function of the seed, the data and s alone: dropout keys are folded from (seed, s), the order of an epoch
-from (seed, epoch). A run that is resumed is therefore the run that was not interrupted.
+The state after step s is a function of the seed, the data and s alone: dropout keys are folded from
+(seed, s), the order of an epoch from (seed, epoch). A run that is resumed is therefore the run that
+was not interrupted.
 """
 
 from __future__ import annotations
@@ -59,18 +61,25 @@ class TrainState(flax.struct.PyTreeNode):
     loss_sum: Array  # float32 [], of the steps since the last log line
 
 
-def make_optimizer(options: TrainingOptions, num_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Return AdamW and its schedule: linear warm-up to `learning_rate`, linear decay to 0, gradient norm clipped.
+def make_optimizer(
+    options: TrainingOptions, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Return AdamW and its schedule: linear warm-up to `learning_rate`, linear decay to 0, gradient
+    norm clipped.
 
     No weight decay on biases and LayerNorm, as BERT was trained.
     """
     num_warmup = int(options.warmup_ratio * num_steps)
     schedule = optax.schedules.warmup_constant_schedule(0.0, options.learning_rate, num_warmup)
-    decay = optax.schedules.linear_schedule(options.learning_rate, 0.0, max(1, num_steps - num_warmup))
+    decay = optax.schedules.linear_schedule(
+        options.learning_rate, 0.0, max(1, num_steps - num_warmup)
+    )
     schedule = optax.schedules.join_schedules([schedule, decay], [num_warmup])
 
     def is_decayed(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key in ("kernel", "embedding"), params
+        )
 
     optimizer = optax.chain(
         optax.clip_by_global_norm(MAX_GRAD_NORM),
@@ -79,22 +88,31 @@ def make_optimizer(options: TrainingOptions, num_steps: int) -> tuple[optax.Grad
     return optimizer, schedule
 
 
-def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, shardings: TrainState | None = None) -> Callable:
-    """Return the compiled step (state, inputs, labels, weights) -> (state, loss); the state given is donated.
+def make_train_step(
+    config, optimizer: optax.GradientTransformation, seed: int, shardings: TrainState | None = None
+) -> Callable:
+    """Return the compiled step (state, inputs, labels, weights) -> (state, loss); the state given
+    is donated.
 
     Args:
       shardings: where the new state's arrays are to be, by default where the compiler puts them.
     """
 
     def loss_of(params, inputs, labels, weights, dropout_key):
-        logits, _, _ = BertClassifier(config).apply({"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key})
+        logits, _, _ = BertClassifier(config).apply(
+            {"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key}
+        )
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses * weights) / jnp.sum(weights)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
+    @functools.partial(
+        jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None)
+    )
     def train_step(state: TrainState, inputs, labels, weights) -> tuple[TrainState, Array]:
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, gradient = jax.value_and_grad(loss_of)(state.params, inputs, labels, weights, dropout_key)
+        loss, gradient = jax.value_and_grad(loss_of)(
+            state.params, inputs, labels, weights, dropout_key
+        )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.loss_sum + loss), loss
@@ -103,13 +121,17 @@ def make_train_step(config, optimizer: optax.GradientTransformation, seed: int, 
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether to log: not the traceback of a full disk or a signal, which are said in one line."""
+    """Return whether to log: not the traceback of a full disk or a signal, which are said in one
+    line.
+    """
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, (KeyboardInterrupt, Terminated)) or is_full_disk(error))
 
 
 class Trainer:
-    """Fine-tunes one classifier on one training split, writing `metrics.jsonl` and `checkpoints/` into a folder."""
+    """Fine-tunes one classifier on one training split, writing `metrics.jsonl` and `checkpoints/`
+    into a folder.
+    """
 
     def __init__(
         self,
@@ -127,14 +149,21 @@ class Trainer:
         Args:
           classifier: where to start from.
           train: the training split, with labels.
-          evaluations: splits with labels, by the name that their metrics get: "eval", or more than one.
+          evaluations: splits with labels, by the name that their metrics get: "eval", or more than
+            one.
           folder: where to write.
           options: the recipe.
           mesh: the devices, by default those of all processes, each of which makes the same calls.
           task: a GLUE task, for its own metric.
-          shard_params: divide parameters and Adam's moments over the devices; each otherwise has a copy.
+          shard_params: divide parameters and Adam's moments over the devices; each otherwise has a
+            copy.
         """
-        self.classifier, self.train, self.evaluations, self.options = classifier, train, evaluations, options
+        self.classifier, self.train, self.evaluations, self.options = (
+            classifier,
+            train,
+            evaluations,
+            options,
+        )
         self.folder, self.task = Path(folder), task
         self.mesh = sharding.global_mesh() if mesh is None else mesh
         self.steps_per_epoch = math.ceil(len(train) / options.train_batch_size)
@@ -142,31 +171,48 @@ class Trainer:
         self.optimizer, self.schedule = make_optimizer(options, self.num_steps)
         self.shard_params = shard_params
         shapes = jax.eval_shape(self._fresh_state, classifier.params)
-        self.shardings = sharding.params_shardings(shapes, self.mesh) if shard_params else sharding.replicated(shapes, self.mesh)
-        self.train_step = make_train_step(classifier.config, self.optimizer, options.seed, self.shardings)
+        self.shardings = (
+            sharding.params_shardings(shapes, self.mesh)
+            if shard_params
+            else sharding.replicated(shapes, self.mesh)
+        )
+        self.train_step = make_train_step(
+            classifier.config, self.optimizer, options.seed, self.shardings
+        )
 
     def _fresh_state(self, params) -> TrainState:
         return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.float32(0))
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on the mesh."""
-        # A JAX array that is in place already stays the caller's, whom the donations here and in each step must not rob of it.
-        params = jax.tree.map(lambda array: array.copy() if isinstance(array, jax.Array) else array, self.classifier.params)
+        # A JAX array that is in place already stays the caller's, whom the donations here and in
+        # each step must not rob of it.
+        params = jax.tree.map(
+            lambda array: array.copy() if isinstance(array, jax.Array) else array,
+            self.classifier.params,
+        )
         params = sharding.place_params(params, self.mesh, self.shard_params)
         # Donated: where the parameters are is where the state's are.
         return jax.jit(self._fresh_state, out_shardings=self.shardings, donate_argnums=0)(params)
 
     def batches(self, first_step: int) -> Iterator[tuple[int, np.ndarray, Any]]:
         """Yield (step, indices of its examples, arrays on the mesh) from `first_step` on."""
-        rows = -(-min(self.options.train_batch_size, len(self.train)) // self.mesh.size) * self.mesh.size
+        rows = (
+            -(-min(self.options.train_batch_size, len(self.train)) // self.mesh.size)
+            * self.mesh.size
+        )
         config = self.classifier.config
         for epoch in range(first_step // self.steps_per_epoch, self.options.num_train_epochs):
-            order = shuffled_batches(self.train.lengths, self.options.train_batch_size, self.options.seed, epoch)
+            order = shuffled_batches(
+                self.train.lengths, self.options.train_batch_size, self.options.seed, epoch
+            )
             for position, indices in enumerate(order):
                 step = epoch * self.steps_per_epoch + position
                 if step >= first_step:
                     check_interrupted()
-                    batch = self.train.batch(indices, rows, config.pad_token_id, config.max_position_embeddings)
+                    batch = self.train.batch(
+                        indices, rows, config.pad_token_id, config.max_position_embeddings
+                    )
                     arrays = (model_inputs(batch.inputs), batch.labels, batch.weights)
                     yield step, indices, sharding.shard_rows(arrays, self.mesh)
 
@@ -180,35 +226,48 @@ class Trainer:
         return found
 
     def best_metric(self, found: Mapping[str, float]) -> float:
-        """Return what epochs are compared by: of the first evaluation split the task's own metric, else accuracy."""
+        """Return what epochs are compared by: of the first evaluation split the task's own metric,
+        else accuracy.
+        """
         split = next(iter(self.evaluations))
         own = f"{split}_{TASK_METRICS.get(self.task, 'accuracy')}"
         return found[own] if own in found else found[f"{split}_accuracy"]
 
-    def run(self, on_step: Callable[[int, int, float | None], None] = lambda *_: None) -> tuple[Classifier, dict[str, Any]]:
+    def run(
+        self, on_step: Callable[[int, int, float | None], None] = lambda *_: None
+    ) -> tuple[Classifier, dict[str, Any]]:
         """Train from the last checkpoint in the folder, if there is one, to the end.
 
         Args:
-          on_step: called with the steps done, the examples of the last one, and the mean loss where it has just been logged, else None.
+          on_step: called with the steps done, the examples of the last one, and the mean loss where
+            it has just been logged, else None.
 
         Returns:
-          the classifier of the best epoch, and a summary: the best epoch's metrics and step, and of this process, which may have resumed
-          the run, seconds and examples per second.
+          the classifier of the best epoch, and a summary: the best epoch's metrics and step, and of
+          this process, which may have resumed the run, seconds and examples per second.
 
         Raises:
           InputError: the loss is not finite any more.
           Terminated: SIGTERM came; the state has been saved.
         """
-        for name in ("absl", "asyncio"):  # Orbax saves in other threads, each of which logs the traceback, some when all is over
+        # Orbax saves in other threads, each of which logs the traceback, some when all is over
+        for name in (
+            "absl",
+            "asyncio",
+        ):
             logging.getLogger(name).addFilter(_is_news)
         try:
             return self._run(on_step)
         except Exception as error:
             if is_full_disk(error):
-                raise InputError(f"{self._checkpoints}: no space left; make some, then --resume") from None
+                raise InputError(
+                    f"{self._checkpoints}: no space left; make some, then --resume"
+                ) from None
             raise
 
-    def _run(self, on_step: Callable[[int, int, float | None], None]) -> tuple[Classifier, dict[str, Any]]:
+    def _run(
+        self, on_step: Callable[[int, int, float | None], None]
+    ) -> tuple[Classifier, dict[str, Any]]:
         state = self._restored(self.initial_state())
         with self._checkpointer() as checkpointer, preemption(together=True) as is_preempted:
             first_step = int(state.step)
@@ -230,7 +289,9 @@ class Trainer:
                 if is_logged:
                     since = (done - 1) % self.options.logging_steps + 1
                     loss = float(state.loss_sum) / since
-                    log.write(step=done, epoch=epoch, loss=loss, learning_rate=float(self.schedule(step)))
+                    log.write(
+                        step=done, epoch=epoch, loss=loss, learning_rate=float(self.schedule(step))
+                    )
                     state = state.replace(loss_sum=sharding.replicate(np.float32(0), self.mesh))
                 on_step(done, len(indices), loss)
                 if is_epoch_end:
@@ -241,8 +302,12 @@ class Trainer:
                     checkpointer.save_async(done, self._storable(state), force=True)
                 if is_stopped and done < self.num_steps:
                     checkpointer.wait()
-                    sharding.barrier("preempted")  # who is gone before the others have saved would be taken for dead
-                    raise Terminated(f"terminated by SIGTERM: step {done} of {self.num_steps} is saved, --resume goes on from there")
+                    # Who is gone before the others have saved would be taken for dead
+                    sharding.barrier("preempted")
+                    raise Terminated(
+                        f"terminated by SIGTERM: step {done} of {self.num_steps} is saved, --resume"
+                        " goes on from there"
+                    )
             seconds = time.perf_counter() - start
             checkpointer.wait()
             best = max(
@@ -251,14 +316,18 @@ class Trainer:
                 default=None,
             )
             if best is None:
-                raise InputError(f"{self._checkpoints} has no checkpoint with metrics any more: --overwrite starts anew")
+                raise InputError(
+                    f"{self._checkpoints} has no checkpoint with metrics any more: --overwrite"
+                    " starts anew"
+                )
             if best.step != int(state.step):
                 try:
                     state = self._load(checkpointer, best, state)
                 except Exception as error:  # Orbax has no common exception for damage
                     where = self._checkpoints / str(best.step)
                     raise InputError(
-                        f"{where}, of the best epoch, is damaged ({root_cause(error):.200}): --overwrite trains anew"
+                        f"{where}, of the best epoch, is damaged ({root_cause(error):.200}):"
+                        " --overwrite trains anew"
                     ) from None
         summary = {
             "best_step": best.step,
@@ -268,21 +337,34 @@ class Trainer:
             "train_examples_per_second": num_examples / seconds if num_examples else None,
             **best.metrics,
         }
-        return dataclasses.replace(self.classifier, params=sharding.fetch(state.params), new_parts=()), summary
+        return (
+            dataclasses.replace(self.classifier, params=sharding.fetch(state.params), new_parts=()),
+            summary,
+        )
 
     def _check_losses(self, losses: Sequence[tuple[int, np.ndarray, Array]]) -> None:
-        """Raise an InputError if one of the steps (number, examples, loss) has a loss that is not finite; names the first."""
+        """Raise an InputError if one of the steps (number, examples, loss) has a loss that is not
+        finite; names the first.
+        """
         values = jax.device_get([loss for _, _, loss in losses])
         for (step, indices, _), value in zip(losses, values, strict=True):
             if not math.isfinite(value):
                 listed = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
-                batch = f"batch {self.train.fingerprint(indices)}, training examples {listed} from 0"
-                raise InputError(f"the loss is {value} at step {step + 1} ({batch}): start anew with a lower --learning_rate")
+                batch = (
+                    f"batch {self.train.fingerprint(indices)}, training examples {listed} from 0"
+                )
+                raise InputError(
+                    f"the loss is {value} at step {step + 1} ({batch}): start anew with a lower"
+                    " --learning_rate"
+                )
 
     def _restored(self, state: TrainState) -> TrainState:
-        """Return the state of the newest checkpoint that can be read, or the one given, where there is none."""
+        """Return the state of the newest checkpoint that can be read, or the one given, where there
+        is none.
+        """
         if jax.process_count() == 1:
-            for file in sorted(self._checkpoints.glob("*/metrics/metrics")):  # Orbax reads all of them at once
+            # Orbax reads all of them at once
+            for file in sorted(self._checkpoints.glob("*/metrics/metrics")):
                 try:
                     read_json(file)
                 except ValueError as error:
@@ -295,28 +377,40 @@ class Trainer:
                 try:
                     return self._load(checkpointer, checkpointer.latest, state)
                 except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                    raise InputError(f"checkpoint {where} does not fit into memory ({root_cause(error):.200})") from None
+                    raise InputError(
+                        f"checkpoint {where} does not fit into memory ({root_cause(error):.200})"
+                    ) from None
                 except Exception as error:  # Orbax has no common exception for damage
-                    if jax.process_count() > 1:  # one may read what another cannot, or another is gone
+                    # One may read what another cannot, or another is gone
+                    if jax.process_count() > 1:
                         raise RuntimeError(
-                            f"{where} could not be read; should it be damaged, delete it to go on from the one before"
+                            f"{where} could not be read; should it be damaged, delete it to go on"
+                            " from the one before"
                         ) from error
                     reason = root_cause(error)
             self._put_aside(where, reason)
 
     def _put_aside(self, checkpoint: Path, reason: str) -> None:
-        """Say that a checkpoint is damaged, and move it out of the way: what can be read in it is not lost."""
+        """Say that a checkpoint is damaged, and move it out of the way: what can be read in it is
+        not lost.
+        """
         aside = self.folder / "damaged" / f"{checkpoint.name}-{time.time_ns()}"
         aside.parent.mkdir(exist_ok=True)
         checkpoint.rename(aside)
-        print(f"warning: checkpoint {checkpoint} is damaged ({reason:.200}): moved to {aside}, going on without it", file=sys.stderr)
+        print(
+            f"warning: checkpoint {checkpoint} is damaged ({reason:.200}): moved to {aside}, going"
+            " on without it",
+            file=sys.stderr,
+        )
 
     @property
     def _checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
     def _checkpointer(self):
-        """Return the Orbax checkpointer: keeps the last two checkpoints, should one be damaged, and the best epoch's."""
+        """Return the Orbax checkpointer: keeps the last two checkpoints, should one be damaged, and
+        the best epoch's.
+        """
         from orbax.checkpoint import v1 as ocp
 
         keep = ocp.training.preservation_policies
@@ -325,36 +419,51 @@ class Trainer:
             preservation_policy=keep.AnyPreservationPolicy(
                 [
                     keep.LatestN(2),
-                    keep.BestN(get_metric_fn=self.best_metric, n=1, keep_checkpoints_without_metrics=False),
+                    keep.BestN(
+                        get_metric_fn=self.best_metric, n=1, keep_checkpoints_without_metrics=False
+                    ),
                 ]
             ),
             cleanup_tmp_directories=True,
         )
 
     def _storable(self, state: TrainState) -> TrainState:
-        """Return a state that Orbax can write: a zero stands for an array without elements, as of a layer without heads."""
+        """Return a state that Orbax can write: a zero stands for an array without elements, as of a
+        layer without heads.
+        """
         return jax.tree.map(
-            lambda array: array if array.size else sharding.replicate(np.zeros((), array.dtype), self.mesh),
+            lambda array: (
+                array if array.size else sharding.replicate(np.zeros((), array.dtype), self.mesh)
+            ),
             state,
         )
 
     def _load(self, checkpointer, checkpoint, state: TrainState) -> TrainState:
         """Return the state of a checkpoint; `state` has its shapes, types and shardings."""
         abstract = jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), self._storable(state)
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding),
+            self._storable(state),
         )
-        return jax.tree.map(lambda loaded, given: loaded if given.size else given, checkpointer.load(checkpoint, abstract), state)
+        return jax.tree.map(
+            lambda loaded, given: loaded if given.size else given,
+            checkpointer.load(checkpoint, abstract),
+            state,
+        )
 
 
 class MetricsLog:
     """`metrics.jsonl`: one object a line, flushed as it is written, by one process."""
 
     def __init__(self, file: Path, first_step: int):
-        """Keep the lines up to `first_step`, where the run goes on; later ones will be written again."""
+        """Keep the lines up to `first_step`, where the run goes on; later ones will be written
+        again.
+        """
         self.file = file
         if not sharding.is_main():
             return
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+        lines = (
+            file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+        )
         kept = []
         for line in lines:
             try:

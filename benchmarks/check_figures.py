@@ -2,37 +2,39 @@
 
     python benchmarks/check_figures.py
 
-`make lint` runs it. A comment after a number, invisible on the page, says where the number comes from:
+`make lint` runs it. A comment after a number, invisible on the page, says where the number comes
+from:
 
     Accuracy is 0.899<!-- sst2_minilm.json: training.eval_accuracy -->, ...
 
-The file is one of benchmarks/results/. Several expressions, separated by `;`, stand for the last numbers before
-the comment, in order, in the same paragraph, list item or table row; `_` stands for a number that is not
-measured. A number must equal the value of its expression, rounded to the digits that are printed. `8 min 50 s`
-is one number, in seconds.
+The file is one of benchmarks/results/. Several expressions, separated by `;`, stand for the last
+numbers before the comment, in order, in the same paragraph, list item or table row; `_` stands for
+a number that is not measured. A number must equal the value of its expression, rounded to the
+digits that are printed. `8 min 50 s` is one number, in seconds.
 
-    training.eval_accuracy              a value; "time of scoring".examples, training["seed"]: keys in quotation marks
-    curve.points[3], [3:10], [1, 4]     one item; several. `.name` of a list is the list of its items' `name`
-    token_pairs[to == 3]                the only item whose `to` is 3
-    + - * /                             of numbers, or item by item of lists: share * 100, bytes / 1e6
-    max min mean median sum len abs     of a list, or of the values of an object
-    after("passed in ")                 of a .txt file or a string: the number after the first occurrence of this text
+    training.eval_accuracy              a value; "time of scoring".examples, training["seed"]: keys
+    in quotation marks curve.points[3], [3:10], [1, 4]     one item; several. `.name` of a list is
+    the list of its items' `name` token_pairs[to == 3]                the only item whose `to` is 3
+    + - * /                             of numbers, or item by item of lists: share * 100, bytes /
+    1e6 max min mean median sum len abs     of a list, or of the values of an object after("passed
+    in ")                 of a .txt file or a string: the number after the first occurrence of this
+    text
 
 Other comments:
 
     <!-- pruning.json "time of scoring".warm_seconds: attribution; ablation -->
         The expressions start from the value before the colon; `it` is that value itself.
-    <!-- engine_cpu.json parts.memory.rows[row]: B; T; temporary_mib -->
-        In a paragraph of its own: applies to each row of the table below that has no comment itself, with `row`
-        0, 1, ...
+    <!-- engine_cpu.json parts.memory.rows[row]: B; T; temporary_mib --> In a paragraph of its own:
+        applies to each row of the table below that has no comment itself, with `row` 0, 1, ...
     <!-- not measured -->
         The numbers since the comment before are settings, versions or tolerances.
     <!-- demo.txt: verbatim -->
         The ```output blocks below are in that file; a line of `…` leaves lines out.
 
-A number that looks measured must have a comment: one with a decimal point, an exponent, a thousands separator or
-a unit, and one that is alone in a table cell. Headings, and the first cell of a table row, are labels and need no
-comment. On a page without any comment only numbers alone in a table cell need one. Code is not checked.
+A number that looks measured must have a comment: one with a decimal point, an exponent, a thousands
+separator or a unit, and one that is alone in a table cell. Headings, and the first cell of a table
+row, are labels and need no comment. On a page without any comment only numbers alone in a table
+cell need one. Code is not checked.
 """
 
 import ast
@@ -48,13 +50,19 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 
 _COMMENT = re.compile(r"<!--\s*(.*?)\s*-->", re.DOTALL)
-_MARKER = re.compile(r"(?P<file>[\w.-]+\.(?:json|txt))(?:\s+(?P<base>[^:]+?))?\s*:\s*(?P<expressions>.+)", re.DOTALL)
+_MARKER = re.compile(
+    r"(?P<file>[\w.-]+\.(?:json|txt))(?:\s+(?P<base>[^:]+?))?\s*:\s*(?P<expressions>.+)", re.DOTALL
+)
 _NUMBER = re.compile(
     r"(?<!\w)(?<!\d[.,])(?<!\w-)(?:(?P<minutes>\d+) min (?P<seconds>\d+) s\b"
     r"|(?P<number>[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?)(?!\w)(?!\.\d)(?!-[A-Za-z]))"
 )
-_UNIT = re.compile(r"\s?(?:%|×(?!\s*\d)|times as|points?\b|(?:ms|s|seconds|minutes|kB|MB|GB|MiB|GFLOP)\b)")
-_NUMBER_IN_OUTPUT = re.compile(r"(?P<minutes>\d+)m(?P<seconds>[\d.]+)s|(?P<number>[-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)")
+_UNIT = re.compile(
+    r"\s?(?:%|×(?!\s*\d)|times as|points?\b|(?:ms|s|seconds|minutes|kB|MB|GB|MiB|GFLOP)\b)"
+)
+_NUMBER_IN_OUTPUT = re.compile(
+    r"(?P<minutes>\d+)m(?P<seconds>[\d.]+)s|(?P<number>[-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)"
+)
 _OPERATIONS: dict[type, Callable] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -77,7 +85,9 @@ class FigureError(ValueError):
 
 
 class Number(NamedTuple):
-    """A number as printed: where it starts and ends in its block, its value, and the value of its last digit."""
+    """A number as printed: where it starts and ends in its block, its value, and the value of its
+    last digit.
+    """
 
     start: int
     end: int
@@ -147,8 +157,12 @@ def _value(node: ast.expr, data: Any, row: int | None) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return _elementwise(lambda value: -value, _value(inner, data, row))
         case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
-            return _elementwise(_OPERATIONS[type(operation)], _value(left, data, row), _value(right, data, row))
-        case ast.Call(func=ast.Name(id="after"), args=[ast.Constant(value=str() as text)], keywords=[]):
+            return _elementwise(
+                _OPERATIONS[type(operation)], _value(left, data, row), _value(right, data, row)
+            )
+        case ast.Call(
+            func=ast.Name(id="after"), args=[ast.Constant(value=str() as text)], keywords=[]
+        ):
             return _number_after(data, text)
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
             value = _value(argument, data, row)
@@ -157,14 +171,19 @@ def _value(node: ast.expr, data: Any, row: int | None) -> Any:
 
 
 def _elementwise(function: Callable, *values: Any) -> Any:
-    """Apply a function to numbers, or to the items of lists of one length; a number goes with every item."""
+    """Apply a function to numbers, or to the items of lists of one length; a number goes with every
+    item.
+    """
     lengths = {len(value) for value in values if isinstance(value, list)}
     if not lengths:
         return function(*values)
     if len(lengths) > 1:
         raise FigureError("lists of different lengths")
     (length,) = lengths
-    return [function(*(value[i] if isinstance(value, list) else value for value in values)) for i in range(length)]
+    return [
+        function(*(value[i] if isinstance(value, list) else value for value in values))
+        for i in range(length)
+    ]
 
 
 def _get(value: Any, key: str) -> Any:
@@ -180,10 +199,16 @@ def _item(value: Any, index: ast.expr, data: Any, row: int | None) -> Any:
         case ast.Constant(value=str() as key):
             return _get(value, key)
         case ast.Slice(lower=lower, upper=upper, step=None):
-            return value[slice(*(None if end is None else _value(end, data, row) for end in (lower, upper)))]
+            return value[
+                slice(*(None if end is None else _value(end, data, row) for end in (lower, upper)))
+            ]
         case ast.Tuple(elts=indices):
             return [_item(value, one, data, row) for one in indices]
-        case ast.Compare(left=ast.Name(id=key) | ast.Constant(value=str() as key), ops=[ast.Eq()], comparators=[wanted]):
+        case ast.Compare(
+            left=ast.Name(id=key) | ast.Constant(value=str() as key),
+            ops=[ast.Eq()],
+            comparators=[wanted],
+        ):
             wanted = wanted.value if isinstance(wanted, ast.Constant) else _value(wanted, data, row)
             matches = [item for item in value if _get(item, key) == wanted]
             if len(matches) != 1:
@@ -205,27 +230,51 @@ def _number_after(text: Any, before: str) -> float:
 
 def numbers(text: str) -> list[Number]:
     """Return the numbers of a block in order; those in code, links and comments are left out."""
-    blank = re.sub(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->", lambda match: " " * len(match[0]), text, flags=re.DOTALL)
+    blank = re.sub(
+        r"`[^`]*`|\]\([^)]*\)|<!--.*?-->", lambda match: " " * len(match[0]), text, flags=re.DOTALL
+    )
     found = []
     for match in _NUMBER.finditer(blank):
         if match["minutes"]:
-            value, last_digit = Decimal(60 * int(match["minutes"]) + int(match["seconds"])), Decimal(1)
+            value, last_digit = (
+                Decimal(60 * int(match["minutes"]) + int(match["seconds"])),
+                Decimal(1),
+            )
         else:
             value = Decimal(match["number"].replace(",", "").replace("−", "-"))
             last_digit = Decimal((0, (1,), value.as_tuple().exponent))
-        alone = bool(re.search(r"\|\s*$", blank[: match.start()]) and re.match(r"\s*\|", blank[match.end() :]))
-        measured = alone or bool(match["minutes"] or re.search("[.,e]", match[0]) or _UNIT.match(blank, match.end()))
-        found.append(Number(match.start(), match.end(), match[0], float(value), float(last_digit), alone, measured))
+        alone = bool(
+            re.search(r"\|\s*$", blank[: match.start()])
+            and re.match(r"\s*\|", blank[match.end() :])
+        )
+        measured = alone or bool(
+            match["minutes"] or re.search("[.,e]", match[0]) or _UNIT.match(blank, match.end())
+        )
+        found.append(
+            Number(
+                match.start(),
+                match.end(),
+                match[0],
+                float(value),
+                float(last_digit),
+                alone,
+                measured,
+            )
+        )
     return found
 
 
 def agrees(number: Number, value: float) -> bool:
-    """Say whether a value, rounded to the digits of the printed number, is that number; a tie may go either way."""
+    """Say whether a value, rounded to the digits of the printed number, is that number; a tie may
+    go either way.
+    """
     return abs(number.value - value) <= number.last_digit * 0.5 + 1e-12 * abs(value)
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """Yield the paragraphs, list items and table rows of a page, and its ```output blocks with their first line."""
+    """Yield the paragraphs, list items and table rows of a page, and its ```output blocks with
+    their first line.
+    """
     lines: list[str] = []
     start, row = 0, -2
     fenced = False
@@ -238,7 +287,9 @@ def blocks(page: str) -> Iterator[Block]:
                 lines, fenced = [], False
             continue
         fenced, is_row = line.lstrip().startswith("```"), line.startswith("|")
-        if lines and (fenced or is_row or not line.strip() or re.match(r"#|\s*(?:[-*]|\d+\.) ", line)):
+        if lines and (
+            fenced or is_row or not line.strip() or re.match(r"#|\s*(?:[-*]|\d+\.) ", line)
+        ):
             yield Block(start, "\n".join(lines))
             lines = []
         if is_row:
@@ -264,7 +315,9 @@ def check(name: str, page: str, results: Path) -> tuple[list[str], int]:
     compared = 0
     has_comments = bool(_COMMENT.search(page))
     previous: Block | None = None
-    template: tuple[Block, str] | None = None  # the comment on the rows of a table, which is the next block or the present one
+    template: tuple[Block, str] | None = (
+        None  # the comment on the rows of a table, which is the next block or the present one
+    )
     output_file: str | None = None  # what the blocks of output are from
     for block in blocks(page):
         if template and block.row is None:
@@ -274,7 +327,9 @@ def check(name: str, page: str, results: Path) -> tuple[list[str], int]:
         elif template and block.row == -2 and previous is not template[0]:
             template = None  # another table
         previous = block
-        comments = [(match.start(), " ".join(match[1].split())) for match in _COMMENT.finditer(block.text)]
+        comments = [
+            (match.start(), " ".join(match[1].split())) for match in _COMMENT.finditer(block.text)
+        ]
         only = len(comments) == 1 and _COMMENT.fullmatch(block.text.strip())
         marker = _MARKER.fullmatch(comments[0][1]) if only else None
         if block.text.lstrip().startswith("```"):
@@ -295,7 +350,9 @@ def check(name: str, page: str, results: Path) -> tuple[list[str], int]:
 
 
 def _check_output(block: Block, file: str | None, results: Path) -> list[tuple[int, str]]:
-    """Return (position in the block, what is wrong) of a block of output that its file does not have."""
+    """Return (position in the block, what is wrong) of a block of output that its file does not
+    have.
+    """
     text = _load(results / file) if file else None
     if not isinstance(text, str):
         missing = "no comment above says which file this output is from"
@@ -306,11 +363,15 @@ def _check_output(block: Block, file: str | None, results: Path) -> list[tuple[i
         if part.strip() and f"\n{part.rstrip()}\n" not in f"\n{text}\n":
             lines = part.rstrip().split("\n")
             line = next((line for line in lines if f"\n{line}\n" not in f"\n{text}\n"), lines[0])
-            found.append((block.text.index(line), f"{file} does not have this output: {line.strip()}"))
+            found.append(
+                (block.text.index(line), f"{file} does not have this output: {line.strip()}")
+            )
     return found
 
 
-def _check_numbers(block: Block, comments: list[tuple[int, str]], results: Path, prose: bool) -> tuple[list[tuple[int, str]], int]:
+def _check_numbers(
+    block: Block, comments: list[tuple[int, str]], results: Path, prose: bool
+) -> tuple[list[tuple[int, str]], int]:
     """Compare the numbers of a block with its comments.
 
     Args:
@@ -350,17 +411,26 @@ def _check_numbers(block: Block, comments: list[tuple[int, str]], results: Path,
             if isinstance(value, bool) or not isinstance(value, int | float):
                 found.append((number.start, f"{expression} is not a number: {value!r}"))
             elif not agrees(number, value):
-                found.append((number.start, f"{number.text} on the page, {value:.6g} in {expression}"))
+                found.append(
+                    (number.start, f"{number.text} on the page, {value:.6g} in {expression}")
+                )
     label = re.match(r"\|(?:\\.|[^|\\])*|#.*", block.text)
     start = len(block.text) if block.row == -2 else label.end() if label else 0
     for number in unbound + unread:
         if (number.measured if prose else number.alone) and number.start >= start:
-            found.append((number.start, f"{number.text} looks measured, but no comment says from which file it is"))
+            found.append(
+                (
+                    number.start,
+                    f"{number.text} looks measured, but no comment says from which file it is",
+                )
+            )
     return found, compared
 
 
 def _values(comment: str, results: Path, row: int | None) -> list[tuple[str, Any]]:
-    """Return the expressions of a comment, each with its file, and their values; None for what is not measured."""
+    """Return the expressions of a comment, each with its file, and their values; None for what is
+    not measured.
+    """
     marker = _MARKER.fullmatch(comment)
     if marker is None:
         raise FigureError(f"not a comment on figures: {comment}")
@@ -396,7 +466,11 @@ def main() -> int:
         of_page, count = check(str(page.relative_to(ROOT)), text, ROOT / "benchmarks" / "results")
         problems += of_page
         compared += count
-    print(*problems, f"{compared} figures compared with benchmarks/results, {len(problems)} problems", sep="\n")
+    print(
+        *problems,
+        f"{compared} figures compared with benchmarks/results, {len(problems)} problems",
+        sep="\n",
+    )
     return 1 if problems else 0
 
 

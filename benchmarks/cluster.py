@@ -1,16 +1,20 @@
-"""What many devices cost: overhead on virtual devices, communication and memory of a training step, and the serial part of attribution.
+"""What many devices cost: overhead on virtual devices, communication and memory of a training step,
+and the serial part of attribution.
 
     python benchmarks/cluster.py --output benchmarks/results/cluster.json
 
-The virtual devices share the cores of one machine, so their number cannot make anything faster: what is measured is what dividing the same
-work costs. Each number of devices has a process of its own, which waits while the others take their turns; medians of --rounds rounds.
-Communication and memory are read off the compiled programs. The serial part is what one process does after all have attributed:
-putting the rows of every process into one data set.
+The virtual devices share the cores of one machine, so their number cannot make anything faster:
+what is measured is what dividing the same work costs. Each number of devices has a process of its
+own, which waits while the others take their turns; medians of --rounds rounds. Communication and
+memory are read off the compiled programs. The serial part is what one process does after all have
+attributed: putting the rows of every process into one data set.
 
 The estimate is arithmetic with these figures and with ASSUMED, which nobody has measured:
 
-    attribution of N texts on n devices: start + N · seconds per text / n + N · serial seconds per text
-    a training step: FLOP of a device / its speed + 2 (n - 1) / n · bytes of gradient / speed of its connection, nothing overlapped
+    attribution of N texts on n devices: start + N · seconds per text / n + N · serial seconds per
+      text
+    a training step: FLOP of a device / its speed + 2 (n - 1) / n · bytes of gradient / speed of its
+      connection, nothing overlapped
 """
 
 from __future__ import annotations
@@ -34,20 +38,29 @@ DEVICES = (1, 2, 4, 8)
 ROWS, STEPS, TEXTS = 32, 4, 32  # of a batch, of a round, attributed in a round
 SERIAL_EXAMPLES = 20_000
 ESTIMATED_TEXTS, ESTIMATED_DEVICES = 67_349, (1, 8, 64, 1000)
-# An accelerator: FLOP/s that it reaches, bytes/s of its connection, and how many times as fast as this machine it attributes.
+# An accelerator: FLOP/s that it reaches, bytes/s of its connection, and how many times as fast as
+# this machine it attributes.
 ASSUMED = {"flops_per_second": 1e14, "bytes_per_second": 5e10, "times_as_fast": 100}
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 # In HLO: %name = f32[8,4]{1,0} all-gather(…), or a tuple of such types.
-_COLLECTIVE = re.compile(r"= (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+_COLLECTIVE = re.compile(
+    r"= (\(.*?\)|\S+)"
+    r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
 
 
 def communication(program: str) -> dict[str, int]:
-    """Return the bytes that the collective operations of a compiled program give each device, by kind."""
+    """Return the bytes that the collective operations of a compiled program give each device, by
+    kind.
+    """
     found: dict[str, int] = {}
     for types, kind in _COLLECTIVE.findall(program):
         sizes = re.findall(r"(\w+)\[([\d,]*)\]", types)
-        total = sum(_BYTES[name] * math.prod(int(length) for length in shape.split(",") if length) for name, shape in sizes)
+        total = sum(
+            _BYTES[name] * math.prod(int(length) for length in shape.split(",") if length)
+            for name, shape in sizes
+        )
         found[kind] = found.get(kind, 0) + total
     return found
 
@@ -61,7 +74,9 @@ def child(model: str) -> None:
     from attattr_jax.labels import class_indices, label_names
 
     train = data.load_split("reviews", "train", max_examples=ROWS * STEPS)
-    classifier = dataclasses.replace(aa.load_classifier(model, num_labels=2), id2label=label_names(train))
+    classifier = dataclasses.replace(
+        aa.load_classifier(model, num_labels=2), id2label=label_names(train)
+    )
     encoded = data.encode(classifier, train, 128, class_indices(train, classifier.id2label))
     texts = train.select(range(TEXTS))
     encoded_texts = data.encode(classifier, texts, 128)
@@ -71,7 +86,9 @@ def child(model: str) -> None:
 
     recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=ROWS)
     for name, divided in (("train", False), ("train, parameters divided", True)):
-        trainer = training.Trainer(classifier, encoded, {}, Path(tempfile.gettempdir()), recipe, mesh, shard_params=divided)
+        trainer = training.Trainer(
+            classifier, encoded, {}, Path(tempfile.gettempdir()), recipe, mesh, shard_params=divided
+        )
         batches = [arrays for _, _, arrays in trainer.batches(0)]
         state = trainer.initial_state()
         compiled = trainer.train_step.lower(state, *batches[0]).compile()
@@ -93,7 +110,9 @@ def child(model: str) -> None:
         rounds[name] = steps
 
     options = explanations.AttributionOptions(token_level=False)
-    rounds["attribute"] = lambda: list(explanations.explain(classifier, texts, encoded_texts, mesh, options, "none", batch_size=8))
+    rounds["attribute"] = lambda: list(
+        explanations.explain(classifier, texts, encoded_texts, mesh, options, "none", batch_size=8)
+    )
     for work in rounds.values():  # compiles
         work()
     facts["parameters"] = sum(array.size for array in jax.tree.leaves(classifier.params))
@@ -105,14 +124,18 @@ def child(model: str) -> None:
 
 
 def serial_part(model: str) -> dict[str, float]:
-    """Return the seconds that one process needs to write, check and put together the rows of many examples, without arrays."""
+    """Return the seconds that one process needs to write, check and put together the rows of many
+    examples, without arrays.
+    """
     import attattr_jax as aa
     from attattr_jax import parts
     from attattr_jax.explanations import DatasetSummary
     from attattr_jax.results import Explanation
 
     classifier = aa.load_classifier(model, num_labels=2)
-    (one,) = aa.explain_texts(classifier, ["stunning visuals, but no story worth telling"], n_steps=2, token_level=False)
+    (one,) = aa.explain_texts(
+        classifier, ["stunning visuals, but no story worth telling"], n_steps=2, token_level=False
+    )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         writer = parts.ExplanationWriter(folder, "none")
@@ -136,9 +159,15 @@ def serial_part(model: str) -> dict[str, float]:
 def estimate(result: dict[str, Any]) -> dict[str, Any]:
     """Return what more devices would bring, on paper."""
     one, serial = result["by_devices"][0], result["serial"]
-    serial_seconds = ESTIMATED_TEXTS * (serial["assemble_seconds"] + serial["summary_seconds"]) / serial["examples"]
+    serial_seconds = (
+        ESTIMATED_TEXTS
+        * (serial["assemble_seconds"] + serial["summary_seconds"])
+        / serial["examples"]
+    )
     divisible = ESTIMATED_TEXTS / one["attribute"]["texts_per_second"]
-    gradient = max(sum(row["train"]["communication_bytes"].values()) for row in result["by_devices"])
+    gradient = max(
+        sum(row["train"]["communication_bytes"].values()) for row in result["by_devices"]
+    )
     rows = []
     for count in ESTIMATED_DEVICES:
         row = {"devices": count}
@@ -147,15 +176,25 @@ def estimate(result: dict[str, Any]) -> dict[str, Any]:
             row[f"attribution_seconds_{name}"] = round(seconds, 1)
         compute = one["train"]["flops"] / ASSUMED["flops_per_second"]
         connection = 2 * (count - 1) / count * gradient / ASSUMED["bytes_per_second"]
-        row |= {"step_compute_ms": round(1e3 * compute, 2), "step_communication_ms": round(1e3 * connection, 2)}
+        row |= {
+            "step_compute_ms": round(1e3 * compute, 2),
+            "step_communication_ms": round(1e3 * connection, 2),
+        }
         row["training_efficiency"] = round(compute / (compute + connection), 2)
         rows.append(row)
-    return {"assumed": ASSUMED, "texts": ESTIMATED_TEXTS, "rows_per_device": ROWS, "by_devices": rows}
+    return {
+        "assumed": ASSUMED,
+        "texts": ESTIMATED_TEXTS,
+        "rows_per_device": ROWS,
+        "by_devices": rows,
+    }
 
 
 def main() -> None:
     """Measure and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="minilm-l6")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path)
@@ -170,7 +209,9 @@ def main() -> None:
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, __file__, "--child", "--model", given.model]
         start = time.perf_counter()
-        children[count] = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        children[count] = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         facts[count] = json.loads(children[count].stdout.readline())
         facts[count]["seconds_to_start"] = round(time.perf_counter() - start, 1)
     names = ("train", "train, parameters divided", "attribute")
@@ -196,11 +237,19 @@ def main() -> None:
     for count in DEVICES:
         row = {"devices": count, "seconds_to_start": facts[count]["seconds_to_start"]}
         for name in names:
-            work, unit = (TEXTS, "texts_per_second") if name == "attribute" else (ROWS * STEPS, "examples_per_second")
+            work, unit = (
+                (TEXTS, "texts_per_second")
+                if name == "attribute"
+                else (ROWS * STEPS, "examples_per_second")
+            )
             row[name] = {
                 unit: round(work / statistics.median(seconds[count][name]), 1),
                 "time_against_one_device": round(
-                    statistics.median(many / one for many, one in zip(seconds[count][name], seconds[1][name], strict=True)), 3
+                    statistics.median(
+                        many / one
+                        for many, one in zip(seconds[count][name], seconds[1][name], strict=True)
+                    ),
+                    3,
                 ),
                 **facts[count].get(name, {}),
             }

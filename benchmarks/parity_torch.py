@@ -1,12 +1,14 @@
 """Check that `transformers`' PyTorch model loads what this project saves and gives the same logits.
 
 pip install "attattr-jax[bench]"
-python benchmarks/parity_torch.py --checkpoint runs/demo --dataset reviews --output benchmarks/results/parity_torch.json
+python benchmarks/parity_torch.py --checkpoint runs/demo --dataset reviews \\
+    --output benchmarks/results/parity_torch.json
 
-A model with heads removed (`prune.py --save_pruned`) is for transformers 4: version 5 cannot load it. With `transformers>=4.50,<5` and
-`datasets<4.5` installed over the above:
+A model with heads removed (`prune.py --save_pruned`) is for transformers 4: version 5 cannot load
+it. With `transformers>=4.50,<5` and `datasets<4.5` installed over the above:
 
-python benchmarks/parity_torch.py --checkpoint runs/sst2-uneven --dataset reviews --output benchmarks/results/parity_torch_pruned.json
+python benchmarks/parity_torch.py --checkpoint runs/sst2-uneven --dataset reviews \\
+    --output benchmarks/results/parity_torch_pruned.json
 """
 
 import argparse
@@ -22,8 +24,12 @@ from attattr_jax import data
 
 
 def main() -> None:
-    """Compare logits on a validation split and write the result file; fails if they differ by more than 1e-4."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compare logits on a validation split and write the result file; fails if they differ by more
+    than 1e-4.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--max_examples", type=int, default=128)
@@ -32,12 +38,16 @@ def main() -> None:
 
     split = data.load_split(given.dataset, "validation", max_examples=given.max_examples)
     ours = aa.load_classifier(given.checkpoint)
-    theirs, report = transformers.BertForSequenceClassification.from_pretrained(given.checkpoint, output_loading_info=True)
+    theirs, report = transformers.BertForSequenceClassification.from_pretrained(
+        given.checkpoint, output_loading_info=True
+    )
     theirs.eval()
     batch = ours.tokenize(split.texts, split.text_pairs)
     logits, _ = aa.forward(ours.params, batch, ours.config)
     tokenizer = transformers.AutoTokenizer.from_pretrained(given.checkpoint)
-    inputs = tokenizer(split.texts, split.text_pairs, padding=True, truncation=True, return_tensors="pt")
+    inputs = tokenizer(
+        split.texts, split.text_pairs, padding=True, truncation=True, return_tensors="pt"
+    )
     with torch.no_grad():
         expected = theirs(**inputs).logits.numpy()
     difference = float(np.abs(np.asarray(logits) - expected).max())

@@ -1,10 +1,13 @@
-"""Measure head pruning: accuracy curves, what they cost, the smaller model, fine-tuning it, and another task.
+"""Measure head pruning: accuracy curves, what they cost, the smaller model, fine-tuning it, and
+another task.
 
-    python benchmarks/pruning.py --data path/to/sst2 --runs runs/sst2-minilm --rte_data path/to/rte --rte_runs runs/rte-minilm \\
+    python benchmarks/pruning.py --data path/to/sst2 --runs runs/sst2-minilm \\
+        --rte_data path/to/rte --rte_runs runs/rte-minilm \\
         --output benchmarks/results/pruning.json --figures docs
 
---data and --rte_data are folders with GLUE's train.tsv and dev.tsv. --runs is what benchmarks/sst2.py trains. A folder that is already
-there is used, not made again: otherwise this takes about two hours on two CPU cores. Copies the two figures into --figures.
+--data and --rte_data are folders with GLUE's train.tsv and dev.tsv. --runs is what
+benchmarks/sst2.py trains. A folder that is already there is used, not made again: otherwise this
+takes about two hours on two CPU cores. Copies the two figures into --figures.
 """
 
 import argparse
@@ -37,15 +40,22 @@ def make(folder: Path, script: str, *arguments: object, file: str = "run.json") 
 
 
 def curve_table(pruned: dict) -> dict:
-    """Return accuracy at every fraction: attribution's, and its gaps to the other measures, over the seeds of random."""
+    """Return accuracy at every fraction: attribution's, and its gaps to the other measures, over
+    the seeds of random.
+    """
     by_measure: dict[str, list[dict]] = {}
     for curve in pruned["curves"]:
         by_measure.setdefault(curve["measure"], []).append(curve)
     table = []
     for at, point in enumerate(pruned["curve"]):
-        accuracy = {name: [curve["points"][at]["accuracy"] for curve in curves] for name, curves in by_measure.items()}
+        accuracy = {
+            name: [curve["points"][at]["accuracy"] for curve in curves]
+            for name, curves in by_measure.items()
+        }
         controls = accuracy.pop("random", None)
-        row = {"fraction": point["fraction"], "num_pruned": point["num_pruned"]} | {name: values[0] for name, values in accuracy.items()}
+        row = {"fraction": point["fraction"], "num_pruned": point["num_pruned"]} | {
+            name: values[0] for name, values in accuracy.items()
+        }
         if {"attribution", "taylor"} <= row.keys():
             row["attribution_minus_taylor"] = row["attribution"] - row["taylor"]
         if controls:
@@ -58,9 +68,18 @@ def curve_table(pruned: dict) -> dict:
         table.append(row)
     summary = {}
     for name, curves in by_measure.items():
-        summary[name] = {key: [curve[key] for curve in curves] for key in ("area_under_curve", "removable_within_1_point")}
-        summary[name]["top_3_of_every_layer"] = [curve["keep_per_layer"]["accuracy"] for curve in curves]
-    return {"points": table, "by_measure": summary, **{key: pruned[key] for key in ("num_scoring_examples", "num_eval_examples", "seed")}}
+        summary[name] = {
+            key: [curve[key] for curve in curves]
+            for key in ("area_under_curve", "removable_within_1_point")
+        }
+        summary[name]["top_3_of_every_layer"] = [
+            curve["keep_per_layer"]["accuracy"] for curve in curves
+        ]
+    return {
+        "points": table,
+        "by_measure": summary,
+        **{key: pruned[key] for key in ("num_scoring_examples", "num_eval_examples", "seed")},
+    }
 
 
 def encoded_split(classifier: aa.Classifier, folder: str, split: str) -> data.Encoded:
@@ -71,7 +90,10 @@ def encoded_split(classifier: aa.Classifier, folder: str, split: str) -> data.En
 
 def part_of(encoded: data.Encoded, indices) -> data.Encoded:
     """Return some of the examples."""
-    lists = ([values[index] for index in indices] for values in (encoded.input_ids, encoded.token_type_ids, encoded.special_tokens_mask))
+    lists = (
+        [values[index] for index in indices]
+        for values in (encoded.input_ids, encoded.token_type_ids, encoded.special_tokens_mask)
+    )
     return data.Encoded(*lists, [], [], encoded.labels[indices])
 
 
@@ -98,8 +120,12 @@ def seconds(call) -> float:
     return time.perf_counter() - start
 
 
-def time_curve(classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folder: Path, rounds: int = ROUNDS) -> dict:
-    """Compare the curves' evaluations with as many plain passes, each round on another part of the dev set."""
+def time_curve(
+    classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folder: Path, rounds: int = ROUNDS
+) -> dict:
+    """Compare the curves' evaluations with as many plain passes, each round on another part of the
+    dev set.
+    """
     mesh, config = sharding.data_mesh(), classifier.config
     params = sharding.replicate(classifier.params, mesh)
     present = heads.present_heads(config)
@@ -120,7 +146,8 @@ def time_curve(classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folde
     def curve(part):
         evaluation.predict_masks(params, config, part, mesh, masks)
 
-    # Warm: every padded length, in both programs; the last batch of a length has as many rows as there are examples left.
+    # Warm: every padded length, in both programs; the last batch of a length has as many rows as
+    # there are examples left.
     compilations = {}
     for name, call in (
         ("plain", lambda part: evaluation.predict(params, config, part, mesh)),
@@ -130,7 +157,11 @@ def time_curve(classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folde
             for part in parts:
                 call(part)
         compilations[name] = len(compiled)
-    shapes = {(batch.inputs["input_ids"].shape) for part in parts for batch in data.inference_batches(part, config, 32)}
+    shapes = {
+        (batch.inputs["input_ids"].shape)
+        for part in parts
+        for batch in data.inference_batches(part, config, 32)
+    }
     taken: dict[str, list[float]] = {"plain": [], "masked": []}
     with counted_compilations() as compiled:
         for part in parts:
@@ -154,7 +185,9 @@ def time_curve(classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folde
 
 
 def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = ROUNDS) -> dict:
-    """Time every measure, warm, and compare ablation with as many plain passes as there are heads, each round on another part."""
+    """Time every measure, warm, and compare ablation with as many plain passes as there are heads,
+    each round on another part.
+    """
     mesh, config = sharding.data_mesh(), classifier.config
     params = sharding.replicate(classifier.params, mesh)
     num_heads = config.num_hidden_layers * config.num_attention_heads
@@ -164,7 +197,10 @@ def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = 
             evaluation.predict(params, config, part, mesh)
 
     calls = {"plain": plain}
-    calls |= {name: (lambda part, name=name: importance.score_heads(name, classifier, part, mesh)) for name in importance.MEASURES}
+    calls |= {
+        name: lambda part, name=name: importance.score_heads(name, classifier, part, mesh)
+        for name in importance.MEASURES
+    }
     parts = [part_of(scored, np.arange(begin, len(scored), rounds)) for begin in range(rounds)]
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for part in parts:
@@ -174,7 +210,9 @@ def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = 
                 call(part)  # compiles
         for name, call in calls.items():
             taken[name].append(seconds(lambda call=call, part=part: call(part)))
-    ratios = [ablation / plain for ablation, plain in zip(taken["ablation"], taken["plain"], strict=True)]
+    ratios = [
+        ablation / plain for ablation, plain in zip(taken["ablation"], taken["plain"], strict=True)
+    ]
     return {
         "examples": len(scored),
         "rounds": rounds,
@@ -187,29 +225,61 @@ def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = 
 
 def main() -> None:
     """Run what is missing and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("--data", "--rte_data"):
         parser.add_argument(name, required=True)
     for name in ("--runs", "--rte_runs", "--output", "--figures"):
         parser.add_argument(name, required=True, type=Path)
-    parser.add_argument("--keep_times", action="store_true", help="take times from the --output that is there")
+    parser.add_argument(
+        "--keep_times", action="store_true", help="take times from the --output that is there"
+    )
     given = parser.parse_args()
     folder, beside = given.runs, given.runs.parent
     sst2, rte = ("--dataset", given.data), ("--dataset", given.rte_data)
 
     def prune(name: str, checkpoint: Path, *arguments: object) -> dict:
-        return make(checkpoint / name, "prune.py", "--checkpoint", checkpoint, *arguments, file="pruning.json")
+        return make(
+            checkpoint / name,
+            "prune.py",
+            "--checkpoint",
+            checkpoint,
+            *arguments,
+            file="pruning.json",
+        )
 
     curve_arguments = ("--curve", "--curve_importances", "all", "--curve_seeds", SEEDS)
     pruned = prune("pruning-curve", folder, *sst2, *curve_arguments)
-    reference = prune("pruning-reference", folder, *sst2, "--curve", "--curve_importances", "taylor", "--protocol", "reference")
-    iterative = prune("pruning-iterative", folder, *sst2, "--curve", "--curve_importances", "none", "--iterations", 5)
-    # Taylor's definition divides each layer by its norm, attribution's does not: what if it were the other way round?
+    reference = prune(
+        "pruning-reference",
+        folder,
+        *sst2,
+        "--curve",
+        "--curve_importances",
+        "taylor",
+        "--protocol",
+        "reference",
+    )
+    iterative = prune(
+        "pruning-iterative",
+        folder,
+        *sst2,
+        "--curve",
+        "--curve_importances",
+        "none",
+        "--iterations",
+        5,
+    )
+    # Taylor's definition divides each layer by its norm, attribution's does not: what if it were
+    # the other way round?
     other_way = {}
     for measure, suffix in (("attribution", ""), ("taylor", "_taylor")):
         record = read(folder / "pruning-curve" / f"head_importance{suffix}.json")
         scores = np.asarray(record["importance"])
-        swapped = record.get("unnormalised", (scores / np.linalg.norm(scores, axis=1, keepdims=True)).tolist())
+        swapped = record.get(
+            "unnormalised", (scores / np.linalg.norm(scores, axis=1, keepdims=True)).tolist()
+        )
         file = folder / f"{measure}-other-way.json"
         file.write_text(json.dumps(record | {"importance": swapped}), encoding="utf-8")
         name, shown = f"pruning-{measure}-other-way", ("--curve", "--curve_importances", "none")
@@ -217,16 +287,37 @@ def main() -> None:
     smaller = beside / f"{folder.name}-half"
     half = prune("pruning-half", folder, *sst2, "--prune_fraction", 0.5, "--save_pruned", smaller)
     tuned = make(
-        beside / f"{folder.name}-half-tuned", "train.py", "--model", smaller, *sst2, "--num_train_epochs", 1, "--learning_rate", "3e-5"
+        beside / f"{folder.name}-half-tuned",
+        "train.py",
+        "--model",
+        smaller,
+        *sst2,
+        "--num_train_epochs",
+        1,
+        "--learning_rate",
+        "3e-5",
     )
     rte_run = make(given.rte_runs, "train.py", "--model", "minilm-l6", *rte, *RTE_RECIPE)
-    rte_pruned = prune("pruning-curve", given.rte_runs, *rte, "--curve", "--curve_importances", "taylor,random", "--curve_seeds", 3)
+    rte_pruned = prune(
+        "pruning-curve",
+        given.rte_runs,
+        *rte,
+        "--curve",
+        "--curve_importances",
+        "taylor,random",
+        "--curve_seeds",
+        3,
+    )
 
     classifier = aa.load_classifier(folder)
     dev = encoded_split(classifier, given.data, "validation")
     train = encoded_split(classifier, given.data, "train")
     scored = part_of(train, np.sort(np.random.default_rng(0).permutation(len(train))[:200]))
-    times = {name: read(given.output)[name] for name in ("time of the curve", "time of scoring")} if given.keep_times else None
+    times = (
+        {name: read(given.output)[name] for name in ("time of the curve", "time of scoring")}
+        if given.keep_times
+        else None
+    )
     times = times or {
         "time of the curve": time_curve(classifier, dev, pruned, folder / "pruning-curve"),
         "time of scoring": time_scoring(classifier, scored),
@@ -234,35 +325,60 @@ def main() -> None:
     files = [runs / "pruning-curve" / "head_importance.json" for runs in (folder, given.rte_runs)]
     sst2_run = read(folder / "run.json")
     result = {
-        "command": f"python benchmarks/pruning.py --data path/to/sst2 --runs runs/{folder.name} --rte_data path/to/rte "
-        f"--rte_runs runs/{given.rte_runs.name} --output benchmarks/results/{given.output.name} --figures docs",
+        "command": (
+            f"python benchmarks/pruning.py --data path/to/sst2 --runs runs/{folder.name} --rte_data"
+            f" path/to/rte --rte_runs runs/{given.rte_runs.name} --output"
+            f" benchmarks/results/{given.output.name} --figures docs"
+        ),
         "device": sst2_run["device"],
         "packages": read(folder / "pruning-curve" / "run.json")["packages"],
-        "model": {name: sst2_run["options"][name] for name in ("model", "num_train_epochs", "learning_rate", "seed")},
+        "model": {
+            name: sst2_run["options"][name]
+            for name in ("model", "num_train_epochs", "learning_rate", "seed")
+        },
         "curve": curve_table(pruned),
         "curve, protocol of the reference code": curve_table(reference),
         "curve, heads ranked again after every fifth": curve_table(iterative),
-        "curve, attribution divided by its norm in each layer": curve_table(other_way["attribution"]),
+        "curve, attribution divided by its norm in each layer": curve_table(
+            other_way["attribution"]
+        ),
         "curve, taylor not divided": curve_table(other_way["taylor"]),
         **times,
-        "half of the heads removed": {name: half[name] for name in (*METRICS, "kept_heads", "size")},
+        "half of the heads removed": {
+            name: half[name] for name in (*METRICS, "kept_heads", "size")
+        },
         "half of the heads removed, fine-tuned one epoch more": {
             "accuracy": tuned["results"]["eval_accuracy"],
             "of the full model": half["accuracy_before"],
-            **{name: tuned["options"][name] for name in ("num_train_epochs", "learning_rate", "seed")},
+            **{
+                name: tuned["options"][name]
+                for name in ("num_train_epochs", "learning_rate", "seed")
+            },
             "wall_seconds": tuned["wall_seconds"],
         },
         "rte": {
-            "training": {name: rte_run["options"][name] for name in ("model", "num_train_epochs", "learning_rate", "seed")}
-            | rte_run["results"],
+            "training": (
+                {
+                    name: rte_run["options"][name]
+                    for name in ("model", "num_train_epochs", "learning_rate", "seed")
+                }
+                | rte_run["results"]
+            ),
             "curve": curve_table(rte_pruned),
         },
         "head importance, sst2 against rte": {
-            "command": f"attattr-correlate runs/{folder.name}/pruning-curve/head_importance.json "
-            f"runs/{given.rte_runs.name}/pruning-curve/head_importance.json",
+            "command": (
+                f"attattr-correlate runs/{folder.name}/pruning-curve/head_importance.json "
+                f"runs/{given.rte_runs.name}/pruning-curve/head_importance.json"
+            ),
             **{
                 measure: heads.correlate(
-                    *(heads.read_importance(file.with_stem(f"head_importance{suffix}"))["importance"] for file in files)
+                    *(
+                        heads.read_importance(file.with_stem(f"head_importance{suffix}"))[
+                            "importance"
+                        ]
+                        for file in files
+                    )
                 )
                 for measure, suffix in (("attribution", ""), ("taylor", "_taylor"))
             },

@@ -1,10 +1,13 @@
-"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers; and take the pictures of the docs.
+"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers; and
+take the pictures of the docs.
 
-    python benchmarks/report.py --checkpoint runs/sst2-minilm --data path/to/sst2 --runs runs/report \\
+    python benchmarks/report.py --checkpoint runs/sst2-minilm --data path/to/sst2 \\
+        --runs runs/report \\
         --output benchmarks/results/report.json --images docs
 
---data is a folder with GLUE's dev.tsv. --runs keeps what attribute.py writes: a folder that is already there is used, not made again.
-Needs Chromium and its driver; the numbers on the page are compared with the stored arrays.
+--data is a folder with GLUE's dev.tsv. --runs keeps what attribute.py writes: a folder that is
+already there is used, not made again. Needs Chromium and its driver; the numbers on the page are
+compared with the stored arrays.
 """
 
 import argparse
@@ -72,17 +75,25 @@ def sizes_and_times(stored, scratch: Path) -> dict:
         "left_out": written.left_out,
         "bytes_of_a_page_without_matrices": fixed,
         "bytes_per_sentence": (written.num_bytes - fixed) / len(stored),
-        "milliseconds_per_sentence": statistics.median(times[1:]),  # the first one reads the template
+        # The first one reads the template
+        "milliseconds_per_sentence": statistics.median(times[1:]),
     }
 
 
 def peak_memory(stored, scratch: Path) -> dict:
-    """Return the most memory in MB, of Python and NumPy, that writing a report of so many sentences takes."""
+    """Return the most memory in MB, of Python and NumPy, that writing a report of so many sentences
+    takes.
+    """
     found = {}
     for count in (SENTENCES, 1000):
         tracemalloc.start()
-        written = report.write_report(Repeated(stored, count), scratch / "many.html", max_examples=count, max_megabytes=1000)
-        found[str(count)] = {"peak_mb": tracemalloc.get_traced_memory()[1] / 1e6, "report_mb": written.num_bytes / 1e6}
+        written = report.write_report(
+            Repeated(stored, count), scratch / "many.html", max_examples=count, max_megabytes=1000
+        )
+        found[str(count)] = {
+            "peak_mb": tracemalloc.get_traced_memory()[1] / 1e6,
+            "report_mb": written.num_bytes / 1e6,
+        }
         tracemalloc.stop()
     return found
 
@@ -114,16 +125,26 @@ def answers(browser, file: Path) -> dict:
             "words on": "document.getElementById('words').click()",
             "words off": "document.getElementById('words').click()",
             "choose a token": "document.querySelectorAll('.token')[5].click()",
-            "60 pairs": "const s = document.getElementById('count'); s.value = 60; s.dispatchEvent(new Event('input'))",
-            "move in a matrix": "document.getElementById('attribution').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown'}))",
+            "60 pairs": (
+                "const s = document.getElementById('count'); s.value = 60; s.dispatchEvent(new"
+                " Event('input'))"
+            ),
+            "move in a matrix": (
+                "document.getElementById('attribution').dispatchEvent(new KeyboardEvent('keydown',"
+                " {key: 'ArrowDown'}))"
+            ),
             "choose another text": "document.querySelectorAll('#example-list button')[1].click()",
         }.items():
             found.setdefault(name, []).append(milliseconds(page, script))
-    return {"open": statistics.median(loads)} | {name: statistics.median(times) for name, times in found.items()}
+    return {"open": statistics.median(loads)} | {
+        name: statistics.median(times) for name, times in found.items()
+    }
 
 
 def numbers_on_screen(browser, file: Path, stored) -> dict:
-    """Compare numbers shown for every text with the stored arrays: how many, and the worst difference in units of the last digit."""
+    """Compare numbers shown for every text with the stored arrays: how many, and the worst
+    difference in units of the last digit.
+    """
     random = np.random.default_rng(0)
     browser.get("about:blank")
     browser.get_log("performance")
@@ -139,20 +160,32 @@ def numbers_on_screen(browser, file: Path, stored) -> dict:
             i, j = random.integers(num_tokens, size=2).tolist()
             matrices = one.attributions[layer, head], one.attention_probs[layer, head]
             for shown, matrix in zip(page.point_at(i, j), matrices, strict=True):
-                differences.append(abs(browser_driver.number(shown) - float(matrix[i, j])) / browser_driver.unit(shown))
+                differences.append(
+                    abs(browser_driver.number(shown) - float(matrix[i, j]))
+                    / browser_driver.unit(shown)
+                )
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requested = {event["params"]["request"]["url"].partition("#")[0] for event in events if event["method"] == "Network.requestWillBeSent"}
+    requested = {
+        event["params"]["request"]["url"].partition("#")[0]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
     return {
         "numbers": len(differences),
         "worst_difference_in_units_of_the_last_digit": max(differences),
         "console_messages": len(browser.get_log("browser")),
-        "requests_but_for_the_page": len([url for url in requested - {file.as_uri()} if not url.startswith("blob:")]),
+        "requests_but_for_the_page": len(
+            [url for url in requested - {file.as_uri()} if not url.startswith("blob:")]
+        ),
     }
 
 
 def screenshot(browser, file: Path, scheme: str, picture: Path, *scripts: str) -> None:
     """Take a picture of the page after these scripts."""
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
     browser.get("about:blank")
     browser.get(file.as_uri())
     page = browser_driver.Page(browser)
@@ -163,7 +196,9 @@ def screenshot(browser, file: Path, scheme: str, picture: Path, *scripts: str) -
 
 def main() -> None:
     """Run what is missing, measure, and write the result file and the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--runs", required=True, type=lambda name: Path(name).resolve())
@@ -173,16 +208,30 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     common = ("--checkpoint", options.checkpoint, "--token_n_steps", "auto", "--figures", "png")
 
-    twenty, long, seed, trees = (options.runs / name for name in ("sst2-20", "long", "seed-sentence", "trees"))
+    twenty, long, seed, trees = (
+        options.runs / name for name in ("sst2-20", "long", "seed-sentence", "trees")
+    )
     dev = ("--dataset", options.data / "dev.tsv")
     run_twenty = make(twenty, "attribute.py", *common[:-2], *dev, "--max_examples", SENTENCES)
     make(seed, "attribute.py", *common, "--text", SEED_SENTENCE)
     texts = [part for sentence in TREE_SENTENCES for part in ("--text", sentence)]
     make(trees, "attribute.py", *common, "--objective", "logit", *texts)
-    sentences = [line.rpartition("\t")[0] for line in (options.data / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]]
-    words, tokenizer = " ".join(sentences[:40]).split(), aa.load_classifier(options.checkpoint).tokenizer
-    count = next(at for at in range(len(words)) if len(tokenizer(" ".join(words[: at + 1]))["input_ids"]) > LONG_TOKENS)
-    make(long, "attribute.py", "--checkpoint", options.checkpoint, "--text", " ".join(words[:count]))
+    sentences = [
+        line.rpartition("\t")[0]
+        for line in (options.data / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
+    words, tokenizer = (
+        " ".join(sentences[:40]).split(),
+        aa.load_classifier(options.checkpoint).tokenizer,
+    )
+    count = next(
+        at
+        for at in range(len(words))
+        if len(tokenizer(" ".join(words[: at + 1]))["input_ids"]) > LONG_TOKENS
+    )
+    make(
+        long, "attribute.py", "--checkpoint", options.checkpoint, "--text", " ".join(words[:count])
+    )
     stored, (long_one,) = aa.load_attributions(twenty), aa.load_attributions(long)
 
     result = {"machine": platform.processor() or platform.machine(), "rounds": ROUNDS}
@@ -192,7 +241,9 @@ def main() -> None:
         page = scratch / "report.html"
         result["report_of_20"]["attribution_seconds"] = run_twenty["wall_seconds"]
         result["peak_memory"] = peak_memory(stored, scratch)
-        hundred = report.write_report(Repeated(aa.load_attributions(long), 100), scratch / "hundred.html")
+        hundred = report.write_report(
+            Repeated(aa.load_attributions(long), 100), scratch / "hundred.html"
+        )
         result["report_of_100_long"] = {
             "tokens": len(long_one.tokens),
             "bytes": hundred.num_bytes,
@@ -211,7 +262,10 @@ def main() -> None:
         try:
             text = f"document.querySelector('#example-list [data-at=\"{PICTURED}\"]').click()"
             strongest = stored[PICTURED].heads[0]
-            head = f'document.querySelector(\'#heads [data-row="{strongest["layer"]}"][data-head="{strongest["head"]}"]\').click()'
+            head = (
+                "document.querySelector('#heads"
+                f' [data-row="{strongest["layer"]}"][data-head="{strongest["head"]}"]\').click()'
+            )
             pair = "document.querySelector('#pairs tbody tr').click()"
             screenshot(browser, page, "light", options.images / "report_light.png", text, pair)
             screenshot(browser, page, "dark", options.images / "report_dark.png", text, head, pair)
@@ -223,16 +277,40 @@ def main() -> None:
     result["seed_sentence"] = {
         name: one.row[name]
         for name in (
-            *("text", "tokens", "predicted", "probabilities", "score", "baseline_scores", "absolute_attribution_sums"),
+            *(
+                "text",
+                "tokens",
+                "predicted",
+                "probabilities",
+                "score",
+                "baseline_scores",
+                "absolute_attribution_sums",
+            ),
             *("token_attributions", "token_convergence_delta", "token_n_steps"),
         )
     } | {"token_pairs": one.token_pairs, "relative_deltas": one.relative_deltas}
     result["trees"] = []
     for number, example in enumerate(aa.load_attributions(trees)):
-        shutil.copy(trees / "figures" / f"{number:05d}" / "tree.png", options.images / f"tree_{number + 1}.png")
-        result["trees"].append({"text": example.text, "predicted": example.predicted, **example.tree().to_dict()})
-    options.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps({name: value for name, value in result.items() if name not in ("trees", "seed_sentence")}, indent=2))
+        shutil.copy(
+            trees / "figures" / f"{number:05d}" / "tree.png",
+            options.images / f"tree_{number + 1}.png",
+        )
+        result["trees"].append(
+            {"text": example.text, "predicted": example.predicted, **example.tree().to_dict()}
+        )
+    options.output.write_text(
+        json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    print(
+        json.dumps(
+            {
+                name: value
+                for name, value in result.items()
+                if name not in ("trees", "seed_sentence")
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Fine-tune on SST-2, explain 200 dev sentences, prune against random heads, and write all figures into one file.
+"""Fine-tune on SST-2, explain 200 dev sentences, prune against random heads, and write all figures
+into one file.
 
-    python benchmarks/sst2.py --data path/to/sst2 --runs runs/sst2-minilm --output benchmarks/results/sst2_minilm.json \\
+    python benchmarks/sst2.py --data path/to/sst2 --runs runs/sst2-minilm \\
+        --output benchmarks/results/sst2_minilm.json \\
         --reviews_checkpoint runs/demo
 
---data is a folder with GLUE's train.tsv and dev.tsv. A folder of --runs that is already there is used, not made again: training takes
-about 40 minutes on two CPU cores. With --reviews_checkpoint, the accuracy on the same dev set of a model that has never seen SST-2.
+--data is a folder with GLUE's train.tsv and dev.tsv. A folder of --runs that is already there is
+used, not made again: training takes about 40 minutes on two CPU cores. With --reviews_checkpoint,
+the accuracy on the same dev set of a model that has never seen SST-2.
 """
 
 import argparse
@@ -31,7 +34,9 @@ def read(file: Path) -> dict:
 
 def main() -> None:
     """Run what is missing and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
@@ -42,19 +47,56 @@ def main() -> None:
     folder = given.runs
 
     if not read_or_empty(folder / "run.json").get("finished"):
-        run("train.py", "--model", given.model, "--dataset", given.data, "--learning_rate", given.learning_rate, "--output_dir", folder)
+        run(
+            "train.py",
+            "--model",
+            given.model,
+            "--dataset",
+            given.data,
+            "--learning_rate",
+            given.learning_rate,
+            "--output_dir",
+            folder,
+        )
     if not read_or_empty(folder / "attribution" / "run.json").get("finished"):
         examples = ("--dataset", given.data, "--max_examples", 200, "--save", "summary")
         run("attribute.py", "--checkpoint", folder, *examples, "--overwrite")
-    pruned = {"attribution": folder / "pruning"} | {f"random, seed {seed}": folder / f"pruning-random-{seed}" for seed in SEEDS}
+    pruned = {"attribution": folder / "pruning"} | {
+        f"random, seed {seed}": folder / f"pruning-random-{seed}" for seed in SEEDS
+    }
     for name, output in pruned.items():
         if not (output / "pruning.json").exists():
-            which = () if name == "attribution" else ("--importance", "random", "--seed", name.rsplit(" ", 1)[1])
-            run("prune.py", "--checkpoint", folder, "--dataset", given.data, "--output_dir", output, *which)
+            which = (
+                ()
+                if name == "attribution"
+                else ("--importance", "random", "--seed", name.rsplit(" ", 1)[1])
+            )
+            run(
+                "prune.py",
+                "--checkpoint",
+                folder,
+                "--dataset",
+                given.data,
+                "--output_dir",
+                output,
+                *which,
+            )
 
     training, attribution = read(folder / "run.json"), read(folder / "attribution" / "run.json")
-    recipe = ("model", "seed", "num_train_epochs", "train_batch_size", "learning_rate", "weight_decay", "warmup_ratio", "max_seq_length")
-    command = f"python benchmarks/sst2.py --data path/to/sst2 --runs runs/{folder.name} --output benchmarks/results/{given.output.name}"
+    recipe = (
+        "model",
+        "seed",
+        "num_train_epochs",
+        "train_batch_size",
+        "learning_rate",
+        "weight_decay",
+        "warmup_ratio",
+        "max_seq_length",
+    )
+    command = (
+        f"python benchmarks/sst2.py --data path/to/sst2 --runs runs/{folder.name} --output"
+        f" benchmarks/results/{given.output.name}"
+    )
     command += " --reviews_checkpoint runs/demo" if given.reviews_checkpoint else ""
     result = {
         "command": command,
@@ -63,26 +105,46 @@ def main() -> None:
         "training": {name: training["options"][name] for name in recipe} | training["results"],
         "attribution": {
             "wall_seconds": attribution["wall_seconds"],
-            **{name: attribution["options"][name] for name in ("n_steps", "method", "max_examples")},
+            **{
+                name: attribution["options"][name] for name in ("n_steps", "method", "max_examples")
+            },
             **attribution["results"],
         },
         "pruning, top 3 heads of every layer": {
             name: {
                 key: read(output / "pruning.json")[key]
-                for key in ("accuracy_before", "accuracy_after", "num_scoring_examples", "num_eval_examples", "kept_heads")
+                for key in (
+                    "accuracy_before",
+                    "accuracy_after",
+                    "num_scoring_examples",
+                    "num_eval_examples",
+                    "kept_heads",
+                )
             }
             | {"wall_seconds": read(output / "run.json")["wall_seconds"]}
             for name, output in pruned.items()
         },
     }
     if given.reviews_checkpoint:
-        found = json.loads(run("train.py", "--eval_only", "--model", given.reviews_checkpoint, "--dataset", given.data))
+        found = json.loads(
+            run(
+                "train.py",
+                "--eval_only",
+                "--model",
+                given.reviews_checkpoint,
+                "--dataset",
+                given.data,
+            )
+        )
         trained = read(Path(given.reviews_checkpoint) / "run.json")
         result["trained on reviews, evaluated on SST-2 dev"] = {
             "accuracy": found["eval_accuracy"],
             "examples": found["eval_examples"],
             "reviews_validation_accuracy": trained["results"]["eval_accuracy"],
-            "training": {name: trained["options"][name] for name in recipe} | {"wall_seconds": trained["wall_seconds"]},
+            "training": (
+                {name: trained["options"][name] for name in recipe}
+                | {"wall_seconds": trained["wall_seconds"]}
+            ),
         }
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Run the blocks of docs/tutorial.md one after the other, and put what they print where the page shows it.
+"""Run the blocks of docs/tutorial.md one after the other, and put what they print where the page
+shows it.
 
     python benchmarks/tutorial.py
 
-Run it from the root of the repository, with the model in runs/demo (`make demo`). Writes benchmarks/results/tutorial.txt, the output in
-docs/tutorial.md, and its pictures.
+Run it from the root of the repository, with the model in runs/demo (`make demo`). Writes
+benchmarks/results/tutorial.txt, the output in docs/tutorial.md, and its pictures.
 """
 
 import contextlib

@@ -4,7 +4,15 @@ import shutil
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVER = "chromedriver"
-SWITCHES = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync", "disable-component-update")
+SWITCHES = (
+    "headless",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-sync",
+    "disable-component-update",
+)
 
 
 def is_there():
@@ -18,7 +26,12 @@ def start(profile, width=1400, height=1000):
 
     options = webdriver.ChromeOptions()
     options.binary_location = next(filter(None, map(shutil.which, BROWSERS)))
-    for switch in (*SWITCHES, "disable-background-networking", f"window-size={width},{height}", f"user-data-dir={profile}"):
+    for switch in (
+        *SWITCHES,
+        "disable-background-networking",
+        f"window-size={width},{height}",
+        f"user-data-dir={profile}",
+    ):
         options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which(DRIVER)))
@@ -47,8 +60,17 @@ class Page:
 
     def open(self, index):
         self.find("#example-list button")[index].click()
-        self.wait(lambda: self.run("return document.querySelector('[aria-current]').dataset.at") == str(index))
-        self.wait(lambda: self.text("#facts .sentence") == self.run("return document.querySelector('[aria-current] .text').textContent"))
+        self.wait(
+            lambda: (
+                self.run("return document.querySelector('[aria-current]').dataset.at") == str(index)
+            )
+        )
+        self.wait(
+            lambda: (
+                self.text("#facts .sentence")
+                == self.run("return document.querySelector('[aria-current] .text').textContent")
+            )
+        )
 
     def press(self, selector, *names):
         from selenium.webdriver.common.keys import Keys
@@ -56,10 +78,14 @@ class Page:
         self.find(selector)[0].send_keys(*(getattr(Keys, name) for name in names))
 
     def select(self, row, head=None):
-        self.find(f'#heads button[data-row="{row}"][data-head="{"" if head is None else head}"]')[0].click()
+        self.find(f'#heads button[data-row="{row}"][data-head="{"" if head is None else head}"]')[
+            0
+        ].click()
 
     def point_at(self, i, j):
-        """Move the mouse to a cell of the attribution matrix and return both numbers as they are shown."""
+        """Move the mouse to a cell of the attribution matrix and return both numbers as they are
+        shown.
+        """
         self.run(
             """const map = document.getElementById("attribution"), box = map.getBoundingClientRect();
             const at = (k) => map.gutter + (k + 0.5) * map.cell;
@@ -68,10 +94,15 @@ class Page:
             i,
             j,
         )
-        return [self.text(f'#readout output[data-name="{name}"]') for name in ("attribution", "attention")]
+        return [
+            self.text(f'#readout output[data-name="{name}"]')
+            for name in ("attribution", "attention")
+        ]
 
     def pairs(self):
-        """Return the table of pairs as it is shown: [from, to, attribution, of largest, attention] of each row."""
+        """Return the table of pairs as it is shown: [from, to, attribution, of largest, attention]
+        of each row.
+        """
         rows = self.run(
             """return [...document.querySelectorAll("#pairs tbody tr")].map((row) =>
             [row.dataset.from, row.dataset.to, ...[...row.querySelectorAll(".number")].map((cell) => cell.textContent)])"""

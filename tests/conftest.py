@@ -1,4 +1,6 @@
-"""Strict settings for every test, and a small classifier with a tokenizer to run the whole path on."""
+"""Strict settings for every test, and a small classifier with a tokenizer to run the whole path
+on.
+"""
 
 import dataclasses
 import json
@@ -14,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-# Two devices, so that whatever is wrong with sharded rows shows; no silent promotion of types or ranks.
+# Two devices, so that whatever is wrong with sharded rows shows; no silent promotion of types or
+# ranks.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,8 +28,9 @@ import attattr_jax as aa
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 WORDS = (
-    "a the film movie story plot acting music script is was not never and but very good bad great dull bright slow warm cold sharp flat "
-    "fine poor rich weak strong clever silly lovely dreary , ."
+    "a the film movie story plot acting music script is was not never and but very good bad great"
+    " dull bright slow warm cold sharp flat fine poor rich weak strong clever silly lovely"
+    " dreary , ."
 ).split()
 POSITIVE = "good great bright warm sharp fine rich strong clever lovely".split()
 NEGATIVE = "bad dull slow cold flat poor weak silly dreary".split()
@@ -42,14 +46,18 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _drop_compiled_programs():
-    """Free what a module compiled: every program holds memory mappings, and a process that runs out of them starts no thread."""
+    """Free what a module compiled: every program holds memory mappings, and a process that runs out
+    of them starts no thread.
+    """
     yield
     jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
 def standard_promotion():
-    """Standard promotion for a module that runs optax's Adam, which does not pass under the strict rules."""
+    """Standard promotion for a module that runs optax's Adam, which does not pass under the strict
+    rules.
+    """
     with jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -93,7 +101,12 @@ def regression_folder(tiny, tmp_path_factory):
     """A model with one output, a number, as for STS-B."""
     folder = tmp_path_factory.mktemp("regression")
     config = dataclasses.replace(tiny.config, num_labels=1, problem_type="regression")
-    aa.save_classifier(aa.Classifier(config, aa.init_params(config, jax.random.key(1)), tiny.tokenizer, {0: "stars"}), folder)
+    aa.save_classifier(
+        aa.Classifier(
+            config, aa.init_params(config, jax.random.key(1)), tiny.tokenizer, {0: "stars"}
+        ),
+        folder,
+    )
     return folder
 
 
@@ -103,7 +116,10 @@ def write_reviews(file, count, seed):
     lines = ["sentence\tlabel"]
     for _ in range(count):
         positive = int(random.integers(2))
-        noun, joiner = random.choice(["film", "movie", "story", "plot"]), random.choice(["and", "but", ","])
+        noun, joiner = (
+            random.choice(["film", "movie", "story", "plot"]),
+            random.choice(["and", "but", ","]),
+        )
         words = random.choice(POSITIVE if positive else NEGATIVE, 2)
         lines.append(f"the {noun} is {words[0]} {joiner} very {words[1]} .\t{positive}")
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -125,8 +141,9 @@ def trained_folder(tiny_folder, reviews_folder, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs") / "films"
     arguments = (
-        f"--model {tiny_folder} --dataset {reviews_folder} --output_dir {folder} --num_train_epochs 5 --train_batch_size 8 "
-        "--learning_rate 5e-3 --logging_steps 3 --save_steps 4 --max_seq_length 16"
+        f"--model {tiny_folder} --dataset {reviews_folder} --output_dir {folder} --num_train_epochs"
+        " 5 --train_batch_size 8 --learning_rate 5e-3 --logging_steps 3 --save_steps 4"
+        " --max_seq_length 16"
     )
     with jax.numpy_dtype_promotion("standard"):
         assert main(arguments.split()) == 0

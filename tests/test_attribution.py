@@ -27,11 +27,14 @@ def naive_attribution(classifier, batch, layer, target, method, n_steps):
     _, probs = aa.forward(classifier.params, batch, classifier.config)
 
     def output(replaced):
-        logits, _ = aa.forward(classifier.params, batch, classifier.config, attention_probs={layer: replaced})
+        logits, _ = aa.forward(
+            classifier.params, batch, classifier.config, attention_probs={layer: replaced}
+        )
         return jax.nn.softmax(logits)[jnp.arange(len(target)), target].sum()
 
     gradient = sum(
-        weight * jax.grad(output)(np.float32(alpha) * probs[layer]) for alpha, weight in zip(nodes, weights.astype("f"), strict=True)
+        weight * jax.grad(output)(np.float32(alpha) * probs[layer])
+        for alpha, weight in zip(nodes, weights.astype("f"), strict=True)
     )
     return probs[layer] * gradient
 
@@ -71,8 +74,14 @@ def test_golden_attributions(run, golden, name, method, n_steps, objective):
 
 def test_equals_the_naive_twin(golden_model, golden_batch, default):
     for layer in range(3):
-        expected = naive_attribution(golden_model, golden_batch, layer, default.target, "gausslegendre", 8)
-        np.testing.assert_allclose(default.attributions[:, layer], expected, atol=2e-6 * float(jnp.abs(expected).max()) + 1e-9)
+        expected = naive_attribution(
+            golden_model, golden_batch, layer, default.target, "gausslegendre", 8
+        )
+        np.testing.assert_allclose(
+            default.attributions[:, layer],
+            expected,
+            atol=2e-6 * float(jnp.abs(expected).max()) + 1e-9,
+        )
 
 
 def test_completeness_with_many_nodes(run):
@@ -84,9 +93,13 @@ def test_completeness_with_many_nodes(run):
     np.testing.assert_allclose(result.convergence_delta, total - expected, atol=1e-6)
 
 
-def test_baseline_score_is_the_output_without_that_layers_attention(golden_model, golden_batch, default):
+def test_baseline_score_is_the_output_without_that_layers_attention(
+    golden_model, golden_batch, default
+):
     zero = jnp.zeros((4, 4, 14, 14))
-    logits, _ = aa.forward(golden_model.params, golden_batch, golden_model.config, attention_probs={1: zero})
+    logits, _ = aa.forward(
+        golden_model.params, golden_batch, golden_model.config, attention_probs={1: zero}
+    )
     expected = jax.nn.softmax(logits)[jnp.arange(4), default.target]
     np.testing.assert_allclose(default.baseline_score[:, 1], expected, atol=1e-6)
 
@@ -104,19 +117,29 @@ def test_padding_and_batch_order_change_nothing(run, default, golden_batch):
 @pytest.mark.parametrize("step_batch_size", [1, 3])
 def test_chunks_of_steps_change_only_rounding(run, default, step_batch_size):
     result = run(n_steps=8, step_batch_size=step_batch_size)
-    np.testing.assert_allclose(result.attributions, default.attributions, atol=1e-6 * float(jnp.abs(default.attributions).max()))
+    np.testing.assert_allclose(
+        result.attributions,
+        default.attributions,
+        atol=1e-6 * float(jnp.abs(default.attributions).max()),
+    )
 
 
 def test_chosen_layers_come_in_the_order_asked_for(run, default):
     result = run(n_steps=8, layers=[2, 0])
-    np.testing.assert_allclose(result.attributions, default.attributions[:, jnp.asarray([2, 0])], atol=1e-7)
-    np.testing.assert_array_equal(result.attention_probs, default.attention_probs[:, jnp.asarray([2, 0])])
+    np.testing.assert_allclose(
+        result.attributions, default.attributions[:, jnp.asarray([2, 0])], atol=1e-7
+    )
+    np.testing.assert_array_equal(
+        result.attention_probs, default.attention_probs[:, jnp.asarray([2, 0])]
+    )
 
 
 @pytest.mark.parametrize("as_type", [np.asarray, jnp.asarray])
 def test_layers_and_steps_may_be_arrays(run, default, as_type):
     chosen = run(n_steps=as_type(8), layers=as_type([2, 0]))
-    np.testing.assert_allclose(chosen.attributions, default.attributions[:, np.asarray([2, 0])], atol=1e-6)
+    np.testing.assert_allclose(
+        chosen.attributions, default.attributions[:, np.asarray([2, 0])], atol=1e-6
+    )
 
 
 def test_a_class_that_the_model_has_not_gives_nan_in_a_jax_array(run):
@@ -128,7 +151,9 @@ def test_head_max_is_the_maximum_over_real_tokens(run, default, golden_batch):
     reduced = run(n_steps=8, reduce="head_max")
     for example, length in enumerate(golden_batch["attention_mask"].sum(axis=1)):
         real = np.asarray(default.attributions)[example, ..., :length, :length]
-        np.testing.assert_allclose(reduced.attributions[example], real.max(axis=(-1, -2)), atol=1e-7)
+        np.testing.assert_allclose(
+            reduced.attributions[example], real.max(axis=(-1, -2)), atol=1e-7
+        )
 
 
 def test_masked_head_gets_no_attribution(run):
@@ -136,7 +161,11 @@ def test_masked_head_gets_no_attribution(run):
     mask[0, 3] = mask[2, 1] = 0
     static, traced = run(n_steps=4, head_mask=mask), run(n_steps=4, head_mask=jnp.asarray(mask))
     attributions = np.asarray(static.attributions)
-    assert not attributions[:, 0, 3].any() and not attributions[:, 2, 1].any() and attributions[:, 0, 0].any()
+    assert (
+        not attributions[:, 0, 3].any()
+        and not attributions[:, 2, 1].any()
+        and attributions[:, 0, 0].any()
+    )
     np.testing.assert_allclose(attributions, traced.attributions, atol=1e-6)
     np.testing.assert_allclose(static.attention_probs, traced.attention_probs, atol=1e-6)
 
@@ -161,22 +190,31 @@ def test_under_jit_and_vmap(golden_model, golden_batch, default):
 
     def one(example):
         batch = {name: values[None] for name, values in example.items()}
-        return aa.attribute_attention(golden_model.params, batch, golden_model.config, n_steps=8).attributions[0]
+        return aa.attribute_attention(
+            golden_model.params, batch, golden_model.config, n_steps=8
+        ).attributions[0]
 
     np.testing.assert_allclose(jax.jit(jax.vmap(one))(inputs), default.attributions, atol=1e-6)
 
 
 def test_gradients_pass_through(golden_model, golden_batch):
-    """Training against attributions is possible: both functions can be differentiated by the parameters."""
+    """Training against attributions is possible: both functions can be differentiated by the
+    parameters.
+    """
 
     def total(params):
         arguments = (params, golden_batch, golden_model.config, 1, 2)
-        attention, tokens = aa.attribute_attention(*arguments, layers=[1]), aa.attribute_tokens(*arguments)
+        attention, tokens = (
+            aa.attribute_attention(*arguments, layers=[1]),
+            aa.attribute_tokens(*arguments),
+        )
         return jnp.abs(attention.attributions).sum() + jnp.abs(tokens.attributions).sum()
 
     gradient = jax.grad(total)(golden_model.params)
     leaves = jax.tree.leaves(gradient)
-    assert all(np.isfinite(leaf).all() for leaf in leaves) and any(np.abs(leaf).max() > 0 for leaf in leaves)
+    assert all(np.isfinite(leaf).all() for leaf in leaves) and any(
+        np.abs(leaf).max() > 0 for leaf in leaves
+    )
 
 
 def test_golden_holds_as_compiled_for_users():
@@ -191,7 +229,9 @@ error = np.abs(result.attributions - expected["attributions_gauss8_predicted"]).
 assert (error <= 1e-5 * scale).all(), error / scale
 """
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parent.parent)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parent.parent
+    )
 
 
 def test_float64_under_x64(golden_model, golden_batch, golden):
@@ -201,18 +241,24 @@ def test_float64_under_x64(golden_model, golden_batch, golden):
         result = aa.attribute_attention(params, golden_batch, golden_model.config, n_steps=8)
         assert result.attributions.dtype == jnp.float64
         expected = golden["attributions_gauss8_predicted"]
-        np.testing.assert_allclose(result.attributions, expected, atol=1e-9 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            result.attributions, expected, atol=1e-9 * np.abs(expected).max()
+        )
 
 
 def test_golden_token_attributions(golden_model, golden_batch, golden):
     result = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config)
     expected = golden["token_attributions_gauss20_predicted"]
     np.testing.assert_allclose(result.attributions, expected, atol=1e-5 * np.abs(expected).max())
-    np.testing.assert_allclose(result.convergence_delta, golden["token_convergence_delta"], atol=2e-6)
+    np.testing.assert_allclose(
+        result.convergence_delta, golden["token_convergence_delta"], atol=2e-6
+    )
 
 
 def test_tokens_take_a_rule_of_ones_own(golden_model, golden_batch):
-    by_name = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, n_steps=5, method="riemann_left")
+    by_name = aa.attribute_tokens(
+        golden_model.params, golden_batch, golden_model.config, n_steps=5, method="riemann_left"
+    )
     rule = aa.quadrature("riemann_left", 5)
     given = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, method=rule)
     np.testing.assert_array_equal(given.attributions, by_name.attributions)
@@ -222,7 +268,9 @@ def test_tokens_take_a_rule_of_ones_own(golden_model, golden_batch):
 @pytest.mark.parametrize("token", [97, -1, 1.0, True])
 def test_a_baseline_token_that_the_model_has_not_is_refused(golden_model, golden_batch, token):
     with pytest.raises(aa.InputError, match="baseline_token_id must be an id from 0 to 96"):
-        aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, baseline_token_id=token)
+        aa.attribute_tokens(
+            golden_model.params, golden_batch, golden_model.config, baseline_token_id=token
+        )
 
 
 def test_special_tokens_are_marked_by_ones(golden_model, golden_batch):
@@ -233,7 +281,9 @@ def test_special_tokens_are_marked_by_ones(golden_model, golden_batch):
 
 def test_without_special_tokens_mask_first_and_last_real_token_are_kept(golden_model, golden_batch):
     kept = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, n_steps=4)
-    found = aa.attribute_tokens(golden_model.params, bert.model_inputs(golden_batch), golden_model.config, n_steps=4)
+    found = aa.attribute_tokens(
+        golden_model.params, bert.model_inputs(golden_batch), golden_model.config, n_steps=4
+    )
     np.testing.assert_array_equal(found.attributions, kept.attributions)
     assert not np.asarray(found.attributions)[1, [0, 10, 11, 12, 13]].any()
 
@@ -274,7 +324,14 @@ def test_bad_arguments_are_named(run, arguments, message):
 
 
 def test_one_output_model_has_no_probability(golden_batch):
-    config = aa.BertConfig(vocab_size=97, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=1)
+    config = aa.BertConfig(
+        vocab_size=97,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        num_labels=1,
+    )
     params = aa.init_params(config, jax.random.key(0))
     with pytest.raises(aa.InputError, match="use 'logit'"):
         aa.attribute_attention(params, golden_batch, config)

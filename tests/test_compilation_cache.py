@@ -12,7 +12,8 @@ from conftest import GOLDEN
 import attattr_jax as aa
 from attattr_jax import compilation_cache
 
-# Programs by number; between runs JAX forgets what it has compiled, as if each were a process of its own.
+# Programs by number; between runs JAX forgets what it has compiled, as if each were a process of
+# its own.
 PROGRAM = """
 import json, os, warnings
 from pathlib import Path
@@ -49,10 +50,17 @@ print(json.dumps(found))
 
 
 def test_a_damaged_cache_is_mended(tmp_path):
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+    }
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
-    compiled, taken, without_time, then, cut_short, again, without_program, last = json.loads(done.stdout)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    compiled, taken, without_time, then, cut_short, again, without_program, last = json.loads(
+        done.stdout
+    )
     assert (compiled, taken) == ([2, 0, 0], [0, 2, 0]), "[written, read, warnings]"
     assert (without_time, then) == ([1, 0, 0], [0, 3, 0])
     assert (cut_short, again) == ([3, 0, 0], [0, 3, 0])
@@ -61,8 +69,14 @@ def test_a_damaged_cache_is_mended(tmp_path):
 
 @pytest.fixture
 def settings(monkeypatch, tmp_path):
-    """JAX's settings, which are put back, with nothing set yet: a function that returns folder, bound and threshold."""
-    names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size", "jax_persistent_cache_min_compile_time_secs")
+    """JAX's settings, which are put back, with nothing set yet: a function that returns folder,
+    bound and threshold.
+    """
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_compilation_cache_max_size",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
     before = {name: getattr(jax.config, name) for name in ("jax_enable_compilation_cache", *names)}
     for name, value in zip(before, (True, None, -1, 1.0), strict=True):
         jax.config.update(name, value)

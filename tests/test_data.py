@@ -17,7 +17,11 @@ def write(folder, name, content):
 
 
 def test_tsv_is_read_as_text(tmp_path):
-    file = write(tmp_path, "films.tsv", 'sentence\tlabel\n"quoted at the start\t0\nNA\t1\nnull\t0\n3\t1\nit \'s "fine"\t1\n')
+    file = write(
+        tmp_path,
+        "films.tsv",
+        'sentence\tlabel\n"quoted at the start\t0\nNA\t1\nnull\t0\n3\t1\nit \'s "fine"\t1\n',
+    )
     split = data.load_split(file, "validation")
     assert split.texts == ['"quoted at the start', "NA", "null", "3", 'it \'s "fine"']
     assert split.raw_labels == [0, 1, 0, 1, 1] and split.text_pairs is None
@@ -25,14 +29,21 @@ def test_tsv_is_read_as_text(tmp_path):
 
 
 def test_formats_agree(tmp_path):
-    rows = [{"premise": "a, b", "hypothesis": 'c "d"', "label": "no"}, {"premise": "e", "hypothesis": "f", "label": "yes"}]
+    rows = [
+        {"premise": "a, b", "hypothesis": 'c "d"', "label": "no"},
+        {"premise": "e", "hypothesis": "f", "label": "yes"},
+    ]
     write(tmp_path, "a.csv", 'premise,hypothesis,label\n"a, b","c ""d""",no\ne,f,yes\n')
     write(tmp_path, "a.tsv", 'premise\thypothesis\tlabel\na, b\tc "d"\tno\ne\tf\tyes\n')
     write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
     for suffix in ("csv", "tsv", "jsonl", "parquet"):
         split = data.load_split(str(tmp_path / f"a.{suffix}"), "train")
-        assert (split.texts, split.text_pairs, split.raw_labels) == (["a, b", "e"], ['c "d"', "f"], ["no", "yes"]), suffix
+        assert (split.texts, split.text_pairs, split.raw_labels) == (
+            ["a, b", "e"],
+            ['c "d"', "f"],
+            ["no", "yes"],
+        ), suffix
 
 
 def test_spreadsheet_habits(tmp_path):
@@ -42,7 +53,9 @@ def test_spreadsheet_habits(tmp_path):
     assert split.texts == ["good", "two\nlines", "bad"] and split.raw_labels == [1, 0, 0]
     assert [split.row(index).rsplit(" ", 1)[1] for index in range(3)] == ["2", "4", "6"]
     assert split.select([2]).row(0).endswith("row 6")
-    file = write(tmp_path, "a.jsonl", '{"sentence": "a", "label": 1.0}\n{"sentence": "b", "label": 0.0}\n')
+    file = write(
+        tmp_path, "a.jsonl", '{"sentence": "a", "label": 1.0}\n{"sentence": "b", "label": 0.0}\n'
+    )
     assert data.load_split(file, "train").raw_labels == [1, 0]
 
 
@@ -71,35 +84,71 @@ def test_files_are_read_as_they_are_now(tmp_path):
 
 
 def test_hidden_labels_are_none(tmp_path):
-    assert data.load_split(write(tmp_path, "a.tsv", "sentence\tlabel\na\t-1\nb\t-1\n"), "test").raw_labels is None
+    assert (
+        data.load_split(
+            write(tmp_path, "a.tsv", "sentence\tlabel\na\t-1\nb\t-1\n"), "test"
+        ).raw_labels
+        is None
+    )
 
 
 def test_examples_without_a_gold_label_are_none(tmp_path):
     rows = [("a", "1"), ("b", "-"), ("c", ""), ("d", "-1"), ("e", "0")]
-    file = write(tmp_path, "a.tsv", "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    file = write(
+        tmp_path,
+        "a.tsv",
+        "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows),
+    )
     split = data.load_split(file, "train")
     assert split.raw_labels == [1, "-", None, -1, 0]
     labelled = split.with_gold_labels({0: "no", 1: "yes"})
-    assert (labelled.texts, labelled.raw_labels) == (["a", "e"], [1, 0]) and labelled.row(1).endswith("row 6")
+    assert (labelled.texts, labelled.raw_labels) == (["a", "e"], [1, 0]) and labelled.row(
+        1
+    ).endswith("row 6")
 
 
 def test_values_of_json_stay_what_they_are(tmp_path):
-    lines = ['{"text": "2020-01-01", "label": 4.6}', '{"text": "2021-02-03T10:00:00"}', '{"text": "x", "label": null}']
+    lines = [
+        '{"text": "2020-01-01", "label": 4.6}',
+        '{"text": "2021-02-03T10:00:00"}',
+        '{"text": "x", "label": null}',
+    ]
     split = data.load_split(write(tmp_path, "a.jsonl", "\n".join(lines)), "train")
-    assert split.texts == ["2020-01-01", "2021-02-03T10:00:00", "x"] and split.raw_labels == [4.6, None, None]
+    assert split.texts == ["2020-01-01", "2021-02-03T10:00:00", "x"] and split.raw_labels == [
+        4.6,
+        None,
+        None,
+    ]
 
 
 def test_glue_folders_as_they_are_published(tmp_path):
-    """CoLA and SciTail have no header, QQP's label is `is_duplicate`, MNLI's test split is `test_matched`."""
-    write(tmp_path, "train.tsv", "gj04\t1\t\tOur friends won't buy this.\ngj04\t0\t*\tThey drank the pub.\n")
+    """CoLA and SciTail have no header, QQP's label is `is_duplicate`, MNLI's test split is
+    `test_matched`.
+    """
+    write(
+        tmp_path,
+        "train.tsv",
+        "gj04\t1\t\tOur friends won't buy this.\ngj04\t0\t*\tThey drank the pub.\n",
+    )
     write(tmp_path, "test.tsv", "index\tsentence\n0\tBill whistled past the house.\n")
     train, test = (data.load_split(str(tmp_path), split) for split in ("train", "test"))
-    assert train.texts == ["Our friends won't buy this.", "They drank the pub."] and train.raw_labels == [1, 0]
+    assert train.texts == [
+        "Our friends won't buy this.",
+        "They drank the pub.",
+    ] and train.raw_labels == [1, 0]
     assert train.row(0).endswith("row 1") and test.texts == ["Bill whistled past the house."]
-    scitail = data.load_split(write(tmp_path, "s.tsv", "A premise.\tA claim.\tentails\nB.\tC.\tneutral\n"), "train")
-    assert (scitail.texts, scitail.text_pairs, scitail.raw_labels) == (["A premise.", "B."], ["A claim.", "C."], ["entails", "neutral"])
+    scitail = data.load_split(
+        write(tmp_path, "s.tsv", "A premise.\tA claim.\tentails\nB.\tC.\tneutral\n"), "train"
+    )
+    assert (scitail.texts, scitail.text_pairs, scitail.raw_labels) == (
+        ["A premise.", "B."],
+        ["A claim.", "C."],
+        ["entails", "neutral"],
+    )
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-    assert data.load_split(write(tmp_path, "q.tsv", header + "1\t2\t3\ta?\tb?\t1\n"), "train").raw_labels == [1]
+    assert data.load_split(
+        write(tmp_path, "q.tsv", header + "1\t2\t3\ta?\tb?\t1\n"), "train"
+    ).raw_labels == [1]
     write(tmp_path, "test_matched.tsv", "sentence1\tsentence2\nm\tn\n")
     (tmp_path / "test.tsv").unlink()
     assert data.load_split(str(tmp_path), "test").texts == ["m"]
@@ -108,38 +157,63 @@ def test_glue_folders_as_they_are_published(tmp_path):
 
 def test_a_file_without_header_loses_no_example(tmp_path):
     file = write(tmp_path, "a.tsv", "1\tthe first sentence of this file\n0\tanother one\n")
-    with pytest.raises(aa.InputError, match="if these are no names, name the columns with --column_names"):
+    with pytest.raises(
+        aa.InputError, match="if these are no names, name the columns with --column_names"
+    ):
         data.load_split(file, "train")
-    with pytest.raises(aa.InputError, match="has no header, its first line is an example: name the columns with --column_names"):
-        data.load_split(file, "train", data.Columns(text="the first sentence of this file", label="1"))
+    with pytest.raises(
+        aa.InputError,
+        match="has no header, its first line is an example: name the columns with --column_names",
+    ):
+        data.load_split(
+            file, "train", data.Columns(text="the first sentence of this file", label="1")
+        )
     with pytest.raises(aa.InputError, match="its first line is an example"):
         data.load_split(
             write(tmp_path, "b.tsv", "one sentence that is rather long\nanother\n"),
             "train",
             data.Columns("one sentence that is rather long"),
         )
-    survey = write(tmp_path, "survey.csv", "How did you like this film of ours?,Rating\ngood,1\nbad,0\n")
+    survey = write(
+        tmp_path, "survey.csv", "How did you like this film of ours?,Rating\ngood,1\nbad,0\n"
+    )
     columns = data.Columns("How did you like this film of ours?", label="Rating")
-    assert data.load_split(survey, "train", columns).texts == ["good", "bad"], "a header may be long"
+    assert data.load_split(survey, "train", columns).texts == [
+        "good",
+        "bad",
+    ], "a header may be long"
     split = data.load_split(file, "train", data.Columns(names=("label", "sentence")))
-    assert split.texts == ["the first sentence of this file", "another one"] and split.raw_labels == [1, 0]
+    assert split.texts == [
+        "the first sentence of this file",
+        "another one",
+    ] and split.raw_labels == [1, 0]
     with pytest.raises(aa.InputError, match=r"row 1: 2 fields, --column_names has 3 \(a, b, c\)"):
         data.load_split(file, "train", data.Columns(names=("a", "b", "c")))
     with pytest.raises(aa.InputError, match=r"--column_names is for .tsv and .csv files"):
-        data.load_split(write(tmp_path, "a.jsonl", '{"text": "a"}'), "train", data.Columns(names=("a",)))
+        data.load_split(
+            write(tmp_path, "a.jsonl", '{"text": "a"}'), "train", data.Columns(names=("a",))
+        )
 
 
 def test_bad_rows_are_left_out_only_when_asked(tmp_path):
     file = write(tmp_path, "a.tsv", "sentence\tlabel\na\t1\nb\t0\tmore\nc\nd\t0\n")
-    with pytest.raises(aa.InputError, match="row 3: 3 fields.*; --skip_bad_rows leaves such rows out"):
+    with pytest.raises(
+        aa.InputError, match="row 3: 3 fields.*; --skip_bad_rows leaves such rows out"
+    ):
         data.load_split(file, "train")
     split = data.load_split(file, "train", data.Columns(skip_bad_rows=True))
-    assert (split.texts, split.raw_labels, split.num_skipped) == (["a", "d"], [1, 0], 2) and split.row(1).endswith("row 5")
+    assert (split.texts, split.raw_labels, split.num_skipped) == (
+        ["a", "d"],
+        [1, 0],
+        2,
+    ) and split.row(1).endswith("row 5")
 
 
 def test_a_quotation_mark_that_is_not_closed_is_named_with_its_row(tmp_path):
     file = write(tmp_path, "a.csv", 'sentence,label\n"a, b",1\n"two\nlines",0\n"open,1\nmore,0\n')
-    with pytest.raises(aa.InputError, match="row 5: not rows and columns: a quotation mark is not closed"):
+    with pytest.raises(
+        aa.InputError, match="row 5: not rows and columns: a quotation mark is not closed"
+    ):
         data.load_split(file, "train")
 
 
@@ -183,24 +257,32 @@ def test_columns_can_be_named(tmp_path):
 def test_folder_splits_go_by_their_usual_names(tmp_path):
     for name in ("train", "dev", "test"):
         write(tmp_path, f"{name}.tsv", f"sentence\tlabel\n{name}\t0\n")
-    assert [data.load_split(str(tmp_path), split).texts for split in ("train", "validation", "test")] == [["train"], ["dev"], ["test"]]
+    assert [
+        data.load_split(str(tmp_path), split).texts for split in ("train", "validation", "test")
+    ] == [["train"], ["dev"], ["test"]]
 
 
 def test_reviews_are_as_promised():
-    train, validation, test = (data.load_split("reviews", split) for split in ("train", "validation", "test"))
+    train, validation, test = (
+        data.load_split("reviews", split) for split in ("train", "validation", "test")
+    )
     assert len(train) + len(validation) >= 800
     texts = train.texts + validation.texts + test.texts
     assert len(set(texts)) == len(texts), "no text twice, in one split or in two"
     for split in (train, validation, test):
         assert 0.44 <= np.mean([label == "positive" for label in split.raw_labels]) <= 0.56
     pairs = list(zip(test.raw_labels[::2], test.raw_labels[1::2], strict=True))
-    assert all(set(pair) == {"positive", "negative"} for pair in pairs), "minimal pairs differ in their label"
+    assert all(set(pair) == {"positive", "negative"} for pair in pairs), (
+        "minimal pairs differ in their label"
+    )
 
 
 def test_glue_task_from_the_hub(monkeypatch):
     rows = {"question": ["q"], "sentence": ["s"], "label": [1]}
     features = datasets.Features(
-        question=datasets.Value("string"), sentence=datasets.Value("string"), label=datasets.ClassLabel(names=["entailment", "not"])
+        question=datasets.Value("string"),
+        sentence=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["entailment", "not"]),
     )
     asked = []
 
@@ -218,7 +300,13 @@ def test_glue_task_from_the_hub(monkeypatch):
 
 
 def test_unreachable_hub_names_the_offline_choices():
-    with pytest.raises(aa.InputError, match=r"sst2 .*cannot be had from the Hub.*reviews, which is shipped, or a folder with train.tsv"):
+    with pytest.raises(
+        aa.InputError,
+        match=(
+            r"sst2 .*cannot be had from the Hub.*reviews, which is shipped, or a folder with"
+            r" train.tsv"
+        ),
+    ):
         data.load_split("sst2", "train")
 
 
@@ -229,7 +317,9 @@ def test_mnli_has_two_evaluation_splits(tmp_path, monkeypatch):
     (tmp_path / "mnli").mkdir()
     assert data.evaluation_splits("mnli") == both, "a folder without data is not the task"
     write(tmp_path / "mnli", "dev.tsv", "sentence1\tsentence2\na\tb\n")
-    assert data.evaluation_splits("mnli") == {"eval": "validation"}, "a folder with data is not the task of the Hub"
+    assert data.evaluation_splits("mnli") == {"eval": "validation"}, (
+        "a folder with data is not the task of the Hub"
+    )
     assert data.load_split("mnli", "validation_matched").texts == ["a"]
     assert data.evaluation_splits("rte") == {"eval": "validation"}
     for name in ("train", "dev_matched", "dev_mismatched"):
@@ -244,7 +334,12 @@ def test_names_of_data_sets(tmp_path, monkeypatch):
     (tmp_path / "films.tsv").touch()
     assert data.dataset_name("some/films") == "films" and data.dataset_name("films.tsv") == "films"
     assert data.dataset_name(".") == tmp_path.name
-    assert [data.task_name(name) for name in ("sst2", "path/SST-2", "glue/CoLA", "MRPC/")] == ["sst2", "sst2", "cola", "mrpc"]
+    assert [data.task_name(name) for name in ("sst2", "path/SST-2", "glue/CoLA", "MRPC/")] == [
+        "sst2",
+        "sst2",
+        "cola",
+        "mrpc",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +349,10 @@ def test_names_of_data_sets(tmp_path, monkeypatch):
         ("sentence\tlabel\n", "has no examples"),
         ("a\tb\nx\t1\n", "none of the usual text columns, only a, b: name one with --text_column"),
         ("sentence\tlabel\ngood\t1\n \t0\n", r"films.tsv, row 3: 'sentence' is empty"),
-        ("sentence\tlabel\ngood\t1\nbad\n", r"films.tsv, row 3: 1 fields, the header has 2 \(sentence, label\), separated by tabs"),
+        (
+            "sentence\tlabel\ngood\t1\nbad\n",
+            r"films.tsv, row 3: 1 fields, the header has 2 \(sentence, label\), separated by tabs",
+        ),
         ("sentence\tlabel\ngood\t1\textra\n", r"films.tsv, row 2: 3 fields"),
         ("sentence\tsentence\ngood\t1\n", "two columns have the same name"),
         ("sentence\ngood\n\nbad\n", r"films.tsv, row 3: 'sentence' is empty"),
@@ -272,11 +370,15 @@ def test_missing_things_are_named(tmp_path):
     with pytest.raises(aa.InputError, match="has no train file: name one train.tsv"):
         data.load_split(str(tmp_path), "train")
     file = write(tmp_path, "films.tsv", "sentence\tlabel\na\t1\n")
-    with pytest.raises(aa.InputError, match=r"no column 'body' \(--text_column\); it has sentence, label"):
+    with pytest.raises(
+        aa.InputError, match=r"no column 'body' \(--text_column\); it has sentence, label"
+    ):
         data.load_split(file, "train", data.Columns(text="body"))
     binary = tmp_path / "binary.tsv"
     binary.write_bytes(b"sentence\tlabel\n\xff\xfe\t1\n")
-    with pytest.raises(aa.InputError, match=r"binary.tsv is not UTF-8 text: row 2: invalid start byte"):
+    with pytest.raises(
+        aa.InputError, match=r"binary.tsv is not UTF-8 text: row 2: invalid start byte"
+    ):
         data.load_split(str(binary), "train")
 
 
@@ -295,17 +397,38 @@ def test_python_tokenizers_give_the_same_tokens_without_offsets(tiny, tmp_path, 
 
     vocabulary = tiny.tokenizer.convert_ids_to_tokens(range(len(tiny.tokenizer)))
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    tokenizer = BertJapaneseTokenizer(tmp_path / "vocab.txt", word_tokenizer_type="basic", subword_tokenizer_type="wordpiece")
+    tokenizer = BertJapaneseTokenizer(
+        tmp_path / "vocab.txt", word_tokenizer_type="basic", subword_tokenizer_type="wordpiece"
+    )
     aa.save_classifier(dataclasses.replace(tiny, tokenizer=tokenizer), tmp_path / "slow")
     slow = aa.load_classifier(tmp_path / "slow")
     assert not slow.tokenizer.is_fast
-    texts, pairs = ["the film is good , but very slow .", "bad unheard"], ["a clever plot .", "the story"]
-    for split in (data.Split("texts", "texts", texts, None, None), data.Split("texts", "texts", texts, pairs, None)):
+    texts, pairs = (
+        ["the film is good , but very slow .", "bad unheard"],
+        [
+            "a clever plot .",
+            "the story",
+        ],
+    )
+    for split in (
+        data.Split("texts", "texts", texts, None, None),
+        data.Split("texts", "texts", texts, pairs, None),
+    ):
         capfd.readouterr()
-        found, expected = (data.encode(classifier, split, max_length) for classifier in (slow, tiny))
-        for name in ("input_ids", "token_type_ids", "special_tokens_mask", "num_truncated", "num_cut_tokens"):
+        found, expected = (
+            data.encode(classifier, split, max_length) for classifier in (slow, tiny)
+        )
+        for name in (
+            "input_ids",
+            "token_type_ids",
+            "special_tokens_mask",
+            "num_truncated",
+            "num_cut_tokens",
+        ):
             assert getattr(found, name) == getattr(expected, name), name
-        assert found.offsets == [[(0, 0)] * length for length in found.lengths] and found.word_ids == [None, None]
+        assert found.offsets == [
+            [(0, 0)] * length for length in found.lengths
+        ] and found.word_ids == [None, None]
         assert capfd.readouterr().err == ""
 
 
@@ -319,17 +442,25 @@ def test_batches_hold_every_example_once(tiny):
     for batch in batches:
         rows, length = batch.inputs["input_ids"].shape
         assert rows % 2 == 0 and length in data.BUCKETS
-        assert (batch.inputs["attention_mask"].sum(axis=1)[batch.weights > 0] == encoded.lengths[batch.indices[batch.weights > 0]]).all()
+        assert (
+            batch.inputs["attention_mask"].sum(axis=1)[batch.weights > 0]
+            == encoded.lengths[batch.indices[batch.weights > 0]]
+        ).all()
         assert not batch.inputs["attention_mask"][batch.weights == 0].any()
         assert (batch.labels[batch.weights > 0] == batch.indices[batch.weights > 0]).all()
 
 
 def test_training_order_depends_on_seed_and_epoch_alone():
     lengths = np.random.default_rng(0).integers(3, 60, 1000)
-    orders = {key: np.concatenate(list(data.shuffled_batches(lengths, 8, *key))) for key in ((0, 0), (0, 1), (1, 0))}
+    orders = {
+        key: np.concatenate(list(data.shuffled_batches(lengths, 8, *key)))
+        for key in ((0, 0), (0, 1), (1, 0))
+    }
     for order in orders.values():
         assert sorted(order) == list(range(1000))
-    np.testing.assert_array_equal(orders[0, 0], np.concatenate(list(data.shuffled_batches(lengths, 8, 0, 0))))
+    np.testing.assert_array_equal(
+        orders[0, 0], np.concatenate(list(data.shuffled_batches(lengths, 8, 0, 0)))
+    )
     assert (orders[0, 0] != orders[0, 1]).any() and (orders[0, 0] != orders[1, 0]).any()
     spread = np.mean([np.ptp(lengths[batch]) for batch in data.shuffled_batches(lengths, 8, 0, 0)])
     assert spread < 5, "similar lengths come together"
@@ -337,12 +468,18 @@ def test_training_order_depends_on_seed_and_epoch_alone():
 
 def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads():
     split = data.Split("train", "a.parquet", ["good film", "bad plot"], None, [0, 1])
-    encoded = data.Encoded([[5], [6]], [[0], [0]], [[0], [0]], [[], []], [[], []], labels=np.asarray([0, 1], np.int32))
+    encoded = data.Encoded(
+        [[5], [6]], [[0], [0]], [[0], [0]], [[], []], [[], []], labels=np.asarray([0, 1], np.int32)
+    )
     found = [
         data.fingerprint(one, dataclasses.replace(encoded, labels=labels))
         for one, labels in (
             (split, encoded.labels),
-            (split, encoded.labels[::-1]),  # as where the data set names its classes in another order
+            # As where the data set names its classes in another order
+            (
+                split,
+                encoded.labels[::-1],
+            ),
             (split, None),
             (dataclasses.replace(split, text_pairs=["good film", "bad plot"]), encoded.labels),
             (dataclasses.replace(split, texts=["good", "film bad plot"]), encoded.labels),
@@ -350,4 +487,7 @@ def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads(
         )
     ]
     assert len(set(found)) == len(found)
-    assert data.fingerprint(dataclasses.replace(split, name="dev", source="b.tsv"), encoded) == found[0]
+    assert (
+        data.fingerprint(dataclasses.replace(split, name="dev", source="b.tsv"), encoded)
+        == found[0]
+    )

@@ -42,23 +42,43 @@ def fixed_arguments(golden_model, golden_batch):
     def arguments(rule, config=golden_model.config, groups=None, path="layer"):
         groups = groups or engine.layer_groups(config, (0, 1, 2), 4, 14, None)
         nodes, weights = (np.asarray(values, np.float32) for values in rule)
-        positional = golden_model.params, bert.model_inputs(golden_batch), None, (nodes, weights[None]), None
-        static = {"config": config, "objective": "prob", "path": path, "groups": groups, "reduce": None}
+        positional = (
+            golden_model.params,
+            bert.model_inputs(golden_batch),
+            None,
+            (nodes, weights[None]),
+            None,
+        )
+        static = {
+            "config": config,
+            "objective": "prob",
+            "path": path,
+            "groups": groups,
+            "reduce": None,
+        }
         return positional, static
 
     return arguments
 
 
-# --- the joint path -------------------------------------------------------------------------------------------------------------------
+# --- the joint path -------------------------------------------------------------------------------
 
 
 def test_joint_path_is_complete_over_all_its_layers(joint, joint_layers):
     attributions = np.asarray(joint.attributions)
-    assert attributions.shape == (4, len(joint_layers), 4, 14, 14) and joint.n_steps.shape == (4, len(joint_layers))
+    assert attributions.shape == (4, len(joint_layers), 4, 14, 14) and joint.n_steps.shape == (
+        4,
+        len(joint_layers),
+    )
     assert joint.baseline_score.shape == joint.convergence_delta.shape == (4, 1)
-    total, magnitude = attributions.sum(axis=(1, 2, 3, 4)), np.abs(attributions).sum(axis=(1, 2, 3, 4))
+    total, magnitude = (
+        attributions.sum(axis=(1, 2, 3, 4)),
+        np.abs(attributions).sum(axis=(1, 2, 3, 4)),
+    )
     difference = np.asarray(joint.score) - np.asarray(joint.baseline_score)[:, 0]
-    assert (np.abs(total - difference) <= 5e-5 * magnitude).all() and (np.abs(difference) > 1e-2).all()
+    assert (np.abs(total - difference) <= 5e-5 * magnitude).all() and (
+        np.abs(difference) > 1e-2
+    ).all()
     np.testing.assert_allclose(joint.convergence_delta[:, 0], total - difference, atol=1e-6)
 
 
@@ -68,17 +88,24 @@ def test_joint_path_equals_the_naive_twin(golden_model, golden_batch, joint, joi
     rows = jnp.arange(4)
 
     def scores(replaced):
-        logits, _ = aa.forward(golden_model.params, golden_batch, golden_model.config, attention_probs=replaced)
+        logits, _ = aa.forward(
+            golden_model.params, golden_batch, golden_model.config, attention_probs=replaced
+        )
         return jax.nn.softmax(logits)[rows, joint.target]
 
     gradient_at = jax.jit(jax.grad(lambda alpha_probs: scores(alpha_probs).sum()))
     gradient = {layer: 0 for layer in joint_layers}
     for alpha, weight in zip(*aa.quadrature("gausslegendre", N_STEPS), strict=True):
         scaled = {layer: np.float32(alpha) * values for layer, values in probs.items()}
-        gradient = {layer: gradient[layer] + np.float32(weight) * each for layer, each in gradient_at(scaled).items()}
+        gradient = {
+            layer: gradient[layer] + np.float32(weight) * each
+            for layer, each in gradient_at(scaled).items()
+        }
     for at, layer in enumerate(joint_layers):
         expected = np.asarray(probs[layer] * gradient[layer])
-        np.testing.assert_allclose(joint.attributions[:, at], expected, atol=2e-6 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            joint.attributions[:, at], expected, atol=2e-6 * np.abs(expected).max()
+        )
     zero = {layer: jnp.zeros_like(values) for layer, values in probs.items()}
     np.testing.assert_allclose(joint.baseline_score[:, 0], scores(zero), atol=1e-6)
 
@@ -90,7 +117,7 @@ def test_joint_path_of_the_last_layer_is_its_own_path(run, default):
     np.testing.assert_allclose(result.baseline_score, default.baseline_score[:, 2:], atol=1e-6)
 
 
-# --- groups and memory ----------------------------------------------------------------------------------------------------------------
+# --- groups and memory ----------------------------------------------------------------------------
 
 
 def test_one_layer_at_a_time_gives_the_same(run, default, golden_model, monkeypatch):
@@ -99,7 +126,9 @@ def test_one_layer_at_a_time_gives_the_same(run, default, golden_model, monkeypa
     result = run(n_steps=8)
     expected = np.asarray(default.attributions)
     scale = np.abs(expected).max(axis=(0, 2, 3, 4))
-    assert (np.abs(np.asarray(result.attributions) - expected).max(axis=(0, 2, 3, 4)) <= 1e-6 * scale).all()
+    assert (
+        np.abs(np.asarray(result.attributions) - expected).max(axis=(0, 2, 3, 4)) <= 1e-6 * scale
+    ).all()
     np.testing.assert_allclose(result.convergence_delta, default.convergence_delta, atol=1e-6)
 
 
@@ -114,14 +143,23 @@ def test_layer_groups_cover_every_layer_within_the_budget(num_tokens, batch_size
         for group, steps in groups:
             assert list(group) == sorted(group) and steps >= 1 and steps == (steps_at_once or steps)
             needed = steps * engine.bytes_per_step(config, group, batch_size, num_tokens)
-            assert needed <= engine.CPU_MEMORY_BYTES or (len(group) == 1 and steps == (steps_at_once or 1))
+            assert needed <= engine.CPU_MEMORY_BYTES or (
+                len(group) == 1 and steps == (steps_at_once or 1)
+            )
 
 
 def test_estimate_grows_with_rows_layers_and_precision():
     config, layers = aa.BertConfig(), (3, 7)
     one = engine.bytes_per_step(config, layers, 1, 128)
-    assert [engine.bytes_per_step(config, layers, rows, 128) for rows in (2, 8, 64)] == [2 * one, 8 * one, 64 * one]
-    assert engine.bytes_per_step(dataclasses.replace(config, dtype="bfloat16"), layers, 1, 128) == one / 2
+    assert [engine.bytes_per_step(config, layers, rows, 128) for rows in (2, 8, 64)] == [
+        2 * one,
+        8 * one,
+        64 * one,
+    ]
+    assert (
+        engine.bytes_per_step(dataclasses.replace(config, dtype="bfloat16"), layers, 1, 128)
+        == one / 2
+    )
     assert engine.bytes_per_step(config, (2, 7), 1, 128) > one
 
 
@@ -130,7 +168,12 @@ def test_memory_does_not_grow_with_the_number_of_steps(fixed_arguments, path):
     def compiled_bytes(n_steps):
         rule = aa.quadrature("gausslegendre", n_steps)
         arguments, static = fixed_arguments(rule, groups=(((1,), 4),), path=path)
-        return engine.attribute_fixed.lower(*arguments, **static).compile().memory_analysis().temp_size_in_bytes
+        return (
+            engine.attribute_fixed.lower(*arguments, **static)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     few = compiled_bytes(8)
     assert few > 100_000 and abs(compiled_bytes(64) - few) < 0.02 * few
@@ -144,7 +187,7 @@ def test_rows_per_device_of_a_sharded_batch(golden_batch):
     assert engine.rows_per_device(sharding.replicate(golden_batch, mesh)) == 4
 
 
-# --- bfloat16 -------------------------------------------------------------------------------------------------------------------------
+# --- bfloat16 -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +202,9 @@ def test_bfloat16_agrees_loosely_and_returns_float32(run, default, half):
     for name in ("attributions", "score", "baseline_score", "convergence_delta", "logits"):
         assert getattr(result, name).dtype == jnp.float32, name
     expected = np.asarray(default.attributions)
-    error = np.abs(np.asarray(result.attributions) - expected).sum(axis=(2, 3, 4)) / np.abs(expected).sum(axis=(2, 3, 4))
+    error = np.abs(np.asarray(result.attributions) - expected).sum(axis=(2, 3, 4)) / np.abs(
+        expected
+    ).sum(axis=(2, 3, 4))
     assert error.max() < 0.06, "measured: 0.031"
     assert error.max() > 1e-3, "it was computed in bfloat16"
     np.testing.assert_allclose(result.score, default.score, atol=3e-3)

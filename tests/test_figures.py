@@ -25,7 +25,9 @@ OUTPUT = "step 1\nstep 2\nstep 3\n601 passed in 618.16s\nreal\t8m50.394s\n"
 
 @pytest.fixture(scope="module")
 def figures():
-    spec = importlib.util.spec_from_file_location("check_figures", ROOT / "benchmarks" / "check_figures.py")
+    spec = importlib.util.spec_from_file_location(
+        "check_figures", ROOT / "benchmarks" / "check_figures.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -71,7 +73,10 @@ def test_right_and_wrong_numbers(problems, printed, expression):
 
 
 def test_the_last_numbers_before_a_comment_are_meant(problems):
-    page = "With 20 steps {}, tolerance 1e-3, {} s<!-- a.json: accuracy; _; seconds[0] -->, and 5 more."
+    page = (
+        "With 20 steps {}, tolerance 1e-3, {} s<!-- a.json: accuracy; _; seconds[0] -->, and 5"
+        " more."
+    )
     assert problems(page.format("0.899", "35.0")) == []
     assert len(problems(page.format("35.0", "0.899"))) == 2
 
@@ -104,14 +109,19 @@ def test_a_comment_above_a_table_is_for_each_of_its_rows(problems):
     assert problem == "page.md:6: 0.810 on the page, 0.8 in a.json: accuracy"
     (problem,) = problems(TABLE.format("0.800", "0.850 |"))
     assert problem.startswith("page.md:7: ")
-    assert problems("<!-- a.json: points[row].accuracy -->\n\nNo table.")[0].startswith("page.md:1: no table")
+    assert problems("<!-- a.json: points[row].accuracy -->\n\nNo table.")[0].startswith(
+        "page.md:1: no table"
+    )
 
 
 @pytest.mark.parametrize(
     ("page", "number"),
     [
         ("Accuracy is 0.899<!-- a.json: accuracy -->. A step takes 13 ms.", "13"),
-        ("Accuracy is 0.899<!-- a.json: accuracy -->.\n\nIt has 22,713,986 parameters.", "22,713,986"),
+        (
+            "Accuracy is 0.899<!-- a.json: accuracy -->.\n\nIt has 22,713,986 parameters.",
+            "22,713,986",
+        ),
         ("- Deltas are 3e-6, accuracy is 0.899<!-- a.json: accuracy -->.", "3e-6"),
         ("| rule | evaluations |\n|---|---|\n| Gauss-Legendre 20 | 20 |", "20"),
     ],
@@ -120,14 +130,22 @@ def test_a_number_that_looks_measured_needs_a_comment(problems, page, number):
     (problem,) = problems(page)
     assert f"{number} looks measured" in problem
     if "|" not in page:
-        assert problems(page.replace(number, f"{number}<!-- not measured -->" if page[0] != "-" else "few")) == []
+        assert (
+            problems(
+                page.replace(number, f"{number}<!-- not measured -->" if page[0] != "-" else "few")
+            )
+            == []
+        )
 
 
 @pytest.mark.parametrize(
     "page",
     [
         "A page without comments: 2.5 s, version 0.10.2, 128 MiB.",
-        "Accuracy is 0.899<!-- a.json: accuracy -->, with `--learning_rate 3e-5`, [here](docs/1.5.md), MiniLM-L6, SST-2.",
+        (
+            "Accuracy is 0.899<!-- a.json: accuracy -->, with `--learning_rate 3e-5`,"
+            " [here](docs/1.5.md), MiniLM-L6, SST-2."
+        ),
         "Accuracy is 0.899<!-- a.json: accuracy -->.\n\n## 1.5 times\n\n```\ntook 2.5 s\n```\n",
     ],
 )
@@ -159,5 +177,7 @@ def test_comments_that_name_nothing(problems, comment, message):
 def test_blocks_of_output_are_in_their_file(problems):
     page = "<!-- run.txt: verbatim -->\n\n```output\nstep 1\n…\n{}\n```\n"
     assert problems(page.format("step 3")) == []
-    assert problems(page.format("step 4")) == ["page.md:6: run.txt does not have this output: step 4"]
+    assert problems(page.format("step 4")) == [
+        "page.md:6: run.txt does not have this output: step 4"
+    ]
     assert "no comment above" in problems("```output\nstep 1\n```\n")[0]

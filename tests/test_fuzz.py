@@ -22,7 +22,18 @@ def fuzz():
 
 
 def test_damaged_files_give_nothing_but_input_errors(fuzz, tmp_path, capfd):
-    status = fuzz.main(["--cases", "150", "--seed", "1", "--workers", "1", "--output", str(tmp_path / "counts.json")])
+    status = fuzz.main(
+        [
+            "--cases",
+            "150",
+            "--seed",
+            "1",
+            "--workers",
+            "1",
+            "--output",
+            str(tmp_path / "counts.json"),
+        ]
+    )
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert json.loads(capfd.readouterr().out) == counts
     assert (status, counts["failed"], counts["failed_at"]) == (0, 0, [])
@@ -33,7 +44,9 @@ def test_damaged_files_give_nothing_but_input_errors(fuzz, tmp_path, capfd):
 def test_the_same_seed_gives_the_same_cases(fuzz):
     valid = json.dumps({"a": [1, 2.5, "x"], "b": {"c": None}}).encode()
     for form in fuzz.CHANGES:
-        first, second, other = (fuzz.mutate(fuzz.Random(seed), form, valid, [valid]) for seed in (4, 4, 5))
+        first, second, other = (
+            fuzz.mutate(fuzz.Random(seed), form, valid, [valid]) for seed in (4, 4, 5)
+        )
         assert first == second != other
 
 
@@ -50,7 +63,10 @@ def _write(file):
         (lambda inside, outside: _write(inside / ".." / "outside" / "a"), "forbidden act"),
         (lambda inside, outside: (outside / "b").mkdir(), "forbidden act"),
         (lambda inside, outside: Path(inside / "a").rename(outside / "a"), "forbidden act"),
-        (lambda inside, outside: __import__("subprocess").run(["true"], check=True), "forbidden act"),
+        (
+            lambda inside, outside: __import__("subprocess").run(["true"], check=True),
+            "forbidden act",
+        ),
         (lambda inside, outside: __import__("pickle").loads(b"cos\ngetcwd\n."), "forbidden act"),
         (lambda inside, outside: {}["a"], "KeyError"),
         (lambda inside, outside: np.zeros(2**50), "MemoryError"),
@@ -62,7 +78,8 @@ def test_what_is_forbidden_is_seen(fuzz, tmp_path, monkeypatch, act, type_):
     inside.mkdir()
     outside.mkdir()
     (inside / "a").touch()
-    monkeypatch.setattr(fuzz.tempfile, "tempdir", str(inside))  # it may be written to as well, and holds `outside`
+    # It may be written to as well, and holds `outside`
+    monkeypatch.setattr(fuzz.tempfile, "tempdir", str(inside))
     assert fuzz.judge(lambda: act(inside, outside), [inside], seconds=0.5).type == type_
 
 

@@ -11,7 +11,9 @@ IMPORTANCE = np.asarray([[0.1, 0.4, 0.3], [-0.5, -0.2, -0.9]])
 
 def test_golden_importance(golden_model, golden_batch, golden):
     labels = golden["labels"].astype(np.int32)
-    result = aa.attribute_attention(golden_model.params, golden_batch, golden_model.config, labels, method="riemann_left")
+    result = aa.attribute_attention(
+        golden_model.params, golden_batch, golden_model.config, labels, method="riemann_left"
+    )
     importance = aa.head_importance(result.attributions, golden_batch["attention_mask"])
     expected = golden["attribution_importance_left20_gold"]
     np.testing.assert_allclose(importance, expected, atol=1e-5 * np.abs(expected).max())
@@ -44,14 +46,19 @@ def test_importance_of_some_layers_or_another_model_is_refused(tmp_path):
         ({"importance": "x"}, "L lists of N numbers"),
         ({"importance": [[1], [1, 2]]}, "is not a head_importance.json"),
     ):
-        record = heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"]) | changed
+        record = (
+            heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"])
+            | changed
+        )
         file.write_text(json.dumps(record))
         with pytest.raises(aa.InputError, match=message):
             heads.read_importance(file, (2, 3), "model")
     file.write_text("[" * 100_000)
     with pytest.raises(aa.InputError, match="nested too deeply"):
         heads.read_importance(file)
-    file.write_text(json.dumps(heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"])))
+    file.write_text(
+        json.dumps(heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"]))
+    )
     record = heads.read_importance(file, (2, 3), "model")
     np.testing.assert_array_equal(record["importance"], IMPORTANCE)
     assert record["num_examples"] == 2 and record["target"] == "gold"
@@ -66,16 +73,30 @@ def test_top_heads_of_every_layer_are_kept():
 def test_lowest_heads_of_all_layers_are_pruned():
     assert aa.prune_lowest_heads(IMPORTANCE, fraction=0.5).tolist() == [[1, 1, 1], [0, 0, 0]]
     assert aa.prune_lowest_heads(IMPORTANCE, fraction=0.3).tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert aa.prune_lowest_heads(IMPORTANCE, 0).sum() == 6 and aa.prune_lowest_heads(IMPORTANCE, 1).sum() == 0
+    assert (
+        aa.prune_lowest_heads(IMPORTANCE, 0).sum() == 6
+        and aa.prune_lowest_heads(IMPORTANCE, 1).sum() == 0
+    )
 
 
 def test_heads_that_are_gone_are_not_kept_and_go_first(golden_model):
     smaller = aa.remove_heads(golden_model, [[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]])
     present = aa.present_heads(smaller.config)
-    importance = np.asarray([[0, -1, -3, -2], [-4, -1, -2, -3], [0, 0, 0, -5]])  # of a head that is gone it is 0
-    assert aa.keep_top_heads(importance, np.int64(2), present).tolist() == [[0, 1, 0, 1], [0, 1, 1, 0], [0, 0, 0, 1]]
-    assert aa.prune_lowest_heads(importance, 0.25, present).tolist() == present.tolist(), "three of the four that are gone"
-    assert aa.prune_lowest_heads(importance, 0.5, present).tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]
+    # Of a head that is gone it is 0
+    importance = np.asarray([[0, -1, -3, -2], [-4, -1, -2, -3], [0, 0, 0, -5]])
+    assert aa.keep_top_heads(importance, np.int64(2), present).tolist() == [
+        [0, 1, 0, 1],
+        [0, 1, 1, 0],
+        [0, 0, 0, 1],
+    ]
+    assert aa.prune_lowest_heads(importance, 0.25, present).tolist() == present.tolist(), (
+        "three of the four that are gone"
+    )
+    assert aa.prune_lowest_heads(importance, 0.5, present).tolist() == [
+        [0, 1, 1, 1],
+        [0, 1, 1, 1],
+        [0, 0, 0, 0],
+    ]
 
 
 def test_fractions_are_taken_as_written():
@@ -86,7 +107,10 @@ def test_fractions_are_taken_as_written():
 def test_listed_heads_are_pruned():
     mask = heads.remove_listed_heads("0:1,2;1:0", 2, 3)
     assert mask.tolist() == [[1, 0, 0], [0, 1, 1]]
-    assert heads.listed_heads(mask, 0) == [[1, 2], [0]] and heads.listed_heads(mask, 1) == [[0], [1, 2]]
+    assert heads.listed_heads(mask, 0) == [[1, 2], [0]] and heads.listed_heads(mask, 1) == [
+        [0],
+        [1, 2],
+    ]
 
 
 def test_random_importance_depends_on_the_seed():
@@ -106,14 +130,26 @@ def test_top_heads_names_layers():
         (lambda: aa.keep_top_heads(IMPORTANCE, 4), "0 to 3, the number of heads, not 4"),
         (lambda: aa.keep_top_heads([1.0, 2.0], 1), r"must be \[L, N\]"),
         (lambda: aa.keep_top_heads([[np.nan]], 1), "not finite"),
-        (lambda: aa.keep_top_heads(IMPORTANCE, 3.0), "heads to keep per layer .*0 to 3, the number of heads, not 3.0"),
+        (
+            lambda: aa.keep_top_heads(IMPORTANCE, 3.0),
+            "heads to keep per layer .*0 to 3, the number of heads, not 3.0",
+        ),
         (lambda: aa.keep_top_heads([[1, 2], [3]]), r"importance must be \[L, N\], numbers"),
         (lambda: aa.prune_lowest_heads("a", 0.5), r"importance must be \[L, N\], numbers"),
-        (lambda: aa.head_importance(np.zeros((2, 2, 4, 3, 3)), np.zeros((2, 3))), "attention_mask is 0 everywhere"),
-        (lambda: aa.sum_over_layers(np.zeros((2, 4))), r"attributions must be \[B, L, N, T, T\], not \[2, 4\]"),
+        (
+            lambda: aa.head_importance(np.zeros((2, 2, 4, 3, 3)), np.zeros((2, 3))),
+            "attention_mask is 0 everywhere",
+        ),
+        (
+            lambda: aa.sum_over_layers(np.zeros((2, 4))),
+            r"attributions must be \[B, L, N, T, T\], not \[2, 4\]",
+        ),
         (lambda: aa.attribution_tree(object()), "attributions must be numbers, not object"),
         (lambda: aa.keep_top_heads(IMPORTANCE, True), "heads to keep per layer .*not True"),
-        (lambda: aa.keep_top_heads(IMPORTANCE, 1, present=[[1, 1, 1]]), r"present must be 0 or 1 for each head, \[2, 3\]"),
+        (
+            lambda: aa.keep_top_heads(IMPORTANCE, 1, present=[[1, 1, 1]]),
+            r"present must be 0 or 1 for each head, \[2, 3\]",
+        ),
         (lambda: aa.keep_top_heads(IMPORTANCE, 1, present=IMPORTANCE), "present must be 0 or 1"),
         (lambda: aa.prune_lowest_heads(IMPORTANCE, 1.1), "from 0 to 1, not 1.1"),
         (lambda: aa.prune_lowest_heads(IMPORTANCE, float("nan")), "from 0 to 1, not nan"),

@@ -19,8 +19,12 @@ def test_quadrature_literals():
     np.testing.assert_allclose(aa.quadrature("riemann_left", 4), [[0, 0.25, 0.5, 0.75], [0.25] * 4])
     np.testing.assert_allclose(aa.quadrature("riemann_right", 4)[0], [0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(aa.quadrature("riemann_middle", 2)[0], [0.25, 0.75])
-    np.testing.assert_allclose(aa.quadrature("riemann_trapezoid", 3), [[0, 0.5, 1], [0.25, 0.5, 0.25]])
-    np.testing.assert_allclose(aa.quadrature("gausslegendre", 2)[0], [0.5 - 12**-0.5, 0.5 + 12**-0.5])
+    np.testing.assert_allclose(
+        aa.quadrature("riemann_trapezoid", 3), [[0, 0.5, 1], [0.25, 0.5, 0.25]]
+    )
+    np.testing.assert_allclose(
+        aa.quadrature("gausslegendre", 2)[0], [0.5 - 12**-0.5, 0.5 + 12**-0.5]
+    )
     nodes, weights = aa.quadrature("gausslegendre", 5)
     assert abs(weights @ nodes**9 - 1 / 10) < 1e-12, "exact up to degree 2M - 1"
 
@@ -42,8 +46,16 @@ def test_a_rule_of_ones_own_must_be_one(nodes, weights, message):
 
 def test_every_level_of_the_nested_rules_is_a_rule():
     rules = integration.nested_rules()
-    assert list(SIZES) == sorted(set(SIZES)) and rules.nodes.shape == (SIZES[-1],) and rules.weights.shape == (len(SIZES), SIZES[-1])
-    assert rules.nodes.min() > 0 and rules.nodes.max() < 1 and np.diff(np.sort(rules.nodes)).min() > 1e-4
+    assert (
+        list(SIZES) == sorted(set(SIZES))
+        and rules.nodes.shape == (SIZES[-1],)
+        and rules.weights.shape == (len(SIZES), SIZES[-1])
+    )
+    assert (
+        rules.nodes.min() > 0
+        and rules.nodes.max() < 1
+        and np.diff(np.sort(rules.nodes)).min() > 1e-4
+    )
     for size, weights in zip(SIZES, rules.weights, strict=True):
         assert (weights[:size] > 0).all() and not weights[size:].any()
         assert abs(weights.sum() - 1) < 1e-14
@@ -53,13 +65,21 @@ def test_every_level_of_the_nested_rules_is_a_rule():
 def test_nested_rules_are_exact_to_the_degree_that_theory_gives(size):
     rules = integration.nested_rules()
     smaller = (size - 1) // 2
-    # Interpolatory rules to n - 1; the optimal extension of n nodes to 2n + 1 to 3n + 1; symmetric ones to the odd degree above.
+    # Interpolatory rules to n - 1; the optimal extension of n nodes to 2n + 1 to 3n + 1; symmetric
+    # ones to the odd degree above.
     degree = (3 * smaller + 1 if smaller in SIZES and smaller > SIZES[0] else size - 1) | 1
-    values = legendre.legvander(2 * rules.nodes - 1, degree)  # each integrates to 0, but for the first
+    # Each integrates to 0, but for the first
+    values = legendre.legvander(2 * rules.nodes - 1, degree)
     np.testing.assert_allclose((rules.weights[SIZES.index(size)] @ values)[1:], 0, atol=1e-12)
 
 
 def test_extension_of_gauss_3_is_kronrod_7():
     added = integration._patterson_extension(legendre.leggauss(3)[0])
-    published = [0.9604912687080202, 0.4342437493468026]  # QUADPACK's QK7 beside 0.7745966692414834 and 0
-    np.testing.assert_allclose(added, [-published[0], -published[1], published[1], published[0]], atol=1e-14)
+    # QUADPACK's QK7 beside 0.7745966692414834 and 0
+    published = [
+        0.9604912687080202,
+        0.4342437493468026,
+    ]
+    np.testing.assert_allclose(
+        added, [-published[0], -published[1], published[1], published[0]], atol=1e-14
+    )

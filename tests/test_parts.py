@@ -10,14 +10,26 @@ from conftest import read_jsonl
 import attattr_jax as aa
 from attattr_jax import data, explanations, files, parts, sharding
 
-TEXTS = ["good film", "bad", "a dull story", "the film is very good .", "the music is never flat", "slow", "a slow plot and weak acting"]
+TEXTS = [
+    "good film",
+    "bad",
+    "a dull story",
+    "the film is very good .",
+    "the music is never flat",
+    "slow",
+    "a slow plot and weak acting",
+]
 
 
 @pytest.fixture(scope="module")
 def explained(tiny):
     split = data.Split("texts", "--text", TEXTS, None, None)
     options = explanations.AttributionOptions(n_steps=2)
-    return list(explanations.explain(tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, batch_size=2))
+    return list(
+        explanations.explain(
+            tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, batch_size=2
+        )
+    )
 
 
 def write(folder, explained, process=0, save="full"):
@@ -59,14 +71,21 @@ def test_readers_see_one_data_set_whatever_the_number_of_writers(explained, tmp_
     one, three = (aa.load_attributions(tmp_path / name) for name in ("one", "three"))
     assert [example.text for example in one] == [example.text for example in three] == TEXTS
     for example, other in zip(one, three, strict=True):
-        assert example.head_importance == other.head_importance and example.array_names == other.array_names
+        assert (
+            example.head_importance == other.head_importance
+            and example.array_names == other.array_names
+        )
         for array in example.array_names:
             np.testing.assert_array_equal(example.array(array), other.array(array))
-    np.testing.assert_array_equal(np.float32(explained[0].head_importance), explained[0].array("head_importance"))
+    np.testing.assert_array_equal(
+        np.float32(explained[0].head_importance), explained[0].array("head_importance")
+    )
 
 
 def test_a_run_goes_on_at_any_example(tiny, explained, tmp_path):
-    """Rows computed after a stop in the middle of a batch are, to the bit, what they would have been."""
+    """Rows computed after a stop in the middle of a batch are, to the bit, what they would have
+    been.
+    """
     split = data.Split("texts", "--text", TEXTS, None, None)
     write(tmp_path, explained[:3])
     assert parts.reopen(tmp_path, len(TEXTS)) == []
@@ -74,7 +93,11 @@ def test_a_run_goes_on_at_any_example(tiny, explained, tmp_path):
     assert done == indices(explained[:3])
     options = explanations.AttributionOptions(n_steps=2)
     encoded = data.encode(tiny, split, 32)
-    rest = list(explanations.explain(tiny, split, encoded, sharding.data_mesh(), options, batch_size=2, done=done))
+    rest = list(
+        explanations.explain(
+            tiny, split, encoded, sharding.data_mesh(), options, batch_size=2, done=done
+        )
+    )
     assert [one.row for one in rest] == [one.row for one in explained[3:]]
     write(tmp_path, rest)
     parts.assemble(tmp_path, len(TEXTS))
@@ -93,17 +116,23 @@ def flip(file):
     file.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("harm", [truncate, flip, lambda file: file.unlink()], ids=["truncated", "flipped", "missing"])
+@pytest.mark.parametrize(
+    "harm", [truncate, flip, lambda file: file.unlink()], ids=["truncated", "flipped", "missing"]
+)
 @pytest.mark.parametrize("name", ["shard-0000-00001.safetensors", "parts/rows-0000-00001.jsonl"])
 def test_what_is_damaged_is_named_and_computed_again(unfinished, explained, harm, name):
     harm(unfinished / name)
     (damage,) = parts.reopen(unfinished, len(TEXTS))
     assert name in damage
-    assert parts.done(unfinished, len(TEXTS)) == indices(explained[:2] + explained[4:6]), "nothing else is lost"
+    assert parts.done(unfinished, len(TEXTS)) == indices(explained[:2] + explained[4:6]), (
+        "nothing else is lost"
+    )
     assert not (unfinished / name).exists()
     write(unfinished, explained[2:4] + explained[6:], process=2)
     parts.assemble(unfinished, len(TEXTS))
-    assert [one.attributions.shape[0] for one in aa.load_attributions(unfinished)] == [2] * len(TEXTS)
+    assert [one.attributions.shape[0] for one in aa.load_attributions(unfinished)] == [2] * len(
+        TEXTS
+    )
 
 
 def forge(text, **changes):
@@ -119,9 +148,17 @@ def forge(text, **changes):
         (lambda text: "{]\n" + text, [0, 1], "line 1: damaged"),
         (lambda text: text.replace('"indices": [', '"indices": [1', 1), [1], "line 1: damaged"),
         (lambda text: text + text, [0, 1], None),
-        (lambda text: forge(text, rows={"file": "../../../etc/passwd"}), [], "must be named as this program"),
+        (
+            lambda text: forge(text, rows={"file": "../../../etc/passwd"}),
+            [],
+            "must be named as this program",
+        ),
         (lambda text: forge(text, indices=[7000]), [], "different numbers from 0 to below 7"),
-        (lambda text: forge(text, arrays={"file": "shard-0000-00000.safetensors"}), [], "size or SHA-256"),
+        (
+            lambda text: forge(text, arrays={"file": "shard-0000-00000.safetensors"}),
+            [],
+            "size or SHA-256",
+        ),
         (lambda text: "[" * 50_000, [], "damaged"),
         (lambda text: "", [], None),
     ],
@@ -131,13 +168,17 @@ def test_damaged_manifest(unfinished, explained, change, kept, said):
     manifest.write_text(change(manifest.read_text()))
     damage = parts.reopen(unfinished, len(TEXTS))
     assert any(said in line for line in damage) if said else not damage, damage
-    assert parts.done(unfinished, len(TEXTS)) == indices([one for at in (*kept, 2) for one in explained[2 * at : 2 * at + 2]])
+    assert parts.done(unfinished, len(TEXTS)) == indices(
+        [one for at in (*kept, 2) for one in explained[2 * at : 2 * at + 2]]
+    )
     left = {file.name for file in unfinished.glob("shard-*")}
     assert len(left) == len(kept) + 1, "what nothing names is deleted"
 
 
 def test_killed_between_any_two_writes(explained, tmp_path, monkeypatch):
-    """A process that dies before any of its writes to disk leaves a folder that goes on to the same data set."""
+    """A process that dies before any of its writes to disk leaves a folder that goes on to the same
+    data set.
+    """
     write(tmp_path / "whole", explained)
     parts.assemble(tmp_path / "whole", len(TEXTS))
     expected = (tmp_path / "whole" / "examples.jsonl").read_bytes()
@@ -181,15 +222,23 @@ def test_killed_between_any_two_writes(explained, tmp_path, monkeypatch):
     assert not died and kill_at > 10 and found == expected
 
 
-@pytest.mark.parametrize("name", ["shard-0000-00002.safetensors", "examples.jsonl", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["shard-0000-00002.safetensors", "examples.jsonl", "manifest.json"]
+)
 def test_damage_in_a_finished_run_is_found_and_mended(assembled, explained, name):
-    expected = [json.loads(line) for line in (assembled / "examples.jsonl").read_text().splitlines()]
-    assert parts.reopen(assembled, len(TEXTS)) == [] and parts.done(assembled, len(TEXTS)) == indices(explained)
+    expected = [
+        json.loads(line) for line in (assembled / "examples.jsonl").read_text().splitlines()
+    ]
+    assert parts.reopen(assembled, len(TEXTS)) == [] and parts.done(
+        assembled, len(TEXTS)
+    ) == indices(explained)
     truncate(assembled / name)
     (damage,) = parts.reopen(assembled, len(TEXTS))
     assert name in damage
     done = parts.done(assembled, len(TEXTS))
-    assert done == (indices(explained) - indices(explained[4:6]) if name.startswith("shard") else set())
+    assert done == (
+        indices(explained) - indices(explained[4:6]) if name.startswith("shard") else set()
+    )
     write(assembled, [one for one in explained if one.index not in done], process=1)
     parts.assemble(assembled, len(TEXTS))
     rows = read_jsonl(assembled / "examples.jsonl")

@@ -14,14 +14,31 @@ from attattr_jax.tree import AttributionTree, TreeNode
 IMPORTANCE = np.asarray([[0.5, 0.1, 0.3], [0.2, 0.6, 0.4]])
 MASK = np.asarray([[1, 0, 1], [0, 1, 0]])
 TOKENS = "[CLS] the film is not the best film [SEP]".split()
-ODD = ["$x$", r"\frac", "a$b", "😀", "日本", "שלום", "नमस्ते", "e\u0301", "a\u202eb", "\ttab\n\x00", "\ud800", "", "a" * 40]
+ODD = [
+    "$x$",
+    r"\frac",
+    "a$b",
+    "😀",
+    "日本",
+    "שלום",
+    "नमस्ते",
+    "e\u0301",
+    "a\u202eb",
+    "\ttab\n\x00",
+    "\ud800",
+    "",
+    "a" * 40,
+]
 LOPSIDED = np.random.default_rng(0).uniform(-1, 5, (9, 9))
 
 
 def example(tokens, seed=0):
     """An explanation of layers 1 and 3, with three heads, of random numbers."""
     random, size = np.random.default_rng(seed), len(tokens)
-    arrays = {name: random.normal(size=(2, 3, size, size)).astype(np.float32) for name in ("attributions", "attention_probs")}
+    arrays = {
+        name: random.normal(size=(2, 3, size, size)).astype(np.float32)
+        for name in ("attributions", "attention_probs")
+    }
     arrays["attention_probs"] = np.abs(arrays["attention_probs"])
     arrays["token_pairs"] = arrays["attributions"].sum((0, 1))
     row = {
@@ -32,7 +49,10 @@ def example(tokens, seed=0):
         "target": "bad",
         "probabilities": {"a$b$": 0.75, "bad": 0.25},
     }
-    row |= {"token_attributions": random.normal(size=size).tolist(), "token_pairs_scale": float(np.abs(arrays["token_pairs"]).max())}
+    row |= {
+        "token_attributions": random.normal(size=size).tolist(),
+        "token_pairs_scale": float(np.abs(arrays["token_pairs"]).max()),
+    }
     return Explanation(row, arrays)
 
 
@@ -41,7 +61,13 @@ def tree_of(parents, tokens):
     levels = [0]
     for parent in parents:
         levels.append(levels[parent] + 1)
-    nodes = [TreeNode(0, 0), *(TreeNode(at, levels[at], parent, 11, 0.01 * at, 0.5) for at, parent in enumerate(parents, start=1))]
+    nodes = [
+        TreeNode(0, 0),
+        *(
+            TreeNode(at, levels[at], parent, 11, 0.01 * at, 0.5)
+            for at, parent in enumerate(parents, start=1)
+        ),
+    ]
     return AttributionTree(tuple(nodes), tuple(tokens), 0.4, 0.0)
 
 
@@ -92,7 +118,10 @@ def test_importance_without_a_mask_has_no_crosses():
     assert names(axes.yaxis) == ["2", "5"]
 
 
-@pytest.mark.parametrize(("importance", "limits"), [(IMPORTANCE, (0, 0.6)), (IMPORTANCE - 0.2, (-0.4, 0.4)), (0 * IMPORTANCE, (0, 1))])
+@pytest.mark.parametrize(
+    ("importance", "limits"),
+    [(IMPORTANCE, (0, 0.6)), (IMPORTANCE - 0.2, (-0.4, 0.4)), (0 * IMPORTANCE, (0, 1))],
+)
 def test_colours_diverge_from_zero_where_a_head_hurts(importance, limits):
     image = plots.head_grid(importance, MASK, "ablation").axes[0].images[0]
     assert image.get_clim() == pytest.approx(limits)
@@ -106,7 +135,11 @@ def test_matrices_are_drawn_from_row_to_column_and_white_at_zero(kind, lowest):
     axes = plots.heat_map(matrix, TOKENS, kind).axes[0]
     (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), matrix)
-    assert image.origin == "upper" and axes.get_ylabel() == "from (attends)" and axes.get_xlabel() == "to (attended to)"
+    assert (
+        image.origin == "upper"
+        and axes.get_ylabel() == "from (attends)"
+        and axes.get_xlabel() == "to (attended to)"
+    )
     assert names(axes.xaxis) == names(axes.yaxis) == TOKENS
     assert image.get_clim() == (lowest, LOPSIDED.max())
     assert min(image.cmap(image.norm(0.0))[:3]) > 0.95
@@ -114,7 +147,10 @@ def test_matrices_are_drawn_from_row_to_column_and_white_at_zero(kind, lowest):
 
 def test_colours_that_end_below_the_largest_value_say_so():
     figure = plots.heat_map(LOPSIDED, TOKENS, limit=2.0)
-    assert figure.axes[0].images[0].get_clim() == (-2, 2) and figure.axes[0].images[0].colorbar.extend == "both"
+    assert (
+        figure.axes[0].images[0].get_clim() == (-2, 2)
+        and figure.axes[0].images[0].colorbar.extend == "both"
+    )
     assert_uncut(figure, drawn(figure))
     with pytest.raises(InputError, match=r"must be \[8, 8\]"):
         plots.heat_map(LOPSIDED, TOKENS[1:])
@@ -125,7 +161,10 @@ def test_a_head_is_named_by_the_number_of_its_layer():
     left, right, *bars = plots.attribution_and_attention(one, layer=3, head=2).axes
     np.testing.assert_array_equal(left.images[0].get_array(), one.attributions[1, 2])
     np.testing.assert_array_equal(right.images[0].get_array(), one.attention_probs[1, 2])
-    assert [bar.get_ylabel() for bar in bars] == ["attribution (change of probability)", "attention (probability)"]
+    assert [bar.get_ylabel() for bar in bars] == [
+        "attribution (change of probability)",
+        "attention (probability)",
+    ]
     for layer, head in ((2, 0), (3, 3), (3, -1)):
         with pytest.raises(InputError, match="layers are \\[1, 3\\], heads 0 to 2"):
             plots.attribution_and_attention(one, layer, head)
@@ -142,7 +181,9 @@ def test_arcs_are_the_strongest_pairs():
     for line, head in zip(curves, heads, strict=True):
         i, j = round(line.get_xdata()[0]), round(head.get_xdata()[0])
         assert line.is_dashed() == (matrix[i, j] < 0), "seen without colour"
-        assert line.get_color() == head.get_color() == ("#b35806" if matrix[i, j] > 0 else "#542788")
+        assert (
+            line.get_color() == head.get_color() == ("#b35806" if matrix[i, j] > 0 else "#542788")
+        )
         found.append((i, j, line.get_linewidth()))
     expected = strongest_pairs(matrix, 6, left_out)
     assert [pair[:2] for pair in found[::-1]] == [pair[:2] for pair in expected]
@@ -160,8 +201,16 @@ def test_every_token_with_an_arc_is_named():
 def test_tokens_of_a_tree_stand_at_their_levels():
     axes = plots.tree(tree_of([0, 0, 1, 3], TOKENS)).axes[0]
     places = {text.get_text(): text.get_position() for text in axes.texts}
-    expected = {"[CLS]": (0.5, 0), "the (1)": (0, 1), "film (2)": (1, 1), "is": (0, 2), "not": (0, 3)}
-    assert {name: places[name] for name in expected} == expected, "words that come twice are told apart"
+    expected = {
+        "[CLS]": (0.5, 0),
+        "the (1)": (0, 1),
+        "film (2)": (1, 1),
+        "is": (0, 2),
+        "not": (0, 3),
+    }
+    assert {name: places[name] for name in expected} == expected, (
+        "words that come twice are told apart"
+    )
     assert "layer 11\n+0.04" in places and axes.yaxis_inverted()
 
 
@@ -186,7 +235,10 @@ def test_no_box_of_a_tree_covers_another(shape):
 def test_bars_have_the_values_and_colours_of_their_signs():
     axes = plots.token_bars([0.5, -0.25, 0.1, *[0] * 6], TOKENS).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.5, -0.25, 0.1, *[0] * 6]
-    assert [bar.get_facecolor() for bar in axes.patches[:2]] == [to_rgba("#b35806"), to_rgba("#542788")]
+    assert [bar.get_facecolor() for bar in axes.patches[:2]] == [
+        to_rgba("#b35806"),
+        to_rgba("#542788"),
+    ]
     assert names(axes.yaxis) == TOKENS and axes.yaxis_inverted()
 
 
@@ -199,7 +251,9 @@ def test_bars_stand_beside_the_rows_of_their_tokens():
     np.testing.assert_allclose(right.images[0].get_array(), one.token_pair_attributions)
     assert right.images[0].get_clim() == (-1, 1)
     for place in ((0, 0), (0, 8)):
-        assert left.transData.transform(place)[1] == pytest.approx(right.transData.transform(place)[1], abs=0.5)
+        assert left.transData.transform(place)[1] == pytest.approx(
+            right.transData.transform(place)[1], abs=0.5
+        )
     assert figure.get_suptitle() == "predicted: a$b$\nprobability: 0.750\nexplained: bad"
 
 
@@ -213,7 +267,19 @@ def test_text_is_shown_as_it_is(tmp_path):
     for figure in every_figure(ODD):
         (svg,) = plots.save_figure(figure, tmp_path / "odd", ["svg"])
         texts = svg.read_text()
-        assert all(f">{shown}" in texts for shown in ("$x$", r"\frac", "a$b", "😀", "שלום", r"a\u202eb", r"\ttab\n\x00", r"\ud800"))
+        assert all(
+            f">{shown}" in texts
+            for shown in (
+                "$x$",
+                r"\frac",
+                "a$b",
+                "😀",
+                "שלום",
+                r"a\u202eb",
+                r"\ttab\n\x00",
+                r"\ud800",
+            )
+        )
         assert "\u202e" not in texts and "a" * 13 + "…" in texts and "a" * 14 not in texts
 
 
@@ -226,22 +292,39 @@ def test_any_character_can_be_drawn(tmp_path):
 @pytest.mark.parametrize("num_tokens", [1, 60, 200, 512])
 def test_names_of_tokens_do_not_overlap(num_tokens):
     tokens = [("unforgettable", "the", "日本語日本語日本語")[at % 3] for at in range(num_tokens)]
-    for figure in every_figure(tokens) if num_tokens < 512 else [plots.heat_map(np.eye(512), tokens), plots.arcs(np.eye(512), tokens, 99)]:
+    for figure in (
+        every_figure(tokens)
+        if num_tokens < 512
+        else [plots.heat_map(np.eye(512), tokens), plots.arcs(np.eye(512), tokens, 99)]
+    ):
         is_tree = "level" in figure.axes[0].get_ylabel()
         assert is_tree or max(figure.get_size_inches()) < 13
         renderer = drawn(figure)
         for axes in figure.axes:
             for axis in (axes.xaxis, axes.yaxis):
-                labels = [label for label in axis.get_ticklabels() if label.get_text() in tokens or label.get_text()[:4] == "unfo"]
+                labels = [
+                    label
+                    for label in axis.get_ticklabels()
+                    if label.get_text() in tokens or label.get_text()[:4] == "unfo"
+                ]
                 assert all(label.get_fontsize() >= 7 for label in labels)
-                boxes = [label.get_window_extent(renderer) for label in labels if label.get_visible()]
+                boxes = [
+                    label.get_window_extent(renderer) for label in labels if label.get_visible()
+                ]
                 assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
         assert_uncut(figure, renderer)
 
 
 def test_zeros_can_be_drawn():
-    one = Explanation(example(TOKENS).row | {"token_attributions": [0] * 9, "token_pairs_scale": 1.0}, {"token_pairs": np.zeros((9, 9))})
-    for figure in (plots.heat_map(np.zeros((9, 9)), TOKENS), plots.token_bars(np.zeros(9), TOKENS), plots.comparison(one)):
+    one = Explanation(
+        example(TOKENS).row | {"token_attributions": [0] * 9, "token_pairs_scale": 1.0},
+        {"token_pairs": np.zeros((9, 9))},
+    )
+    for figure in (
+        plots.heat_map(np.zeros((9, 9)), TOKENS),
+        plots.token_bars(np.zeros(9), TOKENS),
+        plots.comparison(one),
+    ):
         drawn(figure)
     arcs = plots.arcs(np.zeros((200, 200)), ["word"] * 200)
     drawn(arcs)
@@ -255,11 +338,16 @@ def test_convergence_has_a_line_per_layer():
     axes = figure.axes[0]
     *lines, used = axes.lines
     assert [line.get_label() for line in lines] == [str(layer) for layer in range(24)]
-    looks = {(line.get_marker(), line.get_linestyle(), str(line.get_markerfacecolor())) for line in lines}
+    looks = {
+        (line.get_marker(), line.get_linestyle(), str(line.get_markerfacecolor())) for line in lines
+    }
     assert len({look[:2] for look in looks}) == 24, "told apart without colour"
     values = np.stack([line.get_ydata() for line in lines], axis=1)
     np.testing.assert_array_equal(values[errors > 0], errors[errors > 0])
-    assert 0 < values[2, 7] < errors[errors > 0].min() and f"0 is drawn at {values[2, 7]:g}" in axes.get_ylabel()
+    assert (
+        0 < values[2, 7] < errors[errors > 0].min()
+        and f"0 is drawn at {values[2, 7]:g}" in axes.get_ylabel()
+    )
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert set(used.get_xdata()) == {20} and used.get_linestyle() == ":"
     drawn(figure)
@@ -276,12 +364,19 @@ def test_every_measure_has_a_line():
     axes = plots.accuracy_curves(curves, num_examples=40, removable_loss=0.01).axes[0]
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     np.testing.assert_allclose(lines["taylor"], [[0, 90], [50, 80], [100, 50]])
-    np.testing.assert_allclose(lines["random, mean and range of 2 seeds"], [[0, 90], [50, 50], [100, 50]])
+    np.testing.assert_allclose(
+        lines["random, mean and range of 2 seeds"], [[0, 90], [50, 50], [100, 50]]
+    )
     np.testing.assert_allclose(lines["1 point below none removed"][:, 1], 89)
-    assert any(points.tolist() == [[25, 70]] for points in lines.values()), "the best heads of every layer"
+    assert any(points.tolist() == [[25, 70]] for points in lines.values()), (
+        "the best heads of every layer"
+    )
     (band,) = axes.collections
     np.testing.assert_allclose(band.get_datalim(axes.transData).intervaly, [40, 90])
-    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["taylor", "random, mean and range of 2 seeds"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == [
+        "taylor",
+        "random, mean and range of 2 seeds",
+    ]
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
@@ -292,9 +387,14 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
     for name, these in (("one", figures), ("two", figures), ("three", made())):
         for at, figure in enumerate(these):
             files = plots.save_figure(figure, tmp_path / f"{name}{at}", plots.ALL_FORMATS)
-            assert files == [tmp_path / f"{name}{at}.{extension}" for extension in ("png", "svg", "pdf")]
+            assert files == [
+                tmp_path / f"{name}{at}.{extension}" for extension in ("png", "svg", "pdf")
+            ]
     for extension, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         for at in range(2):
-            written, *others = ((tmp_path / f"{name}{at}.{extension}").read_bytes() for name in ("one", "two", "three"))
+            written, *others = (
+                (tmp_path / f"{name}{at}.{extension}").read_bytes()
+                for name in ("one", "two", "three")
+            )
             assert others == [written, written], "saved again, and made again"
             assert written.startswith(start)

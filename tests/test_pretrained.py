@@ -63,22 +63,33 @@ def test_model_without_some_heads_is_saved_and_loaded(golden_model, tmp_path):
     aa.save_classifier(smaller, tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["pruned_heads"] == {"0": [0, 3], "2": [0, 1, 2, 3]} and "kept_heads" not in fields
-    assert tensors_of(tmp_path)["bert.encoder.layer.0.attention.self.query.weight"].shape == (16, 32)
+    assert tensors_of(tmp_path)["bert.encoder.layer.0.attention.self.query.weight"].shape == (
+        16,
+        32,
+    )
     again = aa.load_classifier(tmp_path)
     assert again.config == smaller.config and again.config.kept_heads == ((1, 2), (0, 1, 2, 3), ())
     assert_same_params(again.params, smaller.params)
     others = aa.remove_heads(golden_model, [[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]])
     same_tensors = dataclasses.replace(smaller, config=others.config)
-    fingerprints = {each.fingerprint() for each in (golden_model, smaller, again, others, same_tensors)}
+    fingerprints = {
+        each.fingerprint() for each in (golden_model, smaller, again, others, same_tensors)
+    }
     assert len(fingerprints) == 4 and again.fingerprint() == smaller.fingerprint()
 
 
 def test_all_heads_kept_is_the_whole_model(copy, golden_model):
-    assert dataclasses.replace(golden_model.config, kept_heads=((0, 1, 2, 3),) * 3) == golden_model.config
+    assert (
+        dataclasses.replace(golden_model.config, kept_heads=((0, 1, 2, 3),) * 3)
+        == golden_model.config
+    )
     edit_config(copy, pruned_heads={"1": []})
     assert aa.load_classifier(copy).config.kept_heads is None
     for kept in (((0,),), ((0,), (1,), (4,)), 5, [0, 1, 2], [[0.5], [1], [2]], [[True, False]] * 3):
-        with pytest.raises(aa.InputError, match="kept_heads must be a list for each of 3 layers, some of the heads 0 to 3"):
+        with pytest.raises(
+            aa.InputError,
+            match="kept_heads must be a list for each of 3 layers, some of the heads 0 to 3",
+        ):
             dataclasses.replace(golden_model.config, kept_heads=kept)
 
 
@@ -99,8 +110,12 @@ def japanese_tokenizer(folder):
     from transformers import BertJapaneseTokenizer
 
     folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"映画良悪"]))
-    return BertJapaneseTokenizer(folder / "vocab.txt", do_word_tokenize=False, subword_tokenizer_type="character")
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"映画良悪"])
+    )
+    return BertJapaneseTokenizer(
+        folder / "vocab.txt", do_word_tokenize=False, subword_tokenizer_type="character"
+    )
 
 
 @pytest.mark.parametrize("kind", ["made", "vocab.txt", "slow", "minilm-l6"])
@@ -112,19 +127,28 @@ def test_fingerprint_is_the_same_after_use_and_after_saving(kind, tiny_folder, t
         shutil.copytree(tiny_folder, tmp_path / "old")
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (tmp_path / "old" / file).unlink()
-        (tmp_path / "old" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+        (tmp_path / "old" / "vocab.txt").write_text(
+            "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+        )
         classifier = aa.load_classifier(tmp_path / "old")
     else:
         classifier = make_tiny(WORDS)
         if kind == "slow":
-            classifier = dataclasses.replace(classifier, tokenizer=japanese_tokenizer(tmp_path / "old"))
+            classifier = dataclasses.replace(
+                classifier, tokenizer=japanese_tokenizer(tmp_path / "old")
+            )
     before = classifier.fingerprint()
     classifier.tokenizer(["a film", "the bad film"], padding=True, truncation=True, max_length=4)
     assert classifier.fingerprint() == before
     aa.save_classifier(classifier, tmp_path / "saved")
     again = aa.load_classifier(tmp_path / "saved")
     assert again.fingerprint() == before
-    assert dataclasses.replace(again, config=dataclasses.replace(again.config, dtype="bfloat16")).fingerprint() == before
+    assert (
+        dataclasses.replace(
+            again, config=dataclasses.replace(again.config, dtype="bfloat16")
+        ).fingerprint()
+        == before
+    )
     again.tokenizer(["a film"], padding="max_length", truncation=True, max_length=8)
     assert again.fingerprint() == before
 
@@ -166,9 +190,15 @@ def test_whatever_results_depend_on_changes_the_fingerprint(tiny_folder, tmp_pat
     assert len(set(fingerprints)) == len(changes), fingerprints
 
     slow = dataclasses.replace(make_tiny(WORDS), tokenizer=japanese_tokenizer(tmp_path / "slow"))
-    lower = dataclasses.replace(slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow", do_lower_case=True))
-    (tmp_path / "slow" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"画映良悪"]))
-    swapped = dataclasses.replace(slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow"))
+    lower = dataclasses.replace(
+        slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow", do_lower_case=True)
+    )
+    (tmp_path / "slow" / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"画映良悪"])
+    )
+    swapped = dataclasses.replace(
+        slow, tokenizer=type(slow.tokenizer).from_pretrained(tmp_path / "slow")
+    )
     assert len({each.fingerprint() for each in (slow, lower, swapped)}) == 3
 
 
@@ -195,11 +225,17 @@ def test_texts_may_be_arrays(tiny):
         ((["good", "\0"],), r"texts\[1\]: no token is left of"),
         ((["good \ud800"],), r"texts\[0\] is not UTF-8"),
         ((["good", "bad"], ["film", ""]), r"text_pairs\[1\]: no token is left of ''"),
-        ((["good"], ["film", "plot"]), "text_pairs must be a list with an entry for each of the 1 texts"),
+        (
+            (["good"], ["film", "plot"]),
+            "text_pairs must be a list with an entry for each of the 1 texts",
+        ),
         ((["good"], "f"), "text_pairs must be a list"),
         (([None],), r"every text must be a string: texts\[0\] is None"),
         (("good",), "non-empty list"),
-        ((["good"], None, 2), "max_length must be an integer of more than 2, the special tokens, not 2"),
+        (
+            (["good"], None, 2),
+            "max_length must be an integer of more than 2, the special tokens, not 2",
+        ),
         ((["good"], None, 8.0), "max_length must be an integer"),
     ],
 )
@@ -213,10 +249,15 @@ def test_the_tokenizer_decides_what_padding_is(tiny, tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, folder)
     edit_config(folder, pad_token_id=9)  # a word
     loaded = aa.load_classifier(folder)
-    assert loaded.config == tiny.config and loaded.config.pad_token_id == tiny.tokenizer.pad_token_id == 0
+    assert (
+        loaded.config == tiny.config
+        and loaded.config.pad_token_id == tiny.tokenizer.pad_token_id == 0
+    )
     batch = tiny.tokenize(["good film"])
     by_default = aa.attribute_tokens(loaded.params, batch, loaded.config, n_steps=2)
-    by_id = aa.attribute_tokens(tiny.params, batch, tiny.config, n_steps=2, baseline_token_id=tiny.tokenizer.pad_token_id)
+    by_id = aa.attribute_tokens(
+        tiny.params, batch, tiny.config, n_steps=2, baseline_token_id=tiny.tokenizer.pad_token_id
+    )
     np.testing.assert_array_equal(by_default.attributions, by_id.attributions)
 
 
@@ -229,7 +270,9 @@ def test_saving_follows_no_links(tiny, tmp_path):
     for name in names:
         (folder / name).symlink_to(precious)
     aa.save_classifier(tiny, folder)
-    assert precious.read_text() == "mine" and not any((folder / name).is_symlink() for name in names)
+    assert precious.read_text() == "mine" and not any(
+        (folder / name).is_symlink() for name in names
+    )
     assert aa.load_classifier(folder).fingerprint() == tiny.fingerprint()
     for name, message in ((precious, "precious is a file: name a folder"), ("", "folder is empty")):
         with pytest.raises(aa.InputError, match=message):
@@ -239,7 +282,10 @@ def test_saving_follows_no_links(tiny, tmp_path):
 def test_a_tokenizer_without_padding_is_named(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "copy")
     edit_tokenizer_config(tmp_path / "copy", pad_token=None)
-    with pytest.raises(aa.InputError, match="has no padding token: name one as pad_token in its tokenizer_config.json"):
+    with pytest.raises(
+        aa.InputError,
+        match="has no padding token: name one as pad_token in its tokenizer_config.json",
+    ):
         aa.load_classifier(tmp_path / "copy")
 
 
@@ -252,7 +298,9 @@ def test_home_folder_is_expanded(golden_model, tmp_path, monkeypatch):
 
 
 def test_numbers_of_numpy_in_a_config(golden_model, tmp_path):
-    config = dataclasses.replace(golden_model.config, num_hidden_layers=np.int64(3), hidden_dropout_prob=np.float32(0.25))
+    config = dataclasses.replace(
+        golden_model.config, num_hidden_layers=np.int64(3), hidden_dropout_prob=np.float32(0.25)
+    )
     assert type(config.num_hidden_layers) is int and config.hidden_dropout_prob == 0.25
     aa.save_classifier(dataclasses.replace(golden_model, config=config), tmp_path)
     assert aa.load_classifier(tmp_path).config == config
@@ -265,7 +313,9 @@ def test_numbers_of_numpy_in_a_config(golden_model, tmp_path):
 def test_old_names_and_pretraining_heads(copy, golden_model, prefix):
     def change(tensors):
         renamed = {
-            name.replace("bert.", prefix).replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+            name.replace("bert.", prefix)
+            .replace("LayerNorm.weight", "LayerNorm.gamma")
+            .replace("LayerNorm.bias", "LayerNorm.beta"): value
             for name, value in tensors.items()
         }
         return renamed | {
@@ -279,7 +329,14 @@ def test_old_names_and_pretraining_heads(copy, golden_model, prefix):
 
 
 def test_missing_head_and_pooler_are_new_only_when_asked_for(copy):
-    rewrite(copy, lambda tensors: {name: value for name, value in tensors.items() if "pooler" not in name and "classifier" not in name})
+    rewrite(
+        copy,
+        lambda tensors: {
+            name: value
+            for name, value in tensors.items()
+            if "pooler" not in name and "classifier" not in name
+        },
+    )
     with pytest.raises(aa.InputError, match="no usable classification head.*train.py first"):
         aa.load_classifier(copy)
     fresh = aa.load_classifier(copy, num_labels=3)
@@ -311,32 +368,62 @@ def test_all_mismatches_are_reported_at_once(copy):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["BertForTokenClassification", "BertForMultipleChoice", "BertForQuestionAnswering", "BertForMaskedLM", "MyBert"]
+    "architecture",
+    [
+        "BertForTokenClassification",
+        "BertForMultipleChoice",
+        "BertForQuestionAnswering",
+        "BertForMaskedLM",
+        "MyBert",
+    ],
 )
 def test_head_of_another_task_is_refused_and_never_taken_over(copy, golden_model, architecture):
     edit_config(copy, architectures=[architecture], id2label={"0": "B-LOC", "1": "O"})
-    with pytest.raises(aa.InputError, match=f"architectures is {architecture}, which .*: fine-tune it with train.py first"):
+    with pytest.raises(
+        aa.InputError,
+        match=f"architectures is {architecture}, which .*: fine-tune it with train.py first",
+    ):
         aa.load_classifier(copy)
-    rewrite(copy, lambda tensors: tensors | {"qa_outputs.weight": np.zeros((2, 32), np.float32), "head.bias": np.zeros(3, np.float32)})
+    rewrite(
+        copy,
+        lambda tensors: (
+            tensors
+            | {
+                "qa_outputs.weight": np.zeros((2, 32), np.float32),
+                "head.bias": np.zeros(3, np.float32),
+            }
+        ),
+    )
     assert pretrained.load_label_names(copy) == {}
     fresh = aa.load_classifier(copy, num_labels=2)
     assert fresh.new_parts == ("classifier",) and fresh.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert_same_params(fresh.params["pooler"], golden_model.params["pooler"])
-    assert not np.array_equal(fresh.params["classifier"]["kernel"], golden_model.params["classifier"]["kernel"])
+    assert not np.array_equal(
+        fresh.params["classifier"]["kernel"], golden_model.params["classifier"]["kernel"]
+    )
     aa.save_classifier(fresh, copy / "tuned")
     assert_same_params(aa.load_classifier(copy / "tuned").params, fresh.params)
 
 
-@pytest.mark.parametrize("architectures", [None, [], ["TFBertForSequenceClassification"], ["MyBertForSequenceClassification"]])
-def test_text_classifiers_of_other_classes_and_old_files_are_taken_as_they_are(copy, golden_model, architectures):
+@pytest.mark.parametrize(
+    "architectures",
+    [None, [], ["TFBertForSequenceClassification"], ["MyBertForSequenceClassification"]],
+)
+def test_text_classifiers_of_other_classes_and_old_files_are_taken_as_they_are(
+    copy, golden_model, architectures
+):
     edit_config(copy, architectures=architectures)
     assert_same_params(aa.load_classifier(copy).params, golden_model.params)
 
 
 @pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
-def test_outputs_without_a_softmax_are_refused_and_never_taken_over(copy, golden_model, problem_type):
+def test_outputs_without_a_softmax_are_refused_and_never_taken_over(
+    copy, golden_model, problem_type
+):
     edit_config(copy, problem_type=problem_type, id2label={"0": "toxic", "1": "rude"})
-    with pytest.raises(aa.InputError, match=f"problem_type is '?{problem_type}.*: fine-tune it with train.py first"):
+    with pytest.raises(
+        aa.InputError, match=f"problem_type is '?{problem_type}.*: fine-tune it with train.py first"
+    ):
         aa.load_classifier(copy)
     with pytest.raises(aa.InputError, match=f"problem_type is '?{problem_type}"):
         dataclasses.replace(golden_model.config, problem_type=problem_type)
@@ -347,7 +434,12 @@ def test_outputs_without_a_softmax_are_refused_and_never_taken_over(copy, golden
 
 def test_problem_type_is_kept_until_the_head_is_new(copy):
     edit_config(copy, problem_type="regression", id2label={"0": "stars"})
-    rewrite(copy, lambda tensors: tensors | {name: tensors[name][:1] for name in ("classifier.weight", "classifier.bias")})
+    rewrite(
+        copy,
+        lambda tensors: (
+            tensors | {name: tensors[name][:1] for name in ("classifier.weight", "classifier.bias")}
+        ),
+    )
     regression = aa.load_classifier(copy)
     assert (regression.config.num_labels, regression.config.problem_type) == (1, "regression")
     aa.save_classifier(regression, copy / "again")
@@ -376,13 +468,18 @@ def test_prefixes_of_wrappers_are_stripped(copy, golden_model, prefix):
 @pytest.mark.parametrize("num_labels", [None, 2])
 def test_one_tensor_under_two_names_is_refused(copy, first, second, num_labels):
     rewrite(copy, lambda tensors: tensors | {second: tensors[first] + 1})
-    with pytest.raises(aa.InputError, match=f"has both {first} and {second}|has both {second} and {first}"):
+    with pytest.raises(
+        aa.InputError, match=f"has both {first} and {second}|has both {second} and {first}"
+    ):
         aa.load_classifier(copy, num_labels)
 
 
 def test_unknown_prefix_is_named(copy):
     rewrite(copy, lambda tensors: {f"model.{name}": value for name, value in tensors.items()})
-    with pytest.raises(aa.InputError, match=r"its tensors begin with 'model.bert.', not with 'bert.': save the BERT classifier"):
+    with pytest.raises(
+        aa.InputError,
+        match=r"its tensors begin with 'model.bert.', not with 'bert.': save the BERT classifier",
+    ):
         aa.load_classifier(copy)
 
 
@@ -413,14 +510,21 @@ def test_package_that_a_tokenizer_needs_is_named(copy, monkeypatch):
     (copy / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     fields = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
     (copy / "tokenizer_config.json").write_text(json.dumps(fields))
-    with pytest.raises(aa.InputError, match="the tokenizer in .* cannot be loaded: .*install fugashi") as error:
+    with pytest.raises(
+        aa.InputError, match="the tokenizer in .* cannot be loaded: .*install fugashi"
+    ) as error:
         aa.load_classifier(copy)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_weights_become_float32(copy, golden_model, dtype):
-    rewrite(copy, lambda tensors: {name: value.astype(jax.numpy.dtype(dtype)) for name, value in tensors.items()})
+    rewrite(
+        copy,
+        lambda tensors: {
+            name: value.astype(jax.numpy.dtype(dtype)) for name, value in tensors.items()
+        },
+    )
     kernel = aa.load_classifier(copy).params["classifier"]["kernel"]
     assert kernel.dtype == np.float32
     np.testing.assert_allclose(kernel, golden_model.params["classifier"]["kernel"], rtol=1e-2)
@@ -437,10 +541,16 @@ def test_shards_are_read(copy, golden_model):
         weight_map |= dict.fromkeys(part, file)
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert_same_params(aa.load_classifier(copy).params, golden_model.params)
-    safetensors.numpy.save_file({name: tensors[name] for name in names[19:]}, copy / "model-1.safetensors")
-    with pytest.raises(aa.InputError, match=f"model-1.safetensors has {names[19]}, which another file"):
+    safetensors.numpy.save_file(
+        {name: tensors[name] for name in names[19:]}, copy / "model-1.safetensors"
+    )
+    with pytest.raises(
+        aa.InputError, match=f"model-1.safetensors has {names[19]}, which another file"
+    ):
         aa.load_classifier(copy)
-    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../model-0.safetensors"}}))
+    (copy / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../model-0.safetensors"}})
+    )
     with pytest.raises(aa.InputError, match="outside its folder"):
         aa.load_classifier(copy)
 
@@ -461,7 +571,13 @@ def test_unreachable_hub_names_the_offline_choices(tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(aa.InputError, match=r"google-bert/bert-base-uncased.* train.py wrote, or any in Hugging Face format, or minilm-l6"):
+    with pytest.raises(
+        aa.InputError,
+        match=(
+            r"google-bert/bert-base-uncased.* train.py wrote, or any in Hugging Face format, or"
+            r" minilm-l6"
+        ),
+    ):
         aa.load_classifier("google-bert/bert-base-uncased")
 
 
@@ -476,7 +592,9 @@ def test_minilm_is_verified(tmp_path, monkeypatch):
     with pytest.raises(aa.InputError, match="model.safetensors has sha256"):
         aa.load_classifier("minilm-l6")
     monkeypatch.setattr(
-        pretrained, "_MINILM_SHA256", pretrained.hashlib.sha256((tmp_path / "model/model.safetensors").read_bytes()).hexdigest()
+        pretrained,
+        "_MINILM_SHA256",
+        pretrained.hashlib.sha256((tmp_path / "model/model.safetensors").read_bytes()).hexdigest(),
     )
     assert aa.load_classifier("minilm-l6").config.num_hidden_layers == 3
 
@@ -494,39 +612,95 @@ def test_a_pickle_is_not_read(copy):
         (lambda folder: (folder / "config.json").write_text("{"), "not a valid config.json"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
         (lambda folder: edit_config(folder, model_type="gpt2"), "only 'bert' models"),
-        (lambda folder: edit_config(folder, position_embedding_type="relative_key"), "position_embedding_type"),
-        (lambda folder: edit_config(folder, num_attention_heads=5), "not a multiple of num_attention_heads 5"),
+        (
+            lambda folder: edit_config(folder, position_embedding_type="relative_key"),
+            "position_embedding_type",
+        ),
+        (
+            lambda folder: edit_config(folder, num_attention_heads=5),
+            "not a multiple of num_attention_heads 5",
+        ),
         (lambda folder: edit_config(folder, hidden_size="32"), "hidden_size must be an integer"),
-        (lambda folder: edit_config(folder, hidden_act="swish2"), "hidden_act 'swish2' is not supported"),
+        (
+            lambda folder: edit_config(folder, hidden_act="swish2"),
+            "hidden_act 'swish2' is not supported",
+        ),
         (lambda folder: edit_config(folder, id2label=["a"]), "not a valid config.json"),
-        (lambda folder: edit_config(folder, architectures="Bert"), "architectures must be a list of names, not 'Bert'"),
-        (lambda folder: edit_config(folder, id2label={"0": "a", "1": "a"}), "must name the classes 0 to 1, each differently"),
+        (
+            lambda folder: edit_config(folder, architectures="Bert"),
+            "architectures must be a list of names, not 'Bert'",
+        ),
+        (
+            lambda folder: edit_config(folder, id2label={"0": "a", "1": "a"}),
+            "must name the classes 0 to 1, each differently",
+        ),
         (
             lambda folder: edit_config(folder, pruned_heads=[0, 1]),
             r"config.json: pruned_heads must be \{layer: \[head, …\]\}, not \[0, 1\]",
         ),
-        (lambda folder: edit_config(folder, pruned_heads={"0": 1}), r"config.json: pruned_heads must be"),
-        (lambda folder: edit_config(folder, pruned_heads={"0": [4]}), r"config.json: pruned_heads names heads \[4\] of layer '0'"),
-        (lambda folder: edit_config(folder, pruned_heads={"3": [0]}), r"pruned_heads names heads \[0\] of layer '3'.* layers 0 to 2"),
-        (lambda folder: edit_config(folder, pruned_heads={"-1": [0]}), "pruned_heads names heads"),
-        (lambda folder: edit_config(folder, pruned_heads={"0": ["1"]}), r"config.json: pruned_heads names heads \['1'\]"),
-        (lambda folder: edit_config(folder, pruned_heads={"9" * 5000: [0]}), "pruned_heads names heads"),
-        (lambda folder: edit_config(folder, pruned_heads={"0": [True]}), r"pruned_heads names heads \[True\]"),
-        (lambda folder: edit_config(folder, pruned_heads=0), "pruned_heads must be"),
-        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "not a valid config.json: nested too deeply"),
-        (lambda folder: edit_config(folder, pruned_heads={"1": [2]}), r"layer.1.* is \[32, 32\], the configuration says \[24, 32\]"),
-        (lambda folder: edit_config(folder, pad_token_id=97), "pad_token_id 97 is not below vocab_size 97"),
         (
-            lambda folder: rewrite(folder, lambda tensors: tensors | {"classifier.bias": np.full(2, np.nan, np.float32)}),
+            lambda folder: edit_config(folder, pruned_heads={"0": 1}),
+            r"config.json: pruned_heads must be",
+        ),
+        (
+            lambda folder: edit_config(folder, pruned_heads={"0": [4]}),
+            r"config.json: pruned_heads names heads \[4\] of layer '0'",
+        ),
+        (
+            lambda folder: edit_config(folder, pruned_heads={"3": [0]}),
+            r"pruned_heads names heads \[0\] of layer '3'.* layers 0 to 2",
+        ),
+        (lambda folder: edit_config(folder, pruned_heads={"-1": [0]}), "pruned_heads names heads"),
+        (
+            lambda folder: edit_config(folder, pruned_heads={"0": ["1"]}),
+            r"config.json: pruned_heads names heads \['1'\]",
+        ),
+        (
+            lambda folder: edit_config(folder, pruned_heads={"9" * 5000: [0]}),
+            "pruned_heads names heads",
+        ),
+        (
+            lambda folder: edit_config(folder, pruned_heads={"0": [True]}),
+            r"pruned_heads names heads \[True\]",
+        ),
+        (lambda folder: edit_config(folder, pruned_heads=0), "pruned_heads must be"),
+        (
+            lambda folder: (folder / "config.json").write_text("[" * 100_000),
+            "not a valid config.json: nested too deeply",
+        ),
+        (
+            lambda folder: edit_config(folder, pruned_heads={"1": [2]}),
+            r"layer.1.* is \[32, 32\], the configuration says \[24, 32\]",
+        ),
+        (
+            lambda folder: edit_config(folder, pad_token_id=97),
+            "pad_token_id 97 is not below vocab_size 97",
+        ),
+        (
+            lambda folder: rewrite(
+                folder,
+                lambda tensors: tensors | {"classifier.bias": np.full(2, np.nan, np.float32)},
+            ),
             "classifier.bias has values that are not finite",
         ),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "not a valid safetensors file"),
         (
-            lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100]),
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "model.safetensors does not exist",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100),
             "not a valid safetensors file",
         ),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer in .* cannot be loaded"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(
+                (folder / "model.safetensors").read_bytes()[:-100]
+            ),
+            "not a valid safetensors file",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{}"),
+            "tokenizer in .* cannot be loaded",
+        ),
     ],
 )
 def test_damage_is_named(copy, damage, message):

@@ -27,15 +27,26 @@ from attattr_jax.commands import attribute, prune, train
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 ROOT = Path(__file__).parent.parent
-TRAIN = "--num_train_epochs 2 --train_batch_size 8 --learning_rate 5e-3 --logging_steps 1 --save_steps 4 --max_seq_length 16"
+TRAIN = (
+    "--num_train_epochs 2 --train_batch_size 8 --learning_rate 5e-3 --logging_steps 1 --save_steps"
+    " 4 --max_seq_length 16"
+)
 COMMANDS = {
     "train": "--model {tiny} --dataset {data} --output_dir {out}/model " + TRAIN,
-    "attribute": "--checkpoint {trained} --dataset {data} --n_steps 4 --output_dir {out}/attribution --batch_size 3 --report_examples 2",
-    "prune": "--checkpoint {trained} --dataset {data} --curve --num_scoring_examples 11 --output_dir {out}/pruning "
-    "--curve_importances random --curve_seeds 1",
+    "attribute": (
+        "--checkpoint {trained} --dataset {data} --n_steps 4 --output_dir {out}/attribution"
+        " --batch_size 3 --report_examples 2"
+    ),
+    "prune": (
+        "--checkpoint {trained} --dataset {data} --curve --num_scoring_examples 11 --output_dir"
+        " {out}/pruning --curve_importances random --curve_seeds 1"
+    ),
 }
 # What XLA's communication library says of itself, its threads in one another's words.
-GLOO = re.compile(r"\[Gloo\]|Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d+|\s+")
+GLOO = re.compile(
+    r"\[Gloo\]|Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is"
+    r" :|\d+|\s+"
+)
 # In a process of its own: scripts one after the other, each with its arguments.
 PROGRAM = """
 import importlib, json, sys
@@ -60,7 +71,10 @@ def start(commands, num_devices=1, program=PROGRAM):
 
 def start_job(commands, num_processes, num_devices=1, program=PROGRAM):
     """Start each command in so many processes that find one another over loopback."""
-    return [start([(name, [*arguments, *join]) for name, arguments in commands], num_devices, program) for join in joining(num_processes)]
+    return [
+        start([(name, [*arguments, *join]) for name, arguments in commands], num_devices, program)
+        for join in joining(num_processes)
+    ]
 
 
 def ended(jobs):
@@ -77,7 +91,9 @@ def ended(jobs):
 
 def end_well(jobs):
     results = ended(jobs)
-    assert [status for status, *_ in results] == [0] * len(jobs), "\n".join(error[-3000:] for *_, error in results)
+    assert [status for status, *_ in results] == [0] * len(jobs), "\n".join(
+        error[-3000:] for *_, error in results
+    )
     return results
 
 
@@ -85,7 +101,10 @@ def end_well(jobs):
 def commands(tiny_folder, trained_folder, reviews_folder):
     """The arguments of each script, for a folder to write into."""
     places = {"tiny": tiny_folder, "trained": trained_folder, "data": reviews_folder}
-    return lambda out, more=(): [(name, [*command.format(out=out, **places).split(), *more]) for name, command in COMMANDS.items()]
+    return lambda out, more=(): [
+        (name, [*command.format(out=out, **places).split(), *more])
+        for name, command in COMMANDS.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +126,31 @@ def assert_same(folder, expected):
 
     found, reference = (aa.load_attributions(each / "attribution") for each in (folder, expected))
     assert [one.text for one in found] == [one.text for one in reference] and len(found) == 15
-    assert not list(found.folder.glob("parts")) and len(list(found.folder.glob("shard-*"))) == len({one.arrays["file"] for one in found})
+    assert not list(found.folder.glob("parts")) and len(list(found.folder.glob("shard-*"))) == len(
+        {one.arrays["file"] for one in found}
+    )
     for one, other in zip(found, reference, strict=True):
         for name in one.array_names:
-            np.testing.assert_allclose(one.array(name), other.array(name), atol=1e-5 * np.abs(other.array(name)).max())
+            np.testing.assert_allclose(
+                one.array(name), other.array(name), atol=1e-5 * np.abs(other.array(name)).max()
+            )
     for name in ("attribution", "pruning"):
-        importance = [json.loads((each / name / "head_importance.json").read_text())["importance"] for each in (folder, expected)]
+        importance = [
+            json.loads((each / name / "head_importance.json").read_text())["importance"]
+            for each in (folder, expected)
+        ]
         np.testing.assert_allclose(*importance, atol=1e-6)
-    results = [json.loads((each / "pruning" / "pruning.json").read_text()) for each in (folder, expected)]
+    results = [
+        json.loads((each / "pruning" / "pruning.json").read_text()) for each in (folder, expected)
+    ]
     assert results[0]["removal_order"] == results[1]["removal_order"]
     for curve, other in zip(results[0]["curves"], results[1]["curves"], strict=True):
         for name in ("num_pruned", "accuracy", "loss"):
-            np.testing.assert_allclose([point[name] for point in curve["points"]], [point[name] for point in other["points"]], atol=1e-5)
+            np.testing.assert_allclose(
+                [point[name] for point in curve["points"]],
+                [point[name] for point in other["points"]],
+                atol=1e-5,
+            )
 
 
 @pytest.mark.parametrize("more", [(), ("--shard_params",)], ids=["replicated", "divided"])
@@ -128,18 +160,26 @@ def test_eight_devices_give_the_numbers_of_one(commands, one_device, tmp_path, m
     assert_same(tmp_path, one_device)
 
 
-@pytest.mark.parametrize(("num_processes", "num_devices", "more"), [(2, 2, ("--shard_params",)), (4, 1, ())])
-def test_processes_give_the_numbers_of_one(commands, one_device, tmp_path, num_processes, num_devices, more):
+@pytest.mark.parametrize(
+    ("num_processes", "num_devices", "more"), [(2, 2, ("--shard_params",)), (4, 1, ())]
+)
+def test_processes_give_the_numbers_of_one(
+    commands, one_device, tmp_path, num_processes, num_devices, more
+):
     for command in commands(tmp_path, more):
         results = end_well(start_job([command], num_processes, num_devices))
         said = [GLOO.sub("", out) for _, out, _ in results]
         assert said[0] and not any(said[1:]), "results are printed once"
     run = json.loads((tmp_path / "attribution" / "run.json").read_text())
-    assert run["finished"] and run["num_processes"] == num_processes and run["device"].startswith(f"{num_processes * num_devices} x")
+    assert (
+        run["finished"]
+        and run["num_processes"] == num_processes
+        and run["device"].startswith(f"{num_processes * num_devices} x")
+    )
     assert_same(tmp_path, one_device)
 
 
-# ---- SIGTERM ---------------------------------------------------------------------------------------------------------------------
+# ---- SIGTERM -------------------------------------------------------------------------------------
 
 
 def send_sigterm_at(monkeypatch, owner, name, call):
@@ -160,8 +200,22 @@ def send_sigterm_at(monkeypatch, owner, name, call):
     ("script", "owner", "function", "call", "said", "saved"),
     [
         (train, training.MetricsLog, "write", 6, "step 6 of 10 is saved", "model/checkpoints/6"),
-        (attribute, explanations.Explanation, "__init__", 5, "what was computed is saved", "attribution/parts/manifest-0000.jsonl"),
-        (prune, files.Journal, "put", 4, "the same command with --resume goes on", "pruning/progress.jsonl"),
+        (
+            attribute,
+            explanations.Explanation,
+            "__init__",
+            5,
+            "what was computed is saved",
+            "attribution/parts/manifest-0000.jsonl",
+        ),
+        (
+            prune,
+            files.Journal,
+            "put",
+            4,
+            "the same command with --resume goes on",
+            "pruning/progress.jsonl",
+        ),
     ],
     ids=["train", "attribute", "prune"],
 )
@@ -200,10 +254,17 @@ def test_one_process_is_preempted_and_all_save(commands, one_device, tmp_path):
     command = commands(tmp_path)[0]
     results = ended(start_job([command], 2, program=TERM_AT_STEP_6 + PROGRAM))
     assert [status for status, *_ in results] == [143, 143], results
-    steps = sorted(int(folder.name) for folder in (tmp_path / "model" / "checkpoints").iterdir() if folder.name.isdigit())
+    steps = sorted(
+        int(folder.name)
+        for folder in (tmp_path / "model" / "checkpoints").iterdir()
+        if folder.name.isdigit()
+    )
     assert steps[-1] > 4, "not only what is saved every four steps"
     assert train.main([*command[1], "--resume"]) == 0  # whatever the number of processes was before
-    losses = [[line["loss"] for line in read_jsonl(each / "model" / "metrics.jsonl") if "loss" in line] for each in (tmp_path, one_device)]
+    losses = [
+        [line["loss"] for line in read_jsonl(each / "model" / "metrics.jsonl") if "loss" in line]
+        for each in (tmp_path, one_device)
+    ]
     np.testing.assert_allclose(*losses, atol=1e-5)
 
 
@@ -227,8 +288,20 @@ class Discarding:
             signal.SIGINT,
             "interrupted: the same command with --resume goes on from the last checkpoint",
         ),
-        (attribute, explanations.Explanation, "__init__", signal.SIGINT, "interrupted: what was computed is saved, --resume goes on"),
-        (prune, files.Journal, "put", signal.SIGTERM, "terminated by SIGTERM: the same command with --resume goes on"),
+        (
+            attribute,
+            explanations.Explanation,
+            "__init__",
+            signal.SIGINT,
+            "interrupted: what was computed is saved, --resume goes on",
+        ),
+        (
+            prune,
+            files.Journal,
+            "put",
+            signal.SIGTERM,
+            "terminated by SIGTERM: the same command with --resume goes on",
+        ),
     ],
     ids=["train", "attribute", "prune"],
 )
@@ -245,15 +318,22 @@ def test_a_signal_is_not_lost_where_exceptions_are(
         return real(*given, **more)
 
     monkeypatch.setattr(owner, function, discarding)
-    handlers = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        each: signal.signal(each, signal.default_int_handler)
+        for each in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         assert script.main(arguments) == 128 + number
-        assert all(signal.getsignal(each) is signal.default_int_handler for each in handlers), "those of the caller"
+        assert all(signal.getsignal(each) is signal.default_int_handler for each in handlers), (
+            "those of the caller"
+        )
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith(f"error: {said}") and not any("Exception ignored" in line for line in lines)
+    assert lines[-1].startswith(f"error: {said}") and not any(
+        "Exception ignored" in line for line in lines
+    )
     assert len(calls) <= 3, "the next step or batch ends the run"
 
 
@@ -265,7 +345,10 @@ def test_an_exception_made_of_an_interruption_is_one(capsys):
             raise ImportError("failed to import") from None  # as native modules do
 
     assert cli.run(convert) == 143
-    assert capsys.readouterr().err == "error: terminated by SIGTERM: the same command with --resume goes on\n"
+    assert (
+        capsys.readouterr().err
+        == "error: terminated by SIGTERM: the same command with --resume goes on\n"
+    )
 
 
 def test_sigterm_after_the_last_step_is_not_lost():
@@ -276,22 +359,38 @@ def test_sigterm_after_the_last_step_is_not_lost():
     assert cli.run(work) == 143
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated by SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated by SIGTERM")]
+)
 def test_signals_during_imports_are_one_line(tmp_path, number, said):
-    (tmp_path / "jax.py").write_text(f"import signal, time\nsignal.raise_signal({int(number)})\ntime.sleep(60)\n")
+    (tmp_path / "jax.py").write_text(
+        f"import signal, time\nsignal.raise_signal({int(number)})\ntime.sleep(60)\n"
+    )
     program = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_path('train.py', run_name='__main__')"
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " runpy.run_path('train.py', run_name='__main__')"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (128 + number, f"error: {said}\n")
 
 
 def test_installed_commands_exist(monkeypatch):
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    listed = dict(line.split(" = ") for line in parser["options.entry_points"]["console_scripts"].split("\n") if line)
-    assert listed.keys() == {"attattr-train", "attattr-attribute", "attattr-prune", "attattr-correlate"}
+    listed = dict(
+        line.split(" = ")
+        for line in parser["options.entry_points"]["console_scripts"].split("\n")
+        if line
+    )
+    assert listed.keys() == {
+        "attattr-train",
+        "attattr-attribute",
+        "attattr-prune",
+        "attattr-correlate",
+    }
     monkeypatch.setattr(attattr_jax_start, "_start", lambda command: command)
     for place in listed.values():
         module, name = place.split(":")
@@ -299,7 +398,7 @@ def test_installed_commands_exist(monkeypatch):
         assert callable(importlib.import_module(f"attattr_jax.commands.{command}").main)
 
 
-# ---- What else can happen --------------------------------------------------------------------------------------------------------
+# ---- What else can happen ------------------------------------------------------------------------
 
 
 def test_a_second_run_on_one_folder_is_refused(commands, trained_folder, tmp_path, capsys):
@@ -311,7 +410,9 @@ def test_a_second_run_on_one_folder_is_refused(commands, trained_folder, tmp_pat
         for more in (["--resume"], ["--overwrite"]):
             assert attribute.main([*arguments, *more]) == 2
             assert "another run is writing into --output_dir" in capsys.readouterr().err
-        assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before | {folder / ".lock": mock.ANY}
+        assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before | {
+            folder / ".lock": mock.ANY
+        }
     assert attribute.main([*arguments, "--overwrite"]) == 0
 
 
@@ -320,14 +421,22 @@ def test_a_link_is_no_lock(commands, tmp_path, capsys):
     (tmp_path / "attribution").mkdir()
     (tmp_path / "attribution" / ".lock").symlink_to(tmp_path / "mine")
     assert attribute.main(arguments) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(".lock is a link, which cannot be a lock: delete it")
-    assert [file.name for file in (tmp_path / "attribution").iterdir()] == [".lock"] and not (tmp_path / "mine").exists()
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(".lock is a link, which cannot be a lock: delete it")
+    )
+    assert [file.name for file in (tmp_path / "attribution").iterdir()] == [".lock"] and not (
+        tmp_path / "mine"
+    ).exists()
 
 
 def test_a_folder_is_no_lock(tmp_path):
     (tmp_path / ".lock").mkdir()
     (tmp_path / "run.json").write_text('{"script": "train", "options": {}}')
-    with pytest.raises(aa.InputError, match=r"\.lock is a folder, not the file that is locked: delete it"):
+    with pytest.raises(
+        aa.InputError, match=r"\.lock is a folder, not the file that is locked: delete it"
+    ):
         output.OutputFolder(tmp_path, "train", train.FILES, resume=True)
 
 
@@ -338,8 +447,15 @@ def test_a_link_that_leads_nowhere_is_seen(tmp_path):
 
 
 def test_tracebacks_of_what_is_said_in_one_line_are_not_logged():
-    for error, is_news in ((KeyboardInterrupt(), False), (OSError(28, "No space left on device"), False), (ValueError("x"), True)):
-        assert training._is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)})) is is_news
+    for error, is_news in (
+        (KeyboardInterrupt(), False),
+        (OSError(28, "No space left on device"), False),
+        (ValueError("x"), True),
+    ):
+        assert (
+            training._is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)}))
+            is is_news
+        )
 
 
 def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):
@@ -348,16 +464,26 @@ def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):
     ((status, _, error),) = ended([start(commands(tmp_path)[:1], program=limit + PROGRAM)])
     assert (tmp_path / "model" / "metrics.jsonl").exists(), "it had begun"
     progress = (" examples", "labels are class indices")
-    lines = [line for line in re.split(r"[\r\n]+", error) if line.strip() and not any(part in line for part in progress)]
-    assert (status, lines) == (2, [f"error: {tmp_path / 'model' / 'checkpoints'}: no space left; make some, then --resume"])
+    lines = [
+        line
+        for line in re.split(r"[\r\n]+", error)
+        if line.strip() and not any(part in line for part in progress)
+    ]
+    assert (status, lines) == (
+        2,
+        [f"error: {tmp_path / 'model' / 'checkpoints'}: no space left; make some, then --resume"],
+    )
 
 
 def test_what_another_run_wrote_meanwhile_is_not_deleted(tmp_path):
-    late = output.OutputFolder(tmp_path, "attribute", attribute.FILES, resume=True)  # nothing is there
+    # Nothing is there
+    late = output.OutputFolder(tmp_path, "attribute", attribute.FILES, resume=True)
     early = output.OutputFolder(tmp_path, "attribute", attribute.FILES, resume=True)
     early.start(attribute.Options(), {})
     output.release_locks()
-    with pytest.raises(aa.InputError, match="another run has written into --output_dir .* meanwhile: start again"):
+    with pytest.raises(
+        aa.InputError, match="another run has written into --output_dir .* meanwhile: start again"
+    ):
         late.start(attribute.Options(), {})
     output.release_locks()
 
@@ -384,7 +510,9 @@ def test_killed_while_it_deletes_what_was_there(commands, one_device, tmp_path, 
     assert all(one.target == one.label for one in aa.load_attributions(tmp_path / "attribution"))
 
 
-def test_resume_mends_a_finished_run_and_makes_its_views_anew(commands, one_device, tmp_path, capsys):
+def test_resume_mends_a_finished_run_and_makes_its_views_anew(
+    commands, one_device, tmp_path, capsys
+):
     arguments = commands(tmp_path)[1][1]
     folder = tmp_path / "attribution"
     shutil.copytree(one_device / "attribution", folder)
@@ -393,9 +521,14 @@ def test_resume_mends_a_finished_run_and_makes_its_views_anew(commands, one_devi
     os.truncate(shard, expected // 2)
     (folder / "report.html").unlink()
     assert attribute.main([*arguments, "--resume", "--export", "csv"]) == 0
-    assert f"{shard} has {expected // 2} bytes, not {expected}: its examples are computed again" in capsys.readouterr().err
+    assert (
+        f"{shard} has {expected // 2} bytes, not {expected}: its examples are computed again"
+        in capsys.readouterr().err
+    )
     assert (folder / "report.html").exists() and (folder / "export" / "attributions.csv").exists()
-    for one, other in zip(aa.load_attributions(folder), aa.load_attributions(one_device / "attribution"), strict=True):
+    for one, other in zip(
+        aa.load_attributions(folder), aa.load_attributions(one_device / "attribution"), strict=True
+    ):
         np.testing.assert_allclose(one.attributions, other.attributions, atol=1e-6)
 
 
@@ -410,7 +543,9 @@ def stopped_training(commands, one_device, tmp_path):
     return [*commands(tmp_path)[0][1], "--resume"]
 
 
-def test_the_checkpoint_before_a_damaged_one_is_used(stopped_training, one_device, tmp_path, capsys):
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    stopped_training, one_device, tmp_path, capsys
+):
     checkpoints = tmp_path / "model" / "checkpoints"
     assert {file.name for file in checkpoints.iterdir()} >= {"5", "8"}
     for file in (checkpoints / "8").rglob("*"):
@@ -418,15 +553,25 @@ def test_the_checkpoint_before_a_damaged_one_is_used(stopped_training, one_devic
             os.truncate(file, file.stat().st_size // 2)
     assert train.main(stopped_training) == 0
     assert f"checkpoint {checkpoints / '8'} is damaged" in capsys.readouterr().err
-    assert json.loads((tmp_path / "model" / "run.json").read_text())["results"]["resumed_from_step"] == 5
-    losses = [[line.get("loss") for line in read_jsonl(each / "model" / "metrics.jsonl")] for each in (tmp_path, one_device)]
+    assert (
+        json.loads((tmp_path / "model" / "run.json").read_text())["results"]["resumed_from_step"]
+        == 5
+    )
+    losses = [
+        [line.get("loss") for line in read_jsonl(each / "model" / "metrics.jsonl")]
+        for each in (tmp_path, one_device)
+    ]
     assert len(losses[0]) == len(losses[1]) == 12
 
 
 def test_no_checkpoint_is_unpickled(stopped_training):
     """An Orbax checkpoint, like a Hugging Face folder, is data: nothing in it is run."""
     unpickled, is_on = [], True
-    sys.addaudithook(lambda event, args: unpickled.append(args) if is_on and event == "pickle.find_class" else None)
+    sys.addaudithook(
+        lambda event, args: (
+            unpickled.append(args) if is_on and event == "pickle.find_class" else None
+        )
+    )
     assert train.main(stopped_training) == 0
     is_on = False
     assert not unpickled
@@ -435,9 +580,21 @@ def test_no_checkpoint_is_unpickled(stopped_training):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--num_processes 2", "--coordinator_address and --process_id is missing: give all of --coordinator_address, --num_processes"),
-        ("--coordinator_address a:1 --num_processes 2 --process_id 2", "--process_id must be from 0 to below --num_processes 2, not 2"),
-        ("--coordinator_address a --num_processes 2 --process_id 1", "must be HOST:PORT of process 0, as in node1:12345, not 'a'"),
+        (
+            "--num_processes 2",
+            (
+                "--coordinator_address and --process_id is missing: give all of"
+                " --coordinator_address, --num_processes"
+            ),
+        ),
+        (
+            "--coordinator_address a:1 --num_processes 2 --process_id 2",
+            "--process_id must be from 0 to below --num_processes 2, not 2",
+        ),
+        (
+            "--coordinator_address a --num_processes 2 --process_id 1",
+            "must be HOST:PORT of process 0, as in node1:12345, not 'a'",
+        ),
         ("--distributed", "--distributed: no cluster that JAX knows is found here"),
     ],
 )
@@ -459,7 +616,8 @@ def test_a_journal_counts_whole_lines_only(tmp_path):
     for name in "abc":
         journal.put(name, {"of": name, "value": 1 / 3})
     lines = file.read_text().splitlines(keepends=True)
-    file.write_text(lines[0] + lines[1].replace("0.3", "0.4") + lines[2][:-9])  # damaged, and cut short
+    # Damaged, and cut short
+    file.write_text(lines[0] + lines[1].replace("0.3", "0.4") + lines[2][:-9])
     again = files.Journal(file)
     assert again.known == {"a": {"of": "a", "value": 1 / 3}} and again.damaged == [2, 3]
     again.put("d", 4)

@@ -62,10 +62,20 @@ def test_curve_masks_remove_tenths_of_all_heads():
 def test_curve_by_hand():
     masks = pruning.curve_masks(np.arange(20), np.ones((4, 5), np.int32))
     accuracies = [0.9, 0.895, 0.91, 0.89, 0.88, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5]
-    record = pruning.curve_record("taylor", None, masks, [{"accuracy": value, "loss": 1 - value} for value in accuracies])
-    assert record["area_under_curve"] == pytest.approx(0.7225)  # (0.9 + 0.5) / 20 + 6.525 / 10, the nine between
-    assert record["removable_within_1_point"] == 6, "0.89 is one point below 0.9; 0.95 comes after 0.88"
-    assert record["points"][3] == {"fraction": 0.3, "num_pruned": 6, "accuracy": 0.89, "loss": pytest.approx(0.11)}
+    record = pruning.curve_record(
+        "taylor", None, masks, [{"accuracy": value, "loss": 1 - value} for value in accuracies]
+    )
+    # (0.9 + 0.5) / 20 + 6.525 / 10, the nine between
+    assert record["area_under_curve"] == pytest.approx(0.7225)
+    assert record["removable_within_1_point"] == 6, (
+        "0.89 is one point below 0.9; 0.95 comes after 0.88"
+    )
+    assert record["points"][3] == {
+        "fraction": 0.3,
+        "num_pruned": 6,
+        "accuracy": 0.89,
+        "loss": pytest.approx(0.11),
+    }
     assert (record["measure"], record["seed"], len(record["points"])) == ("taylor", None, 11)
 
 
@@ -78,7 +88,13 @@ def test_last_above_the_floor():
 
 def masked(function, classifier, batch, mask, **arguments):
     """Call with the heads masked, by a traced mask: nothing is cut out."""
-    return function(classifier.params, batch, classifier.config, head_mask=jnp.asarray(mask, jnp.float32), **arguments)
+    return function(
+        classifier.params,
+        batch,
+        classifier.config,
+        head_mask=jnp.asarray(mask, jnp.float32),
+        **arguments,
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,18 +105,28 @@ def masked(function, classifier, batch, mask, **arguments):
 def test_smaller_model_has_the_logits_of_the_mask(golden_model, golden_batch, mask):
     smaller = aa.remove_heads(golden_model, mask)
     batch = bert.model_inputs(golden_batch)
-    expected = bert.predict_logits(golden_model.params, batch, golden_model.config, jnp.asarray(mask, jnp.float32))
-    np.testing.assert_allclose(bert.predict_logits(smaller.params, batch, smaller.config), expected, atol=1e-5)
+    expected = bert.predict_logits(
+        golden_model.params, batch, golden_model.config, jnp.asarray(mask, jnp.float32)
+    )
+    np.testing.assert_allclose(
+        bert.predict_logits(smaller.params, batch, smaller.config), expected, atol=1e-5
+    )
     assert smaller.config.kept_heads == tuple(tuple(np.flatnonzero(row)) for row in mask)
-    # A head of size K takes its rows of three projections, their biases, and its columns of the fourth.
+    # A head of size K takes its rows of three projections, their biases, and its columns of the
+    # fourth.
     size, width = golden_model.config.head_size, golden_model.config.hidden_size
-    full, left = (sum(leaf.size for leaf in jax.tree.leaves(each.params)) for each in (golden_model, smaller))
+    full, left = (
+        sum(leaf.size for leaf in jax.tree.leaves(each.params)) for each in (golden_model, smaller)
+    )
     assert full - left == (mask == 0).sum() * (3 * size * width + 3 * size + size * width)
 
 
 def test_heads_removed_one_after_the_other_are_those_removed_at_once(golden_model):
     first = np.asarray([[1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]])
-    twice, once = aa.remove_heads(aa.remove_heads(golden_model, first), MASK), aa.remove_heads(golden_model, MASK)
+    twice, once = (
+        aa.remove_heads(aa.remove_heads(golden_model, first), MASK),
+        aa.remove_heads(golden_model, MASK),
+    )
     assert twice.config == once.config and (MASK[2] != first[2]).any()
     jax.tree.map(np.testing.assert_array_equal, twice.params, once.params)
     again = aa.remove_heads(once, np.ones_like(MASK))
@@ -109,10 +135,16 @@ def test_heads_removed_one_after_the_other_are_those_removed_at_once(golden_mode
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"n_steps": 4}, {"n_steps": 4, "path": "joint", "layers": [2, 1]}, {"n_steps": "auto", "reduce": "head_max"}],
+    [
+        {"n_steps": 4},
+        {"n_steps": 4, "path": "joint", "layers": [2, 1]},
+        {"n_steps": "auto", "reduce": "head_max"},
+    ],
     ids=["layer", "joint", "auto"],
 )
-def test_attributions_of_the_smaller_model_are_those_under_the_mask(golden_model, golden_batch, arguments):
+def test_attributions_of_the_smaller_model_are_those_under_the_mask(
+    golden_model, golden_batch, arguments
+):
     smaller = aa.remove_heads(golden_model, MASK)
     found = aa.attribute_attention(smaller.params, golden_batch, smaller.config, **arguments)
     expected = masked(aa.attribute_attention, golden_model, golden_batch, MASK, **arguments)
@@ -120,18 +152,36 @@ def test_attributions_of_the_smaller_model_are_those_under_the_mask(golden_model
     gone = MASK[layers] == 0
     scale = np.abs(expected.attributions).max()
     np.testing.assert_allclose(found.attributions, expected.attributions, atol=1e-5 * scale)
-    assert not np.asarray(found.attributions)[:, gone].any() and not np.asarray(found.attention_probs)[:, gone].any()
-    assert np.asarray(found.attributions)[:, ~gone].reshape(4, (~gone).sum(), -1).any(axis=(0, 2)).all(), "every head that is left has some"
-    np.testing.assert_allclose(np.asarray(found.attention_probs)[:, ~gone], np.asarray(expected.attention_probs)[:, ~gone], atol=1e-5)
+    assert (
+        not np.asarray(found.attributions)[:, gone].any()
+        and not np.asarray(found.attention_probs)[:, gone].any()
+    )
+    assert (
+        np.asarray(found.attributions)[:, ~gone]
+        .reshape(4, (~gone).sum(), -1)
+        .any(axis=(0, 2))
+        .all()
+    ), "every head that is left has some"
+    np.testing.assert_allclose(
+        np.asarray(found.attention_probs)[:, ~gone],
+        np.asarray(expected.attention_probs)[:, ~gone],
+        atol=1e-5,
+    )
     for name in ("score", "baseline_score", "n_steps", "convergence_delta"):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), atol=1e-5, err_msg=name
+        )
 
 
-def test_token_attributions_of_the_smaller_model_are_those_under_the_mask(golden_model, golden_batch):
+def test_token_attributions_of_the_smaller_model_are_those_under_the_mask(
+    golden_model, golden_batch
+):
     smaller = aa.remove_heads(golden_model, MASK)
     found = aa.attribute_tokens(smaller.params, golden_batch, smaller.config, n_steps=4)
     expected = masked(aa.attribute_tokens, golden_model, golden_batch, MASK, n_steps=4)
-    np.testing.assert_allclose(found.attributions, expected.attributions, atol=1e-5 * np.abs(expected.attributions).max())
+    np.testing.assert_allclose(
+        found.attributions, expected.attributions, atol=1e-5 * np.abs(expected.attributions).max()
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,9 +202,14 @@ def test_costs_are_what_is_counted_and_written(golden_model, tmp_path):
     smaller = aa.remove_heads(golden_model, MASK)
     before, after = (costs.static_costs(each, num_tokens=14) for each in (golden_model, smaller))
     aa.save_classifier(smaller, tmp_path)
-    assert after["file_bytes"] == (tmp_path / "model.safetensors").stat().st_size < before["file_bytes"]
+    assert (
+        after["file_bytes"]
+        == (tmp_path / "model.safetensors").stat().st_size
+        < before["file_bytes"]
+    )
     assert before["parameters"] - after["parameters"] == (MASK == 0).sum() * (4 * 8 * 32 + 3 * 8)
-    # The least that 14 tokens save: the projections and products of the first two layers, each multiplication and addition.
+    # The least that 14 tokens save: the projections and products of the first two layers, each
+    # multiplication and addition.
     num_gone = (MASK[:2] == 0).sum()
     assert before["flops"] - after["flops"] >= num_gone * 2 * (4 * 14 * 32 * 8 + 2 * 14 * 14 * 8)
 
@@ -162,4 +217,8 @@ def test_costs_are_what_is_counted_and_written(golden_model, tmp_path):
 def test_latencies_are_of_every_model_and_batch_size(golden_model, monkeypatch):
     monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
     found = costs.latencies({"full": golden_model}, num_tokens=4, batch_sizes=(1, 2), rounds=1)
-    assert found.keys() == {"full"} and found["full"].keys() == {1, 2} and min(found["full"].values()) > 0
+    assert (
+        found.keys() == {"full"}
+        and found["full"].keys() == {1, 2}
+        and min(found["full"].values()) > 0
+    )

@@ -1,6 +1,8 @@
-"""The report in a real browser: what is on the screen is what is in the arrays, and nothing is loaded or run that should not be.
+"""The report in a real browser: what is on the screen is what is in the arrays, and nothing is
+loaded or run that should not be.
 
-Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); without them these tests are skipped.
+Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); without them
+these tests are skipped.
 """
 
 import json
@@ -17,12 +19,28 @@ from attattr_jax.results import Explanation
 from attattr_jax.tokens import attention_between_words, strongest_pairs, sum_over_pieces
 
 pytest.importorskip("selenium")
-pytestmark = pytest.mark.skipif(not browser_driver.is_there(), reason="no Chromium with its driver on this machine")
+pytestmark = pytest.mark.skipif(
+    not browser_driver.is_there(), reason="no Chromium with its driver on this machine"
+)
 
-HOSTILE = "\u05d8\u05d5\u05d1 \U0001f600 e\u0301 \u202efilm <img src=x onerror='document.title=1'> <script>document.title=2</script>"
+HOSTILE = (
+    "\u05d8\u05d5\u05d1 \U0001f600 e\u0301 \u202efilm <img src=x onerror='document.title=1'>"
+    " <script>document.title=2</script>"
+)
 SENTENCE = "the {} is {} and very good , but unwatchably dull ."
-TEXTS = [SENTENCE.format(noun, word) for noun in ("film", "plot") for word in ("fine", "bad", "slow", "silly")]
-TEXTS += [HOSTILE, "good", *(f"{word} music" for word in "great cold poor warm sharp flat rich weak strong clever".split())]
+TEXTS = [
+    SENTENCE.format(noun, word)
+    for noun in ("film", "plot")
+    for word in ("fine", "bad", "slow", "silly")
+]
+TEXTS += [
+    HOSTILE,
+    "good",
+    *(
+        f"{word} music"
+        for word in "great cold poor warm sharp flat rich weak strong clever".split()
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +55,9 @@ def explained():
 @pytest.fixture(scope="module")
 def file(explained, tmp_path_factory):
     assert len(explained) == 20 and any(len(one.words) < len(one.tokens) for one in explained)
-    return report.write_report(explained, tmp_path_factory.mktemp("page") / "report.html", max_examples=20).file
+    return report.write_report(
+        explained, tmp_path_factory.mktemp("page") / "report.html", max_examples=20
+    ).file
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +81,29 @@ def test_nothing_is_loaded_and_nothing_complains(page, file):
     for index in range(20):
         page.open(index)
     assert page.browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")]
-    urls = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    events = [
+        json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")
+    ]
+    urls = {
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
     assert {url.partition("#")[0] for url in urls if not url.startswith("blob:")} == {file.as_uri()}
 
 
-def test_model_with_one_output_has_no_probability_on_the_screen(browser, regression_folder, tmp_path):
-    (one,) = aa.explain_texts(aa.load_classifier(regression_folder), ["good film"], objective="logit", n_steps=3)
+def test_model_with_one_output_has_no_probability_on_the_screen(
+    browser, regression_folder, tmp_path
+):
+    (one,) = aa.explain_texts(
+        aa.load_classifier(regression_folder), ["good film"], objective="logit", n_steps=3
+    )
     browser.get(one.show(tmp_path / "report.html").as_uri())
     facts = browser.execute_script("return document.getElementById('facts').innerText").split()
-    assert facts[facts.index("output") + 1] == f"{one.logits['stars']:.3f}" and "predicted" not in facts
+    assert (
+        facts[facts.index("output") + 1] == f"{one.logits['stars']:.3f}"
+        and "predicted" not in facts
+    )
     assert browser.get_log("browser") == []
 
 
@@ -79,10 +112,25 @@ def test_every_choice_changes_what_is_shown_and_the_numbers_are_the_arrays(page,
     for index in (0, 3, 19):
         page.open(index)
         one = explained[index]
-        assert page.run("return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)") == one.tokens
-        shown = page.run("return [...document.querySelectorAll('.token .value')].map((value) => value.textContent)")
-        for text, value, special in zip(shown, one.token_attributions, one.special_tokens_mask, strict=True):
-            assert text == "\N{NO-BREAK SPACE}" or text == " " if special else abs(number(text) - value) <= 0.5001 * unit(text)
+        assert (
+            page.run(
+                "return [...document.querySelectorAll('.token bdi')].map((token) =>"
+                " token.textContent)"
+            )
+            == one.tokens
+        )
+        shown = page.run(
+            "return [...document.querySelectorAll('.token .value')].map((value) =>"
+            " value.textContent)"
+        )
+        for text, value, special in zip(
+            shown, one.token_attributions, one.special_tokens_mask, strict=True
+        ):
+            assert (
+                text == "\N{NO-BREAK SPACE}" or text == " "
+                if special
+                else abs(number(text) - value) <= 0.5001 * unit(text)
+            )
         for row in range(2):
             for head in (None, int(random.integers(4))):
                 page.select(row, head)
@@ -95,12 +143,18 @@ def test_every_choice_changes_what_is_shown_and_the_numbers_are_the_arrays(page,
                     assert_shows(probability, attention[i, j])
                 assert f"layer {row}" in page.text("#selection")
                 if head is not None:
-                    assert_shows(page.text("#selection").split()[-1].rstrip("."), one.array("head_importance")[row, head])
+                    assert_shows(
+                        page.text("#selection").split()[-1].rstrip("."),
+                        one.array("head_importance")[row, head],
+                    )
 
 
 def test_small_numbers_are_shown_with_the_digits_there_are(browser, explained, tmp_path):
     one = explained[0]
-    arrays = {name: one.array(name) * np.float32(1e-7 if name != "attention_probs" else 1) for name in one.array_names}
+    arrays = {
+        name: one.array(name) * np.float32(1e-7 if name != "attention_probs" else 1)
+        for name in one.array_names
+    }
     page = report.write_report([Explanation(one.row, arrays)], tmp_path / "small.html").file
     browser.get(page.as_uri())
     page = Page(browser)
@@ -116,7 +170,10 @@ def test_small_numbers_are_shown_with_the_digits_there_are(browser, explained, t
 
 
 def test_a_click_while_another_text_is_being_opened_mixes_nothing(page, explained):
-    for meanwhile in ("document.querySelector('#heads .cell').click()", "dispatchEvent(new Event('resize'))"):
+    for meanwhile in (
+        "document.querySelector('#heads .cell').click()",
+        "dispatchEvent(new Event('resize'))",
+    ):
         page.open(0)
         page.run(f"document.querySelectorAll('#example-list button')[5].click(); {meanwhile}")
         page.wait(lambda: page.text("#facts .sentence") == TEXTS[5])
@@ -130,7 +187,12 @@ def test_words_are_sums_of_their_pieces(page, explained):
     one = explained[0]
     tree = page.text("#tree")
     page.find("#words")[0].click()
-    assert page.run("return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)") == one.word_labels
+    assert (
+        page.run(
+            "return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)"
+        )
+        == one.word_labels
+    )
     assert page.text("#tree") != tree or len(one.tree().nodes) == len(one.tree(words=True).nodes)
     page.select(0, 1)
     attribution = sum_over_pieces(one.attributions[0, 1].astype(float), one.words, axes=(0, 1))
@@ -139,7 +201,9 @@ def test_words_are_sums_of_their_pieces(page, explained):
     for i, j in ((merged, merged), (0, merged), (merged, 2), (1, 2)):
         shown = page.point_at(i, j)
         for text, stored in zip(shown, (attribution[i, j], attention[i, j]), strict=True):
-            assert abs(number(text) - stored) <= unit(text), "sums of rounded numbers: right to one in the last digit"
+            assert abs(number(text) - stored) <= unit(text), (
+                "sums of rounded numbers: right to one in the last digit"
+            )
 
 
 def test_the_strongest_pair_is_two_clicks_away(page, explained):
@@ -161,11 +225,17 @@ def test_the_strongest_pair_is_two_clicks_away(page, explained):
 
 def test_the_slider_and_the_switch_choose_the_pairs(page, explained):
     page.open(0)
-    page.run("const slider = document.getElementById('count'); slider.value = 25; slider.dispatchEvent(new Event('input'))")
+    page.run(
+        "const slider = document.getElementById('count'); slider.value = 25;"
+        " slider.dispatchEvent(new Event('input'))"
+    )
     assert len(page.pairs()) == len(page.find("#arcs .arc")) == 25
     negative = sum(number(row[2]) < 0 for row in page.pairs())
     assert negative == len(page.find("#arcs .arc.negative")) > 0
-    assert page.run("return getComputedStyle(document.querySelector('.arc.negative')).strokeDasharray") != "none"
+    assert (
+        page.run("return getComputedStyle(document.querySelector('.arc.negative')).strokeDasharray")
+        != "none"
+    )
     page.find("#special")[0].click()
     special = {at for at, is_special in enumerate(explained[0].special_tokens_mask) if is_special}
     assert page.pairs() and not any(row[0] in special or row[1] in special for row in page.pairs())
@@ -178,8 +248,13 @@ def test_the_slider_and_the_switch_choose_the_pairs(page, explained):
 def test_the_tree_is_that_of_the_arrays(page, explained):
     page.open(1)
     tree = explained[1].tree()
-    shown = page.run("return [...document.querySelectorAll('#tree [data-token]')].map((node) => Number(node.dataset.token))")
-    assert shown == [node.token for node in tree.nodes] and len(page.find("#tree .edge")) == len(tree.edges)
+    shown = page.run(
+        "return [...document.querySelectorAll('#tree [data-token]')].map((node) =>"
+        " Number(node.dataset.token))"
+    )
+    assert shown == [node.token for node in tree.nodes] and len(page.find("#tree .edge")) == len(
+        tree.edges
+    )
 
 
 def test_text_is_shown_and_never_run(page):
@@ -187,11 +262,18 @@ def test_text_is_shown_and_never_run(page):
     page.open(index)
     page.find("#words")[0].click()
     page.select(1, 2)
-    assert page.text("#facts .sentence") == HOSTILE and page.run("return document.images.length") == 0
+    assert (
+        page.text("#facts .sentence") == HOSTILE and page.run("return document.images.length") == 0
+    )
     assert page.browser.title == "Attention attribution"
-    labels = page.run("return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)")
+    labels = page.run(
+        "return [...document.querySelectorAll('.token bdi')].map((token) => token.textContent)"
+    )
     assert {"\u05d8\u05d5\u05d1", "\U0001f600", "e\u0301", "<"} <= set(labels)
-    assert page.run("return getComputedStyle(document.querySelector('.token bdi')).unicodeBidi") == "isolate"
+    assert (
+        page.run("return getComputedStyle(document.querySelector('.token bdi')).unicodeBidi")
+        == "isolate"
+    )
 
 
 def test_everything_is_reached_by_keys(page):
@@ -203,7 +285,9 @@ def test_everything_is_reached_by_keys(page):
     page.press('#heads [tabindex="0"]', "ARROW_DOWN")
     assert "layer 1, head 0" in page.text("#selection")
     page.press("#attribution", "ARROW_DOWN", "ARROW_RIGHT", "ARROW_RIGHT")
-    assert "the (1) attends to plot" not in page.text("#readout") and "(1) attends to" in page.text("#readout")
+    assert "the (1) attends to plot" not in page.text("#readout") and "(1) attends to" in page.text(
+        "#readout"
+    )
     page.press('.token[tabindex="0"]', "ARROW_RIGHT", "ENTER")
     assert "Only pairs with “the” (1)" in page.text("#selection")
 
@@ -221,7 +305,12 @@ def test_an_address_leads_back(browser, file, page):
 
 def test_the_address_is_what_is_shown(browser, file, page):
     def opened(address, sentence, selection):
-        page.wait(lambda: page.text("#facts .sentence") == sentence and f"Of {selection}." in page.text("#selection"))
+        page.wait(
+            lambda: (
+                page.text("#facts .sentence") == sentence
+                and f"Of {selection}." in page.text("#selection")
+            )
+        )
         page.wait(lambda: browser.current_url == f"{file.as_uri()}#{address}")
 
     everything = "all layers and heads"
@@ -247,7 +336,10 @@ def test_the_address_is_what_is_shown(browser, file, page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read(browser, file, scheme):
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
     browser.get("about:blank")
     browser.get(file.as_uri())
     page = Page(browser)
@@ -268,5 +360,10 @@ def test_every_text_can_be_read(browser, file, scheme):
 
 
 def luminance(colour):
-    channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].replace(",", " ").split()[:3]]
-    return np.dot([0.2126, 0.7152, 0.0722], [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels])
+    channels = [
+        int(part) / 255 for part in colour[colour.index("(") + 1 : -1].replace(",", " ").split()[:3]
+    ]
+    return np.dot(
+        [0.2126, 0.7152, 0.0722],
+        [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels],
+    )

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from attattr_jax import data
-from attattr_jax.tokens import attention_between_words, strongest_pairs, sum_over_pieces, word_groups, word_labels
+from attattr_jax.tokens import (
+    attention_between_words,
+    strongest_pairs,
+    sum_over_pieces,
+    word_groups,
+    word_labels,
+)
 
 ROW = {
     "text": "Re\u0301sume\u0301s unkept",
@@ -22,14 +28,32 @@ def test_pieces_of_a_word_are_grouped():
 
 
 def test_words_are_written_as_in_the_text():
-    assert word_labels(ROW, GROUPS) == ["[CLS]", "Re\u0301sume\u0301s", "unkept", "[SEP]", "kept", "[SEP]"]
-    cut = ROW | {"text": "e\u0301", "tokens": ["e"], "offsets": [[0, 1]], "token_type_ids": [0], "special_tokens_mask": [0]}
+    assert word_labels(ROW, GROUPS) == [
+        "[CLS]",
+        "Re\u0301sume\u0301s",
+        "unkept",
+        "[SEP]",
+        "kept",
+        "[SEP]",
+    ]
+    cut = ROW | {
+        "text": "e\u0301",
+        "tokens": ["e"],
+        "offsets": [[0, 1]],
+        "token_type_ids": [0],
+        "special_tokens_mask": [0],
+    }
     assert word_labels(cut, [[0]]) == ["e\u0301"], "the accent that the tokenizer dropped"
-    assert word_labels(ROW | {"offsets": [[0, 0]] * 8}, GROUPS)[1:3] == ["resumes", "unkept"], "no offsets: the pieces"
+    assert word_labels(ROW | {"offsets": [[0, 0]] * 8}, GROUPS)[1:3] == [
+        "resumes",
+        "unkept",
+    ], "no offsets: the pieces"
 
 
 def test_words_keep_what_has_no_place_of_its_own(tiny):
-    """Marks (also of combining class 0), joiners and variation selectors, which the tokenizer drops; no character of the next word."""
+    """Marks (also of combining class 0), joiners and variation selectors, which the tokenizer
+    drops; no character of the next word.
+    """
     words = [
         "good",
         "\u0939\u0948\u0902",
@@ -42,20 +66,38 @@ def test_words_keep_what_has_no_place_of_its_own(tiny):
     ]
     words += ["\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "bad"]
     encoded = data.encode(tiny, data.Split("texts", "texts", [" ".join(words)], None, None), 32)
-    row = {name: getattr(encoded, name)[0] for name in ("offsets", "word_ids", "token_type_ids", "special_tokens_mask")}
+    row = {
+        name: getattr(encoded, name)[0]
+        for name in ("offsets", "word_ids", "token_type_ids", "special_tokens_mask")
+    }
     row |= {"text": " ".join(words), "text_pair": None}
     row["tokens"] = tiny.tokenizer.convert_ids_to_tokens(encoded.input_ids[0])
     assert word_labels(row, word_groups(row)) == ["[CLS]", *words, "[SEP]"]
-    kept = ROW | {"text": "ab\u0301c", "tokens": ["a", "b", "\u0301c"], "offsets": [[0, 1], [1, 2], [2, 4]]}
+    kept = ROW | {
+        "text": "ab\u0301c",
+        "tokens": ["a", "b", "\u0301c"],
+        "offsets": [[0, 1], [1, 2], [2, 4]],
+    }
     kept |= {"token_type_ids": [0] * 3, "special_tokens_mask": [0] * 3}
-    assert word_labels(kept, [[0], [1], [2]]) == ["a", "b", "\u0301c"], "a mark that is a token's own"
+    assert word_labels(kept, [[0], [1], [2]]) == [
+        "a",
+        "b",
+        "\u0301c",
+    ], "a mark that is a token's own"
     damaged = kept | {"text": "ab\u0301", "offsets": [[0, 1], [1, 2], [90, 91]]}
-    assert word_labels(damaged, [[0], [1], [2]]) == ["a", "b\u0301", "\u0301c"], "what follows lies beyond the text"
+    assert word_labels(damaged, [[0], [1], [2]]) == [
+        "a",
+        "b\u0301",
+        "\u0301c",
+    ], "what follows lies beyond the text"
 
 
 def test_sums_and_distributions_survive():
     random = np.random.default_rng(0)
-    attributions, probs = random.normal(size=(2, 3, 8, 8)), random.dirichlet(np.ones(8), size=(2, 3, 8))
+    attributions, probs = (
+        random.normal(size=(2, 3, 8, 8)),
+        random.dirichlet(np.ones(8), size=(2, 3, 8)),
+    )
     words = sum_over_pieces(attributions, GROUPS, axes=(-2, -1))
     assert words.shape == (2, 3, 6, 6)
     np.testing.assert_allclose(words.sum(axis=(2, 3)), attributions.sum(axis=(2, 3)))

@@ -19,9 +19,10 @@ def layers(*edges_by_layer, num_tokens=6):
     return values
 
 
-# By hand. Layer 2, the last but one: a is the root (2.5 against b's 1.7) and takes b and c; b may not take d yet. Layer 1: b takes d; the
-# [CLS] row neither counts as the largest nor takes c. Layer 0: a, whose children are from layer 2, takes [SEP], at the lowest level there
-# is by then, 2; d takes [CLS]. Layer 3, the last, has nothing outside the [CLS] row.
+# By hand. Layer 2, the last but one: a is the root (2.5 against b's 1.7) and takes b and c; b may
+# not take d yet. Layer 1: b takes d; the [CLS] row neither counts as the largest nor takes c. Layer
+# 0: a, whose children are from layer 2, takes [SEP], at the lowest level there is by then, 2; d
+# takes [CLS]. Layer 3, the last, has nothing outside the [CLS] row.
 WORKED = layers(
     {(1, 5): 1.0, (4, 0): 0.45, (4, 3): 0.9},
     {(2, 4): 0.8, (0, 3): 5.0, (2, 5): 0.32},
@@ -48,13 +49,23 @@ def test_heads_are_summed():
 
 def test_a_token_that_joined_takes_others_in_the_same_layer_if_its_row_is_still_to_come():
     downward = layers({(2, 3): 1.0, (3, 4): 1.0}, {(1, 2): 1.0, (1, 5): 0.9}, {})
-    assert aa.attribution_tree(downward, TOKENS).edges == [(1, 2, 1), (1, 5, 1), (2, 3, 0), (3, 4, 0)]
+    assert aa.attribution_tree(downward, TOKENS).edges == [
+        (1, 2, 1),
+        (1, 5, 1),
+        (2, 3, 0),
+        (3, 4, 0),
+    ]
     upward = layers({(5, 3): 1.0, (3, 4): 1.0}, {(1, 2): 1.0, (1, 5): 0.9}, {})
     assert aa.attribution_tree(upward, TOKENS).edges == [(1, 2, 1), (1, 5, 1), (5, 3, 0)]
 
 
 def test_threshold_and_penalty_leave_edges_out():
-    assert aa.attribution_tree(WORKED, TOKENS, threshold=0.6).edges == [(1, 2, 2), (2, 4, 1), (1, 5, 0), (4, 3, 0)]
+    assert aa.attribution_tree(WORKED, TOKENS, threshold=0.6).edges == [
+        (1, 2, 2),
+        (2, 4, 1),
+        (1, 5, 0),
+        (4, 3, 0),
+    ]
     tree = aa.attribution_tree(WORKED, TOKENS, penalty=0.48)
     assert tree.edges == [(1, 2, 2), (1, 3, 2), (2, 4, 1), (1, 5, 0)]
     assert tree.objective == pytest.approx(3.3 - 4 * 0.48)
@@ -85,7 +96,9 @@ def test_it_is_a_tree_whatever_the_input(values):
     columns = [column for column, _ in places.values()]
     for node in tree.nodes:
         below = [places[child.token][0] for child in tree.children(node.token)]
-        assert below == sorted(below) and (not below or places[node.token][0] == (below[0] + below[-1]) / 2)
+        assert below == sorted(below) and (
+            not below or places[node.token][0] == (below[0] + below[-1]) / 2
+        )
     leaves = [places[node.token][0] for node in tree.nodes if not tree.children(node.token)]
     assert sorted(leaves) == list(range(len(leaves))) and min(columns) == 0
 
@@ -93,14 +106,28 @@ def test_it_is_a_tree_whatever_the_input(values):
 def test_json_and_text():
     tree = aa.attribution_tree(WORKED, TOKENS)
     stored = json.loads(tree.to_json())
-    assert (stored["root"], stored["threshold"], stored["objective"]) == (1, 0.4, pytest.approx(3.75))
-    assert [(node["parent"], node["token"], node["layer"]) for node in stored["nodes"][1:]] == tree.edges
+    assert (stored["root"], stored["threshold"], stored["objective"]) == (
+        1,
+        0.4,
+        pytest.approx(3.75),
+    )
+    assert [
+        (node["parent"], node["token"], node["layer"]) for node in stored["nodes"][1:]
+    ] == tree.edges
     assert [node["text"] for node in stored["nodes"]] == ["a", "b", "c", "d", "[SEP]", "[CLS]"]
-    assert [line.split()[-4] for line in str(tree).splitlines()[1:]] == ["(2)", "(4)", "(0)", "(3)", "(5)"]
+    assert [line.split()[-4] for line in str(tree).splitlines()[1:]] == [
+        "(2)",
+        "(4)",
+        "(0)",
+        "(3)",
+        "(5)",
+    ]
 
 
 def test_dot_quotes_tokens():
-    tree = aa.attribution_tree(WORKED, ("[CLS]", 'say "hi"', "back\\slash", "two\nlines", "]; x", "</a>"))
+    tree = aa.attribution_tree(
+        WORKED, ("[CLS]", 'say "hi"', "back\\slash", "two\nlines", "]; x", "</a>")
+    )
     dot = tree.to_dot()
     for written in (
         r'1 [label="say \"hi\""];',
@@ -122,7 +149,10 @@ def test_dot_quotes_tokens():
         ({"attributions": np.full((2, 3, 3), np.nan)}, "not finite"),
         ({"attributions": np.ones((2, 3, 3)), "tokens": ["a"]}, "1 tokens for attributions of 3"),
         ({"attributions": np.ones((2, 3, 3)), "threshold": 1.5}, "threshold must be from 0 to 1"),
-        ({"attributions": np.ones((2, 3, 3)), "penalty": float("nan")}, "penalty must be 0 or more"),
+        (
+            {"attributions": np.ones((2, 3, 3)), "penalty": float("nan")},
+            "penalty must be 0 or more",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -10,7 +10,9 @@ def make_tiny(words):
     from transformers import BertTokenizerFast
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    tokenizer = BertTokenizerFast(vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=32)
+    tokenizer = BertTokenizerFast(
+        vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=32
+    )
     config = aa.BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=16,
@@ -20,4 +22,6 @@ def make_tiny(words):
         max_position_embeddings=32,
         initializer_range=0.2,
     )
-    return aa.Classifier(config, aa.init_params(config, jax.random.key(0)), tokenizer, {0: "negative", 1: "positive"})
+    return aa.Classifier(
+        config, aa.init_params(config, jax.random.key(0)), tokenizer, {0: "negative", 1: "positive"}
+    )

@@ -1,9 +1,11 @@
-"""Correlate the head importances of several models, or by several measures: do the same heads matter?
+"""Correlate the head importances of several models, or by several measures: do the same heads
+matter?
 
     attattr-correlate runs/sst2/pruning/head_importance.json runs/rte/pruning/head_importance.json
 
-(or `python -m attattr_jax.commands.correlate`). Prints for each pair of files Pearson's and Spearman's correlation over all heads, and
-how many of the most important quarter of the heads they share. The models must have the same numbers of layers and heads.
+(or `python -m attattr_jax.commands.correlate`). Prints for each pair of files Pearson's and
+Spearman's correlation over all heads, and how many of the most important quarter of the heads they
+share. The models must have the same numbers of layers and heads.
 """
 
 from __future__ import annotations
@@ -28,24 +30,48 @@ def _correlate(argv: Sequence[str] | None) -> None:
     class Parser(cli.OneLineErrors, argparse.ArgumentParser):
         pass
 
-    parser = Parser(prog="attattr-correlate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="+", help="a head_importance.json of attribute.py or prune.py")
+    parser = Parser(
+        prog="attattr-correlate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "file", nargs="+", help="a head_importance.json of attribute.py or prune.py"
+    )
     files = [user_path(name) for name in parser.parse_args(argv).file]
     cli.require(len(files) >= 2, "give two files or more: what is correlated is their importances")
     records = [_read(file) for file in files]
     for number, (file, record) in enumerate(zip(files, records, strict=True), 1):
-        print(cli.printable(f"[{number}] {file}: {record['measure']}, {record.get('num_examples', '?')} examples"))
+        print(
+            cli.printable(
+                f"[{number}] {file}: {record['measure']}, {record.get('num_examples', '?')}"
+                " examples"
+            )
+        )
     values = [record["importance"] for record in records]
     rows = [["", "Pearson", "Spearman", "shared of the top quarter"]]
     for one, other in itertools.combinations(range(len(files)), 2):
-        found = cli.named(f"{files[one]} and {files[other]}", functools.partial(heads.correlate, *(values[at] for at in (one, other))))
+        found = cli.named(
+            f"{files[one]} and {files[other]}",
+            functools.partial(heads.correlate, *(values[at] for at in (one, other))),
+        )
         shared = f"{found['shared_top_heads']} of {found['num_top_heads']}"
-        rows.append([f"[{one + 1}] and [{other + 1}]", f"{found['pearson']:+.3f}", f"{found['spearman']:+.3f}", shared])
+        rows.append(
+            [
+                f"[{one + 1}] and [{other + 1}]",
+                f"{found['pearson']:+.3f}",
+                f"{found['spearman']:+.3f}",
+                shared,
+            ]
+        )
     cli.print_table(rows)
 
 
 def _read(file: Path) -> dict:
-    cli.require(file.is_file(), f"{file}: no such file; prune.py and attribute.py write a head_importance.json")
+    cli.require(
+        file.is_file(),
+        f"{file}: no such file; prune.py and attribute.py write a head_importance.json",
+    )
     return heads.read_importance(file)
 
 

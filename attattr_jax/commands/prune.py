@@ -4,8 +4,9 @@
     python prune.py --checkpoint runs/sst2 --curve --curve_importances all
     python prune.py --checkpoint runs/sst2 --prune_fraction 0.5 --save_pruned runs/sst2-half
 
-Heads are scored on examples that accuracy is not measured on. Writes pruning.json, head_importance.json, the picture heads.png, with
---curve also curve.csv and curve.png, and run.json into --output_dir. A run that was stopped goes on with --resume.
+Heads are scored on examples that accuracy is not measured on. Writes pruning.json,
+head_importance.json, the picture heads.png, with --curve also curve.csv and curve.png, and run.json
+into --output_dir. A run that was stopped goes on with --resume.
 """
 
 from __future__ import annotations
@@ -31,37 +32,74 @@ from ..output import OutputFolder
 MASKS_PER_LINE = 16  # evaluated between two writes: what a killed run loses
 JOURNAL = "progress.jsonl"  # scores and metrics of a run that is not finished
 FROM_FILE = "file"  # stands for the measure of a head_importance.json
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer*.json", "vocab.txt", "special_tokens_map.json")
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer*.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(cli.CommonOptions):
     """Options of `prune.py`."""
 
-    checkpoint: str = option("runs/sst2", "an output of train.py, any Hugging Face BERT classifier folder, or a Hub id")
-    dataset: str | None = option(None, "a data set, named as for train.py (default: the one the checkpoint was trained on)")
-    importance: str = option("attribution", f"{', '.join(MEASURES)}, or a head_importance.json of the same model")
+    checkpoint: str = option(
+        "runs/sst2", "an output of train.py, any Hugging Face BERT classifier folder, or a Hub id"
+    )
+    dataset: str | None = option(
+        None, "a data set, named as for train.py (default: the one the checkpoint was trained on)"
+    )
+    importance: str = option(
+        "attribution", f"{', '.join(MEASURES)}, or a head_importance.json of the same model"
+    )
     protocol: Literal["disjoint", "reference"] = option(
         "disjoint",
-        "disjoint: no example is both scored and evaluated; reference: as the paper's code, scored on the first examples of --eval_split, "
-        "by 20 left Riemann steps, evaluated on all of it",
+        "disjoint: no example is both scored and evaluated; reference: as the paper's code, scored"
+        " on the first examples of --eval_split, by 20 left Riemann steps, evaluated on all of it",
     )
     scoring_split: str = option("train", "the split that heads are scored on, for the gold class")
     num_scoring_examples: int = option(200, "how many of its examples, drawn with --seed")
-    eval_split: str = option("validation", "the split that accuracy is measured on; scored examples are left out")
-    max_eval_examples: int | None = option(None, "the first so many only")
-    n_steps: str = option("20", "integration steps of the attribution (Gauss-Legendre), or auto: as many as a tolerance of 1e-3 needs")
-    keep_per_layer: int | None = option(None, "keep so many heads of every layer (default: 3)")
-    prune_fraction: float | None = option(None, "instead: prune this fraction of all heads, the least important of all layers")
-    prune_heads: str | None = option(None, "instead: prune the heads listed as layer:heads, as in 0:1,2;3:4")
-    min_accuracy: float | None = option(None, "instead: prune, the least important first, as long as accuracy stays at least this (0 to 1)")
-    iterations: int = option(
-        1, "with --prune_fraction, --min_accuracy or --curve: prune in so many equal rounds, and score the heads left anew after each"
+    eval_split: str = option(
+        "validation", "the split that accuracy is measured on; scored examples are left out"
     )
-    curve: bool = option(False, "accuracy with 0, 10, ... 100 % of all heads removed, as table and plot")
-    curve_importances: str = option("random", "what else to show beside --importance: measures separated by commas, all, or none")
+    max_eval_examples: int | None = option(None, "the first so many only")
+    n_steps: str = option(
+        "20",
+        "integration steps of the attribution (Gauss-Legendre), or auto: as many as a tolerance of"
+        " 1e-3 needs",
+    )
+    keep_per_layer: int | None = option(None, "keep so many heads of every layer (default: 3)")
+    prune_fraction: float | None = option(
+        None, "instead: prune this fraction of all heads, the least important of all layers"
+    )
+    prune_heads: str | None = option(
+        None, "instead: prune the heads listed as layer:heads, as in 0:1,2;3:4"
+    )
+    min_accuracy: float | None = option(
+        None,
+        "instead: prune, the least important first, as long as accuracy stays at least this (0"
+        " to 1)",
+    )
+    iterations: int = option(
+        1,
+        "with --prune_fraction, --min_accuracy or --curve: prune in so many equal rounds, and score"
+        " the heads left anew after each",
+    )
+    curve: bool = option(
+        False, "accuracy with 0, 10, ... 100 % of all heads removed, as table and plot"
+    )
+    curve_importances: str = option(
+        "random",
+        "what else to show beside --importance: measures separated by commas, all, or none",
+    )
     curve_seeds: int = option(5, "how many random orders to show, from --seed on")
-    save_pruned: str | None = option(None, "a folder for the physically smaller model; its size and speed are compared with the full one's")
+    save_pruned: str | None = option(
+        None,
+        "a folder for the physically smaller model; its size and speed are compared with the full"
+        " one's",
+    )
     output_dir: str | None = option(None, "where to write (default: <checkpoint>/pruning)")
 
 
@@ -90,9 +128,18 @@ def _named(kind: str, mask: np.ndarray) -> str:
 
 
 class _Metrics:
-    """Metrics on the evaluated examples under head masks; a mask is evaluated once, however often it is asked for."""
+    """Metrics on the evaluated examples under head masks; a mask is evaluated once, however often
+    it is asked for.
+    """
 
-    def __init__(self, params, classifier: pretrained.Classifier, encoded: data.Encoded, mesh, task: str | None):
+    def __init__(
+        self,
+        params,
+        classifier: pretrained.Classifier,
+        encoded: data.Encoded,
+        mesh,
+        task: str | None,
+    ):
         self.params, self.encoded, self.mesh, self.task = params, encoded, mesh, task
         self.config, self.id2label = classifier.config, classifier.id2label
         self.journal = Journal(None)  # in memory until there may be written
@@ -100,9 +147,15 @@ class _Metrics:
     def __call__(self, masks: np.ndarray) -> list[dict[str, float]]:
         """Return the metrics under each of `masks` [M, L, N]."""
         names = [_named("metrics", mask) for mask in masks]
-        new = {name: mask for name, mask in zip(names, masks, strict=True) if self.journal.get(name) is None}
+        new = {
+            name: mask
+            for name, mask in zip(names, masks, strict=True)
+            if self.journal.get(name) is None
+        }
         if new:
-            with cli.progress(len(self.encoded) * len(new), "examples", f"evaluating {len(new)} masks") as bar:
+            with cli.progress(
+                len(self.encoded) * len(new), "examples", f"evaluating {len(new)} masks"
+            ) as bar:
                 for start in range(0, len(new), MASKS_PER_LINE):
                     self._evaluate(dict(list(new.items())[start : start + MASKS_PER_LINE]), bar)
         return [self.journal.get(name) for name in names]
@@ -112,13 +165,19 @@ class _Metrics:
             bar.update(count * len(masks) * sharding.num_shares(self.mesh))
 
         given = np.stack(list(masks.values())).astype(np.float32)
-        logits = evaluation.predict_masks(self.params, self.config, self.encoded, self.mesh, given, on_batch=on_batch)
+        logits = evaluation.predict_masks(
+            self.params, self.config, self.encoded, self.mesh, given, on_batch=on_batch
+        )
         for name, each in zip(masks, logits, strict=True):
-            self.journal.put(name, evaluation.metrics(each, self.encoded.labels, self.task, self.id2label))
+            self.journal.put(
+                name, evaluation.metrics(each, self.encoded.labels, self.task, self.id2label)
+            )
 
 
 def _prune(options: Options) -> None:
-    options = dataclasses.replace(options, n_steps=cli.checked_n_steps(options.n_steps, "gausslegendre"))
+    options = dataclasses.replace(
+        options, n_steps=cli.checked_n_steps(options.n_steps, "gausslegendre")
+    )
     _check_options(options)
     files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
     path = options.output_dir or pretrained.beside(options.checkpoint, "pruning")
@@ -142,18 +201,30 @@ def _prune(options: Options) -> None:
     facts = {
         "dataset_path": data.absolute_name(trained.dataset),
         "model_fingerprint": fingerprint,
-        "data_fingerprints": {role: data.fingerprint(*pair) for role, pair in roles.items() if pair[0] is not None},
+        "data_fingerprints": {
+            role: data.fingerprint(*pair) for role, pair in roles.items() if pair[0] is not None
+        },
         "importance_fingerprint": None if given is None else json_digest(given),
         "max_seq_length": trained.max_seq_length,
         "task_metric": evaluation.TASK_METRICS.get(task),
     }
-    # The fingerprints tell whether model and data are the same, however they are written. Of the data set's name only the
-    # metric counts.
-    may_change = ("checkpoint", "dataset", "dataset_path", *(["importance"] if given is not None else []))
-    # The smaller model's folder also says what the next run takes over: the columns that the model was trained with.
+    # The fingerprints tell whether model and data are the same, however they are written. Of the
+    # data set's name only the metric counts.
+    may_change = (
+        "checkpoint",
+        "dataset",
+        "dataset_path",
+        *(["importance"] if given is not None else []),
+    )
+    # The smaller model's folder also says what the next run takes over: the columns that the model
+    # was trained with.
     saved_options = dataclasses.replace(options, **trained.column_options)
     is_there = (folder.path / "pruning.json").exists()
-    if folder.is_finished(options, facts, may_change) and is_there and _is_saved(save_folder, saved_options, facts, may_change):
+    if (
+        folder.is_finished(options, facts, may_change)
+        and is_there
+        and _is_saved(save_folder, saved_options, facts, may_change)
+    ):
         folder.print_finished()
         return
 
@@ -174,29 +245,60 @@ def _prune(options: Options) -> None:
         method = "riemann_left" if options.protocol == "reference" else "gausslegendre"
         name = _named(f"scores {measure} {seed}", mask)
         if known := journal.get(name):
-            return HeadScores(np.asarray(known["importance"]), {key: np.asarray(each) for key, each in known["details"].items()})
+            return HeadScores(
+                np.asarray(known["importance"]),
+                {key: np.asarray(each) for key, each in known["details"].items()},
+            )
         with cli.progress(len(scored or ()), "examples", f"scoring heads by {measure}") as bar:
             on_batch = lambda count: bar.update(count * sharding.num_shares(mesh))  # noqa: E731
-            found = score_heads(measure, classifier, scored_encoded, mesh, mask, options.n_steps, method, seed or 0, on_batch, params)
-        journal.put(name, {"importance": found.importance.tolist(), "details": {key: each.tolist() for key, each in found.details.items()}})
+            found = score_heads(
+                measure,
+                classifier,
+                scored_encoded,
+                mesh,
+                mask,
+                options.n_steps,
+                method,
+                seed or 0,
+                on_batch,
+                params,
+            )
+        journal.put(
+            name,
+            {
+                "importance": found.importance.tolist(),
+                "details": {key: each.tolist() for key, each in found.details.items()},
+            },
+        )
         return found
 
     def record_of(measure: str, found: HeadScores) -> dict[str, Any]:
         from_examples = (None, ()) if measure == "random" else ("gold", scored.example_hashes())
-        return heads.importance_record(measure, found.importance, fingerprint, *from_examples, details=found.details)
+        return heads.importance_record(
+            measure, found.importance, fingerprint, *from_examples, details=found.details
+        )
 
-    rankings = [_rank(options, present, measure, seed, score, given if measure == FROM_FILE else record_of) for measure, seed in wanted]
+    rankings = [
+        _rank(options, present, measure, seed, score, given if measure == FROM_FILE else record_of)
+        for measure, seed in wanted
+    ]
     chosen = rankings[0]
     if options.min_accuracy is None:
         mask = cut(chosen)
     else:
         masks = pruning.masks_along(chosen.order, range(present.size + 1), present)
-        mask = masks[pruning.last_above([found["accuracy"] for found in metrics(masks)], options.min_accuracy)]
+        mask = masks[
+            pruning.last_above(
+                [found["accuracy"] for found in metrics(masks)], options.min_accuracy
+            )
+        ]
     masks = np.stack([present, mask])
     curves = []
     if options.curve:
         tops = [cut(ranking) for ranking in rankings] if _keeps_tops(options) else None
-        curves = _curves(rankings, present, tops, lambda more: metrics(np.concatenate([masks, more]))[2:])
+        curves = _curves(
+            rankings, present, tops, lambda more: metrics(np.concatenate([masks, more]))[2:]
+        )
     before, after = metrics(masks)
 
     result = {
@@ -216,15 +318,22 @@ def _prune(options: Options) -> None:
         "scoring_seconds": {ranking.measure: ranking.seconds for ranking in reversed(rankings)},
     }
     if options.prune_heads is None:
-        result["removal_order"] = [list(divmod(int(head), present.shape[1])) for head in chosen.order]
+        result["removal_order"] = [
+            list(divmod(int(head), present.shape[1])) for head in chosen.order
+        ]
     if options.min_accuracy is not None:
-        result |= {"min_accuracy": options.min_accuracy, "num_pruned_chosen_on": "the evaluated examples"}
+        result |= {
+            "min_accuracy": options.min_accuracy,
+            "num_pruned_chosen_on": "the evaluated examples",
+        }
     if options.curve:
         result |= {"curve": curves[0]["points"], "curves": curves}
     smaller = None
     if save_folder is not None:
         smaller = pruning.remove_heads(classifier, mask)
-        save_folder.start(saved_options, facts | {"model_fingerprint": smaller.fingerprint()}, may_change)
+        save_folder.start(
+            saved_options, facts | {"model_fingerprint": smaller.fingerprint()}, may_change
+        )
     if not sharding.is_main():
         return
 
@@ -237,14 +346,23 @@ def _prune(options: Options) -> None:
         plots.save_figure(grid, folder.path / "heads")
     if options.curve:
         write_file(folder.path / "curve.csv", _as_csv(curves))
-        plots.save_figure(plots.accuracy_curves(curves, len(evaluated), pruning.REMOVABLE_LOSS), folder.path / "curve")
+        plots.save_figure(
+            plots.accuracy_curves(curves, len(evaluated), pruning.REMOVABLE_LOSS),
+            folder.path / "curve",
+        )
     if save_folder is not None:
         pretrained.save_classifier(smaller, save_folder.path)
         save_folder.finish(results={"accuracy": after["accuracy"]})
-        num_tokens = data.bucket_length(int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings)
+        num_tokens = data.bucket_length(
+            int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings
+        )
         result["size"] = _sizes({"before": classifier, "after": smaller}, num_tokens)
         write_json(folder.path / "pruning.json", result)
-    folder.finish(results={name: value for name, value in result.items() if name.endswith(("_before", "_after"))})
+    folder.finish(
+        results={
+            name: value for name, value in result.items() if name.endswith(("_before", "_after"))
+        }
+    )
     (folder.path / JOURNAL).unlink(missing_ok=True)
     _print_pruning(options, result)
     if curves:
@@ -255,12 +373,15 @@ def _prune(options: Options) -> None:
     print(f"pruning: {folder.path}")
 
 
-def _rank(options: Options, present: np.ndarray, measure: str, seed: int | None, score, record) -> _Ranking:
+def _rank(
+    options: Options, present: np.ndarray, measure: str, seed: int | None, score, record
+) -> _Ranking:
     """Rank the heads by one measure.
 
     Args:
       score: (measure, seed, mask) -> HeadScores.
-      record: (measure, HeadScores) -> the contents of a head_importance.json; or these themselves, if nothing is to be scored.
+      record: (measure, HeadScores) -> the contents of a head_importance.json; or these themselves,
+        if nothing is to be scored.
     """
     start = time.perf_counter()
     again = None
@@ -272,10 +393,14 @@ def _rank(options: Options, present: np.ndarray, measure: str, seed: int | None,
     return _Ranking(record, seed, order, round(time.perf_counter() - start, 3))
 
 
-def _curves(rankings: Sequence[_Ranking], present: np.ndarray, tops: Sequence[np.ndarray] | None, metrics) -> list[dict[str, Any]]:
-    """Return the curve of each ranking, with the point of its `tops`, the mask [L, N] of the best heads of every layer.
+def _curves(
+    rankings: Sequence[_Ranking], present: np.ndarray, tops: Sequence[np.ndarray] | None, metrics
+) -> list[dict[str, Any]]:
+    """Return the curve of each ranking, with the point of its `tops`, the mask [L, N] of the best
+    heads of every layer.
 
-    `metrics`, masks [M, L, N] -> metrics, is called once for everything, so that all masks are evaluated together.
+    `metrics`, masks [M, L, N] -> metrics, is called once for everything, so that all masks are
+    evaluated together.
     """
     masks = np.stack([pruning.curve_masks(ranking.order, present) for ranking in rankings])
     every = masks.reshape(-1, *present.shape)
@@ -283,10 +408,21 @@ def _curves(rankings: Sequence[_Ranking], present: np.ndarray, tops: Sequence[np
     num_points = masks.shape[1]
     curves = []
     for at, ranking in enumerate(rankings):
-        curves.append(pruning.curve_record(ranking.measure, ranking.seed, masks[at], found[at * num_points : (at + 1) * num_points]))
+        curves.append(
+            pruning.curve_record(
+                ranking.measure,
+                ranking.seed,
+                masks[at],
+                found[at * num_points : (at + 1) * num_points],
+            )
+        )
         if tops is not None:
             num_pruned = int((tops[at] == 0).sum())
-            point = {"fraction": num_pruned / present.size, "num_pruned": num_pruned, **found[len(every) + at]}
+            point = {
+                "fraction": num_pruned / present.size,
+                "num_pruned": num_pruned,
+                **found[len(every) + at],
+            }
             curves[-1]["keep_per_layer"] = {"per_layer": int(tops[at].sum(axis=1).max()), **point}
     return curves
 
@@ -298,14 +434,21 @@ def _sizes(classifiers: dict[str, pretrained.Classifier], num_tokens: int) -> di
         bar.update(1)
     return {
         "num_tokens": num_tokens,
-        **{name: costs.static_costs(each, num_tokens) | {"latency_ms": times[name]} for name, each in classifiers.items()},
+        **{
+            name: costs.static_costs(each, num_tokens) | {"latency_ms": times[name]}
+            for name, each in classifiers.items()
+        },
     }
 
 
 def _as_csv(curves: Sequence[dict[str, Any]]) -> str:
     """Return the points of all curves as one tidy table."""
     table = io.StringIO()
-    rows = [{"measure": curve["measure"], "seed": curve["seed"], **point} for curve in curves for point in curve["points"]]
+    rows = [
+        {"measure": curve["measure"], "seed": curve["seed"], **point}
+        for curve in curves
+        for point in curve["points"]
+    ]
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -315,20 +458,33 @@ def _as_csv(curves: Sequence[dict[str, Any]]) -> str:
 def _print_pruning(options: Options, result: dict[str, Any]) -> None:
     num_scoring, source = result["num_scoring_examples"], result["scoring_source"]
     source = f" of {source}" if source and options.importance in MEASURES else ""
-    print(f"importance: {result['measure']}" + (f", from {num_scoring} examples{source}" if num_scoring else ""))
+    print(
+        f"importance: {result['measure']}"
+        + (f", from {num_scoring} examples{source}" if num_scoring else "")
+    )
     print("kept heads:")
     for layer, kept in enumerate(result["kept_heads"]):
         print(f"  layer {layer}: " + (", ".join(map(str, kept)) or "none"))
     num_pruned, num_kept = (sum(map(len, result[name])) for name in ("pruned_heads", "kept_heads"))
-    print(f"{num_pruned} of {num_pruned + num_kept} heads pruned; {result['num_eval_examples']} examples of {result['eval_source']}:")
+    print(
+        f"{num_pruned} of {num_pruned + num_kept} heads pruned; {result['num_eval_examples']}"
+        f" examples of {result['eval_source']}:"
+    )
     names = [key.removesuffix("_before") for key in result if key.endswith("_before")]
     cli.print_table(
-        [["", "before", "after"]] + [[name, f"{result[f'{name}_before']:.4f}", f"{result[f'{name}_after']:.4f}"] for name in names]
+        [["", "before", "after"]]
+        + [
+            [name, f"{result[f'{name}_before']:.4f}", f"{result[f'{name}_after']:.4f}"]
+            for name in names
+        ]
     )
     if options.protocol == "reference" and source:
         print("these examples were scored on as well (--protocol reference)")
     if options.min_accuracy is not None:
-        print("how many heads go was chosen on these examples: for an unbiased accuracy, evaluate the pruned model on others")
+        print(
+            "how many heads go was chosen on these examples: for an unbiased accuracy, evaluate the"
+            " pruned model on others"
+        )
 
 
 def _print_curves(curves: list[dict[str, Any]]) -> None:
@@ -336,15 +492,27 @@ def _print_curves(curves: list[dict[str, Any]]) -> None:
     for curve in curves:
         by_measure.setdefault(curve["measure"], []).append(curve)
     accuracies = [
-        np.mean([[point["accuracy"] for point in curve["points"]] for curve in members], axis=0) for members in by_measure.values()
+        np.mean([[point["accuracy"] for point in curve["points"]] for curve in members], axis=0)
+        for members in by_measure.values()
     ]
     rows = [["", *by_measure]]
-    rows += [[f"{fraction:.0%}", *(f"{each[at]:.4f}" for each in accuracies)] for at, fraction in enumerate(pruning.CURVE_FRACTIONS)]
+    rows += [
+        [f"{fraction:.0%}", *(f"{each[at]:.4f}" for each in accuracies)]
+        for at, fraction in enumerate(pruning.CURVE_FRACTIONS)
+    ]
     for name, label, spec in (
         ("area_under_curve", "area under the curve", ".4f"),
         ("removable_within_1_point", "heads removable within 1 point", "g"),
     ):
-        rows.append([label, *(format(np.mean([curve[name] for curve in members]), spec) for members in by_measure.values())])
+        rows.append(
+            [
+                label,
+                *(
+                    format(np.mean([curve[name] for curve in members]), spec)
+                    for members in by_measure.values()
+                ),
+            ]
+        )
     print("accuracy by share of heads removed (random: the mean over its seeds):")
     cli.print_table(rows)
 
@@ -352,16 +520,29 @@ def _print_curves(curves: list[dict[str, Any]]) -> None:
 def _print_sizes(sizes: dict[str, Any]) -> None:
     before, after = sizes["before"], sizes["after"]
     rows = [["", "before", "after"]]
-    for name, label in (("parameters", "parameters"), ("file_bytes", "model.safetensors, bytes"), ("flops", "flops per example")):
+    for name, label in (
+        ("parameters", "parameters"),
+        ("file_bytes", "model.safetensors, bytes"),
+        ("flops", "flops per example"),
+    ):
         rows.append([label, f"{before[name]:,}", f"{after[name]:,}"])
     for batch_size in before["latency_ms"]:
-        rows.append([f"ms for a batch of {batch_size}", *(f"{each['latency_ms'][batch_size]:.2f}" for each in (before, after))])
+        rows.append(
+            [
+                f"ms for a batch of {batch_size}",
+                *(f"{each['latency_ms'][batch_size]:.2f}" for each in (before, after)),
+            ]
+        )
     print(f"size and speed, for {sizes['num_tokens']} tokens:")
     cli.print_table(rows)
 
 
 def _check_options(options: Options) -> None:
-    rules = [name for name in ("keep_per_layer", "prune_fraction", "prune_heads", "min_accuracy") if getattr(options, name) is not None]
+    rules = [
+        name
+        for name in ("keep_per_layer", "prune_fraction", "prune_heads", "min_accuracy")
+        if getattr(options, name) is not None
+    ]
     require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
     for name in ("num_scoring_examples", "max_eval_examples", "iterations", "curve_seeds"):
         value = getattr(options, name)
@@ -369,16 +550,35 @@ def _check_options(options: Options) -> None:
     floor = options.min_accuracy
     require(floor is None or 0 <= floor <= 1, f"--min_accuracy must be from 0 to 1, not {floor}")
     if options.protocol == "reference":
-        require(options.n_steps == 20, "--protocol reference integrates with 20 steps: leave --n_steps out")
-        require(options.scoring_split == "train", "--protocol reference scores on --eval_split: leave --scoring_split out")
-    cli.check_applies(options, [(name, options.curve, "without --curve") for name in ("curve_importances", "curve_seeds")])
+        require(
+            options.n_steps == 20,
+            "--protocol reference integrates with 20 steps: leave --n_steps out",
+        )
+        require(
+            options.scoring_split == "train",
+            "--protocol reference scores on --eval_split: leave --scoring_split out",
+        )
+    cli.check_applies(
+        options,
+        [(name, options.curve, "without --curve") for name in ("curve_importances", "curve_seeds")],
+    )
     by_hand = options.prune_heads is not None
-    require(not by_hand or not options.curve, "--curve ranks the heads: --prune_heads does not go with it")
-    require(not by_hand or options.importance == "attribution", "--prune_heads names the heads: leave --importance out")
-    ranks = options.curve or options.prune_fraction is not None or floor is not None
-    require(options.iterations == 1 or ranks, "--iterations goes with --prune_fraction, --min_accuracy or --curve")
     require(
-        options.iterations == 1 or options.importance in MEASURES, "--iterations scores anew: --importance must be a measure, not a file"
+        not by_hand or not options.curve,
+        "--curve ranks the heads: --prune_heads does not go with it",
+    )
+    require(
+        not by_hand or options.importance == "attribution",
+        "--prune_heads names the heads: leave --importance out",
+    )
+    ranks = options.curve or options.prune_fraction is not None or floor is not None
+    require(
+        options.iterations == 1 or ranks,
+        "--iterations goes with --prune_fraction, --min_accuracy or --curve",
+    )
+    require(
+        options.iterations == 1 or options.importance in MEASURES,
+        "--iterations scores anew: --importance must be a measure, not a file",
     )
 
 
@@ -386,26 +586,48 @@ def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:
     if options.save_pruned is None:
         return None
     path = user_path(options.save_pruned)
-    for name, other in (("--output_dir", folder.path), ("--checkpoint", user_path(options.checkpoint))):
-        require(path.resolve() != other.resolve(), f"--save_pruned {path} is the folder of {name}: choose another")
+    for name, other in (
+        ("--output_dir", folder.path),
+        ("--checkpoint", user_path(options.checkpoint)),
+    ):
+        require(
+            path.resolve() != other.resolve(),
+            f"--save_pruned {path} is the folder of {name}: choose another",
+        )
     # What the run that is resumed was allowed to overwrite may still be there.
-    overwrite = options.overwrite or (folder.resume and bool(folder.previous["options"].get("overwrite")))
-    return OutputFolder(path, "save_pruned", MODEL_FILES, overwrite, options.resume and not overwrite, option_name="--save_pruned")
+    overwrite = options.overwrite or (
+        folder.resume and bool(folder.previous["options"].get("overwrite"))
+    )
+    return OutputFolder(
+        path,
+        "save_pruned",
+        MODEL_FILES,
+        overwrite,
+        options.resume and not overwrite,
+        option_name="--save_pruned",
+    )
 
 
-def _is_saved(folder: OutputFolder | None, options: Options, facts: dict[str, Any], may_change: Sequence[str]) -> bool:
-    """Return whether there is nothing left to save: of a finished run, what `--save_pruned` names holds its smaller model."""
+def _is_saved(
+    folder: OutputFolder | None, options: Options, facts: dict[str, Any], may_change: Sequence[str]
+) -> bool:
+    """Return whether there is nothing left to save: of a finished run, what `--save_pruned` names
+    holds its smaller model.
+    """
     if folder is None:
         return True
     if not folder.previous.get("finished"):
         return False
-    folder.check(options, facts, (*may_change, "model_fingerprint"))  # which follows from all others
+    # Which follows from all others
+    folder.check(options, facts, (*may_change, "model_fingerprint"))
     return pretrained.holds(folder.path, folder.previous.get("model_fingerprint"))
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainedOn:
-    """What the heads are scored and evaluated on: as `--dataset` says, or as the checkpoint was trained."""
+    """What the heads are scored and evaluated on: as `--dataset` says, or as the checkpoint was
+    trained.
+    """
 
     dataset: str
     column_options: dict[str, Any]  # those of `cli.CommonOptions` that say what the columns are
@@ -417,14 +639,29 @@ class _TrainedOn:
         run = read_run(Path(options.checkpoint))
         before = run.get("options", {})
         max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
-        texts = (run.get("dataset_path"), *(before.get(name) for name in cli.COLUMN_OPTIONS if name != "skip_bad_rows"))
+        texts = (
+            run.get("dataset_path"),
+            *(before.get(name) for name in cli.COLUMN_OPTIONS if name != "skip_bad_rows"),
+        )
         are_right = all(value is None or isinstance(value, str) for value in texts)
         are_right &= type(before.get("skip_bad_rows", False)) is bool
         are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
-        require(are_right, f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with --dataset")
+        require(
+            are_right,
+            f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with"
+            " --dataset",
+        )
         if options.dataset is None:
-            require("dataset_path" in run, f"{options.checkpoint} does not say what it was trained on: name a data set with --dataset")
-            taken_over = {name: before[name] for name in cli.COLUMN_OPTIONS if name in before and not getattr(options, name)}
+            require(
+                "dataset_path" in run,
+                f"{options.checkpoint} does not say what it was trained on: name a data set with"
+                " --dataset",
+            )
+            taken_over = {
+                name: before[name]
+                for name in cli.COLUMN_OPTIONS
+                if name in before and not getattr(options, name)
+            }
             options = dataclasses.replace(options, dataset=run["dataset_path"], **taken_over)
         column_options = {name: getattr(options, name) for name in cli.COLUMN_OPTIONS}
         return cls(options.dataset, column_options, options.columns, max_seq_length)
@@ -436,42 +673,74 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
     others = {("all",): MEASURES, ("none",): ()}.get(listed, listed)
     unknown = [name for name in others if name not in MEASURES]
     known = f"some of {', '.join(MEASURES)}, separated by commas, all, or none"
-    require(not unknown, f"--curve_importances: {', '.join(map(repr, unknown))} is unknown; give {known}")
+    require(
+        not unknown,
+        f"--curve_importances: {', '.join(map(repr, unknown))} is unknown; give {known}",
+    )
     if not options.curve:
         others = ()
-    if given is not None:  # a file stands for its measure; random orders stay beside one, as the control
-        others = [measure for measure in others if measure == "random" or measure != given["measure"]]
+    # A file stands for its measure; random orders stay beside one, as the control
+    if given is not None:
+        others = [
+            measure for measure in others if measure == "random" or measure != given["measure"]
+        ]
     first = options.importance if given is None else FROM_FILE
     seeds = range(options.seed, options.seed + (options.curve_seeds if options.curve else 1))
-    return [(measure, seed) for measure in dict.fromkeys([first, *others]) for seed in (seeds if measure == "random" else [None])]
+    return [
+        (measure, seed)
+        for measure in dict.fromkeys([first, *others])
+        for seed in (seeds if measure == "random" else [None])
+    ]
 
 
-def _examples(options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]) -> tuple[data.Split | None, data.Split]:
-    """Return the examples to score on, None where no measure needs any, and those to evaluate on."""
+def _examples(
+    options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
+) -> tuple[data.Split | None, data.Split]:
+    """Return the examples to score on, None where no measure needs any, and those to evaluate
+    on.
+    """
 
     def load(split: str, max_examples: int | None = None) -> data.Split:
-        return cli.with_gold_labels(cli.load_split(trained.dataset, split, trained.columns, max_examples), id2label)
+        return cli.with_gold_labels(
+            cli.load_split(trained.dataset, split, trained.columns, max_examples), id2label
+        )
 
     evaluated = load(options.eval_split, options.max_eval_examples)
     needs_examples = any(measure in MEASURES and measure != "random" for measure, _ in wanted)
     if options.protocol == "reference":
-        return evaluated.select(range(min(options.num_scoring_examples, len(evaluated)))) if needs_examples else None, evaluated
+        return (
+            evaluated.select(range(min(options.num_scoring_examples, len(evaluated))))
+            if needs_examples
+            else None
+        ), evaluated
     if given is not None:
         evaluated = pruning.without(evaluated, given["examples"])
     if not needs_examples:
         return None, evaluated
-    return pruning.disjoint(load(options.scoring_split), evaluated, options.num_scoring_examples, options.seed)
+    return pruning.disjoint(
+        load(options.scoring_split), evaluated, options.num_scoring_examples, options.seed
+    )
 
 
 def _rounds(options: Options, present: np.ndarray) -> tuple[int, int]:
-    """Return how many heads go before the others are scored anew, and how many have to be ranked."""
-    target = present.size if options.prune_fraction is None else heads.num_to_prune(options.prune_fraction, present.size)
+    """Return how many heads go before the others are scored anew, and how many have to be
+    ranked.
+    """
+    target = (
+        present.size
+        if options.prune_fraction is None
+        else heads.num_to_prune(options.prune_fraction, present.size)
+    )
     to_go = target - int((present == 0).sum())
     return max(1, math.ceil(to_go / options.iterations)), present.size if options.curve else target
 
 
 def _keeps_tops(options: Options) -> bool:
-    return options.prune_fraction is None and options.prune_heads is None and options.min_accuracy is None
+    return (
+        options.prune_fraction is None
+        and options.prune_heads is None
+        and options.min_accuracy is None
+    )
 
 
 def _per_layer(options: Options, present: np.ndarray) -> int:
@@ -481,32 +750,54 @@ def _per_layer(options: Options, present: np.ndarray) -> int:
 def _rule(options: Options, present: np.ndarray) -> Callable[[_Ranking], np.ndarray]:
     """Return ranking -> mask [L, N], having checked the options' numbers against the model."""
     if options.prune_heads is not None:
-        mask = cli.named("--prune_heads", lambda: heads.remove_listed_heads(options.prune_heads, *present.shape)) * present
+        mask = (
+            cli.named(
+                "--prune_heads",
+                lambda: heads.remove_listed_heads(options.prune_heads, *present.shape),
+            )
+            * present
+        )
         return lambda ranking: mask
     if _keeps_tops(options):
         per_layer = _per_layer(options, present)
         cli.named("--keep_per_layer", lambda: heads.keep_top_heads(present, per_layer))
-        return lambda ranking: heads.keep_top_heads(ranking.record["importance"], per_layer, present)
+        return lambda ranking: heads.keep_top_heads(
+            ranking.record["importance"], per_layer, present
+        )
     fraction = 0.0 if options.prune_fraction is None else options.prune_fraction
     cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(present, fraction))
-    return lambda ranking: pruning.masks_along(ranking.order, [heads.num_to_prune(fraction, present.size)], present)[0]
+    return lambda ranking: pruning.masks_along(
+        ranking.order, [heads.num_to_prune(fraction, present.size)], present
+    )[0]
 
 
-def _given_importance(options: Options, shape: tuple[int, int], fingerprint: str) -> dict[str, Any] | None:
-    """Return the contents of the `head_importance.json` that `--importance` names, None where it names a measure."""
+def _given_importance(
+    options: Options, shape: tuple[int, int], fingerprint: str
+) -> dict[str, Any] | None:
+    """Return the contents of the `head_importance.json` that `--importance` names, None where it
+    names a measure.
+    """
     if options.prune_heads is not None:
         return heads.importance_record("by hand", np.zeros(shape), fingerprint)
     if options.importance in MEASURES:
         return None
     file = user_path(options.importance)
     known = ", ".join(MEASURES)
-    require(file.is_file(), f"--importance {options.importance!r} is none of {known}, nor an existing head_importance.json")
+    require(
+        file.is_file(),
+        f"--importance {options.importance!r} is none of {known}, nor an existing"
+        " head_importance.json",
+    )
     record = cli.named("--importance", lambda: heads.read_importance(file, shape, fingerprint))
     return record | {"importance": record["importance"].tolist()}
 
 
-def _encode(classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None) -> data.Encoded:
-    """Tokenize as in training, so that the accuracy before pruning is the one that training reported."""
+def _encode(
+    classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None
+) -> data.Encoded:
+    """Tokenize as in training, so that the accuracy before pruning is the one that training
+    reported.
+    """
     limit = classifier.config.max_position_embeddings
     labels = class_indices(split, classifier.id2label)
     encoded = data.encode(classifier, split, min(max_seq_length or limit, limit), labels)
