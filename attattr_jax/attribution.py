@@ -78,9 +78,7 @@ class AttentionAttributions(NamedTuple):
 
 def _explanations_of(result: AttentionAttributions, *what: Any) -> Any:
     # Stands above this module: a result that is shown asks for the page, none that is computed
-    from .explanations import (
-        explanations_of,
-    )
+    from .explanations import explanations_of
 
     return explanations_of(result, *what)
 

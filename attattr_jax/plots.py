@@ -48,10 +48,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _CONTROL = "#777777"
 _MARKERS = "osD^vPX<>*hd"
 # Colour and dashes of what is above 0 and below
-_SIGNS = {
-    True: ("#b35806", "-"),
-    False: ("#542788", (0, (3, 1.2))),
-}
+_SIGNS = {True: ("#b35806", "-"), False: ("#542788", (0, (3, 1.2)))}
 _ABOVE_ZERO = ListedColormap(matplotlib.colormaps["PuOr_r"](np.linspace(0.5, 1, 256)), "above zero")
 _PALETTES = {"attribution": "PuOr_r", "attention": "BuGn"}
 _PLAIN = {"parse_math": False, "usetex": False}  # for every text that may hold what a user wrote
@@ -123,10 +120,7 @@ def head_grid(
         pruned = np.argwhere(np.asarray(mask) == 0)
         title = f"{len(pruned)} of {importance.size} heads pruned (×)"
         # Black on white: seen on every colour
-        for colour, width in (
-            ("white", 2.6),
-            ("black", 1.1),
-        ):
+        for colour, width in (("white", 2.6), ("black", 1.1)):
             axes.scatter(pruned[:, 1], pruned[:, 0], marker="x", s=52, c=colour, linewidths=width)
     axes.set_xticks(range(num_heads))
     axes.set_yticks(range(num_layers), range(num_layers) if layers is None else layers)
@@ -339,11 +333,7 @@ def tree(tree: AttributionTree, unit: str = UNIT) -> Figure:
     style = {"ha": "center", "va": "center", "rotation": 90 if upright else 0, **_PLAIN}
     frame, ground = (
         {"boxstyle": "round,pad=0.25", "linewidth": 0.8},
-        {
-            "facecolor": "white",
-            "edgecolor": "none",
-            "pad": 0.5,
-        },
+        {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )
     for node in tree.nodes:
         column, level = places[node.token]

@@ -58,14 +58,8 @@ _LAYER = [
     ("layers_{i}/output_norm/scale", "bert.encoder.layer.{i}.output.LayerNorm.weight"),
     ("layers_{i}/output_norm/bias", "bert.encoder.layer.{i}.output.LayerNorm.bias"),
 ]
-_POOLER = [
-    ("pooler/kernel", "bert.pooler.dense.weight"),
-    ("pooler/bias", "bert.pooler.dense.bias"),
-]
-_CLASSIFIER = [
-    ("classifier/kernel", "classifier.weight"),
-    ("classifier/bias", "classifier.bias"),
-]
+_POOLER = [("pooler/kernel", "bert.pooler.dense.weight"), ("pooler/bias", "bert.pooler.dense.bias")]
+_CLASSIFIER = [("classifier/kernel", "classifier.weight"), ("classifier/bias", "classifier.bias")]
 
 _LAYER_NAME = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 

@@ -41,10 +41,7 @@ MAX_MEGABYTES = 20.0
 NOTEBOOK_MEGABYTES = 5.0  # a notebook keeps the page in its own file
 
 # Of the largest number of a matrix; the others have as many decimals
-HEAD_DIGITS, SUM_DIGITS = (
-    3,
-    4,
-)
+HEAD_DIGITS, SUM_DIGITS = (3, 4)
 _LARGEST_CODE = 2**15 - 1
 # A number takes at least so much of the page: what cannot fit is not packed in vain
 _FEWEST_BYTES = 0.25

@@ -251,10 +251,7 @@ class Trainer:
           Terminated: SIGTERM came; the state has been saved.
         """
         # Orbax saves in other threads, each of which logs the traceback, some when all is over
-        for name in (
-            "absl",
-            "asyncio",
-        ):
+        for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_is_news)
         try:
             return self._run(on_step)

@@ -1314,13 +1314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--replay", help="a file of --failures: read that one again and print what comes of it"
     )
     # How the script calls itself
-    for name in (
-        "--worker",
-        "--inputs",
-        "--folder",
-        "--start",
-        "--step",
-    ):
+    for name in ("--worker", "--inputs", "--folder", "--start", "--step"):
         options = (
             {"action": "store_true"}
             if name == "--worker"

@@ -243,10 +243,7 @@ def main() -> int:
     shutil.rmtree(given.folder, ignore_errors=True)
     chance, result = (
         random.Random(given.seed),
-        {
-            "num_processes": given.num_processes,
-            "scripts": {},
-        },
+        {"num_processes": given.num_processes, "scripts": {}},
     )
     for number, (name, script) in enumerate(SCRIPTS.items()):
         undisturbed, folder = given.folder / name, given.folder / f"{name}-killed"

@@ -178,10 +178,9 @@ def test_a_file_without_header_loses_no_example(tmp_path):
         tmp_path, "survey.csv", "How did you like this film of ours?,Rating\ngood,1\nbad,0\n"
     )
     columns = data.Columns("How did you like this film of ours?", label="Rating")
-    assert data.load_split(survey, "train", columns).texts == [
-        "good",
-        "bad",
-    ], "a header may be long"
+    assert data.load_split(survey, "train", columns).texts == ["good", "bad"], (
+        "a header may be long"
+    )
     split = data.load_split(file, "train", data.Columns(names=("label", "sentence")))
     assert split.texts == [
         "the first sentence of this file",
@@ -405,10 +404,7 @@ def test_python_tokenizers_give_the_same_tokens_without_offsets(tiny, tmp_path, 
     assert not slow.tokenizer.is_fast
     texts, pairs = (
         ["the film is good , but very slow .", "bad unheard"],
-        [
-            "a clever plot .",
-            "the story",
-        ],
+        ["a clever plot .", "the story"],
     )
     for split in (
         data.Split("texts", "texts", texts, None, None),
@@ -476,10 +472,7 @@ def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads(
         for one, labels in (
             (split, encoded.labels),
             # As where the data set names its classes in another order
-            (
-                split,
-                encoded.labels[::-1],
-            ),
+            (split, encoded.labels[::-1]),
             (split, None),
             (dataclasses.replace(split, text_pairs=["good film", "bad plot"]), encoded.labels),
             (dataclasses.replace(split, texts=["good", "film bad plot"]), encoded.labels),

@@ -31,10 +31,9 @@ def test_task_metrics_by_hand():
         (2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2)
     )
     assert evaluation.metrics(LOGITS, np.zeros(5, int), "cola")["matthews"] == 0
-    assert set(evaluation.metrics(np.zeros((5, 3)), LABELS, "cola")) == {
-        "accuracy",
-        "loss",
-    }, "it is for two classes"
+    assert set(evaluation.metrics(np.zeros((5, 3)), LABELS, "cola")) == {"accuracy", "loss"}, (
+        "it is for two classes"
+    )
 
 
 def test_f1_is_of_the_class_of_that_name():

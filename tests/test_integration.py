@@ -76,10 +76,7 @@ def test_nested_rules_are_exact_to_the_degree_that_theory_gives(size):
 def test_extension_of_gauss_3_is_kronrod_7():
     added = integration._patterson_extension(legendre.leggauss(3)[0])
     # QUADPACK's QK7 beside 0.7745966692414834 and 0
-    published = [
-        0.9604912687080202,
-        0.4342437493468026,
-    ]
+    published = [0.9604912687080202, 0.4342437493468026]
     np.testing.assert_allclose(
         added, [-published[0], -published[1], published[1], published[0]], atol=1e-14
     )

@@ -45,10 +45,9 @@ def test_values_of_a_column():
     )
     assert parse_labels(["a ", "-", "", "-1", None]) == ["a", "-", None, -1, None]
     assert parse_labels([4.6, -1, float("nan"), "0.5"]) == [4.6, -1, None, 0.5]
-    assert parse_labels(["01", "10"]) == [
-        "01",
-        "10",
-    ], "a leading zero in each of one length: no numbers"
+    assert parse_labels(["01", "10"]) == ["01", "10"], (
+        "a leading zero in each of one length: no numbers"
+    )
     assert parse_labels(["00", "0", "1"]) == ["00", 0, 1]
     assert parse_labels(["-1", "", "-"]) is None and parse_labels([[1], 0, 10**400])[:2] == [
         "[1]",

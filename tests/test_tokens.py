@@ -44,10 +44,9 @@ def test_words_are_written_as_in_the_text():
         "special_tokens_mask": [0],
     }
     assert word_labels(cut, [[0]]) == ["e\u0301"], "the accent that the tokenizer dropped"
-    assert word_labels(ROW | {"offsets": [[0, 0]] * 8}, GROUPS)[1:3] == [
-        "resumes",
-        "unkept",
-    ], "no offsets: the pieces"
+    assert word_labels(ROW | {"offsets": [[0, 0]] * 8}, GROUPS)[1:3] == ["resumes", "unkept"], (
+        "no offsets: the pieces"
+    )
 
 
 def test_words_keep_what_has_no_place_of_its_own(tiny):
@@ -79,17 +78,13 @@ def test_words_keep_what_has_no_place_of_its_own(tiny):
         "offsets": [[0, 1], [1, 2], [2, 4]],
     }
     kept |= {"token_type_ids": [0] * 3, "special_tokens_mask": [0] * 3}
-    assert word_labels(kept, [[0], [1], [2]]) == [
-        "a",
-        "b",
-        "\u0301c",
-    ], "a mark that is a token's own"
+    assert word_labels(kept, [[0], [1], [2]]) == ["a", "b", "\u0301c"], (
+        "a mark that is a token's own"
+    )
     damaged = kept | {"text": "ab\u0301", "offsets": [[0, 1], [1, 2], [90, 91]]}
-    assert word_labels(damaged, [[0], [1], [2]]) == [
-        "a",
-        "b\u0301",
-        "\u0301c",
-    ], "what follows lies beyond the text"
+    assert word_labels(damaged, [[0], [1], [2]]) == ["a", "b\u0301", "\u0301c"], (
+        "what follows lies beyond the text"
+    )
 
 
 def test_sums_and_distributions_survive():

@@ -30,7 +30,7 @@ DATASET_DEFAULTS = {
         "train_batch_size": 16,
         "learning_rate": 5e-5,
         "logging_steps": 10,
-    },
+    }
 }
 
 
