@@ -7,23 +7,25 @@
 The names below are the public ones; everything else may change. Importing touches no device.
 """
 
-from .attribution import (
-    AttentionAttributions,
-    TokenAttributions,
-    attribute_attention,
-    attribute_tokens,
-    sum_over_layers,
-)
-from .bert import forward, init_params
-from .config import BertConfig
+from .attribution.attention import AttentionAttributions, attribute_attention
+from .attribution.integrated_gradients import TokenAttributions, attribute_tokens
+from .attribution.options import AttributionOptions
+from .attribution.quadrature import quadrature
+from .attribution.reductions import sum_over_layers
+from .attribution.tree import AttributionTree, attribution_tree
 from .errors import InputError
-from .explanations import AttributionOptions, explain_texts, explanations_of
-from .heads import head_importance, keep_top_heads, present_heads, prune_lowest_heads
-from .integration import quadrature
-from .pretrained import Classifier, load_classifier, save_classifier
-from .pruning import remove_heads
-from .results import Explanation, Explanations, load_attributions
-from .tree import AttributionTree, attribution_tree
+from .explanations.explain import explain_texts
+from .explanations.explanation import Explanation, Explanations
+from .explanations.from_result import explanations_of
+from .explanations.stored import load_attributions
+from .models.bert import init_params
+from .models.classifier import Classifier, load_classifier, save_classifier
+from .models.config import BertConfig
+from .models.head_masks import present_heads
+from .models.inference import forward
+from .pruning.curves import remove_heads
+from .pruning.importance import head_importance
+from .pruning.masks import keep_top_heads, prune_lowest_heads
 
 __all__ = [
     "AttentionAttributions",

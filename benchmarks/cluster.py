@@ -34,6 +34,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attattr_jax.attribution.options import AttributionOptions
+from attattr_jax.data.batches import encode
+from attattr_jax.data.labels import class_indices, label_names
+from attattr_jax.data.splits import load_split
+from attattr_jax.explanations import parts
+from attattr_jax.explanations.explain import explain
+from attattr_jax.explanations.explanation import Explanation
+from attattr_jax.explanations.findings import DatasetSummary
+from attattr_jax.runtime import sharding
+from attattr_jax.training.trainer import Trainer, TrainingOptions
+
 DEVICES = (1, 2, 4, 8)
 ROWS, STEPS, TEXTS = 32, 4, 32  # of a batch, of a round, attributed in a round
 SERIAL_EXAMPLES = 20_000
@@ -70,23 +81,21 @@ def child(model: str) -> None:
     import jax
 
     import attattr_jax as aa
-    from attattr_jax import data, explanations, sharding, training
-    from attattr_jax.labels import class_indices, label_names
 
-    train = data.load_split("reviews", "train", max_examples=ROWS * STEPS)
+    train = load_split("reviews", "train", max_examples=ROWS * STEPS)
     classifier = dataclasses.replace(
         aa.load_classifier(model, num_labels=2), id2label=label_names(train)
     )
-    encoded = data.encode(classifier, train, 128, class_indices(train, classifier.id2label))
+    encoded = encode(classifier, train, 128, class_indices(train, classifier.id2label))
     texts = train.select(range(TEXTS))
-    encoded_texts = data.encode(classifier, texts, 128)
+    encoded_texts = encode(classifier, texts, 128)
     mesh = sharding.data_mesh()
     rounds: dict[str, Callable[[], Any]] = {}
     facts: dict[str, Any] = {"devices": mesh.size}
 
-    recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=ROWS)
+    recipe = TrainingOptions(num_train_epochs=1, train_batch_size=ROWS)
     for name, divided in (("train", False), ("train, parameters divided", True)):
-        trainer = training.Trainer(
+        trainer = Trainer(
             classifier, encoded, {}, Path(tempfile.gettempdir()), recipe, mesh, shard_params=divided
         )
         batches = [arrays for _, _, arrays in trainer.batches(0)]
@@ -109,9 +118,9 @@ def child(model: str) -> None:
 
         rounds[name] = steps
 
-    options = explanations.AttributionOptions(token_level=False)
+    options = AttributionOptions(token_level=False)
     rounds["attribute"] = lambda: list(
-        explanations.explain(classifier, texts, encoded_texts, mesh, options, "none", batch_size=8)
+        explain(classifier, texts, encoded_texts, mesh, options, "none", batch_size=8)
     )
     for work in rounds.values():  # compiles
         work()
@@ -128,9 +137,6 @@ def serial_part(model: str) -> dict[str, float]:
     examples, without arrays.
     """
     import attattr_jax as aa
-    from attattr_jax import parts
-    from attattr_jax.explanations import DatasetSummary
-    from attattr_jax.results import Explanation
 
     classifier = aa.load_classifier(model, num_labels=2)
     (one,) = aa.explain_texts(

@@ -37,9 +37,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import attattr_jax as aa
-from attattr_jax import data, engine, pretrained, pruning, sharding
-from attattr_jax.bert import model_inputs
-from attattr_jax.labels import class_indices
+from attattr_jax.attribution import formula
+from attattr_jax.attribution.memory import default_batch_size, memory_budget
+from attattr_jax.data.batches import Batch, Encoded, bucket_length, encode, inference_batches
+from attattr_jax.data.labels import class_indices
+from attattr_jax.data.splits import Split, load_split
+from attattr_jax.models.inference import model_inputs
+from attattr_jax.models.tensors import to_hf_tensors
+from attattr_jax.pruning.importance import score_heads
+from attattr_jax.runtime import sharding
 
 PACKAGES = ("attattr-jax", "jax", "jaxlib", "flax", "numpy", "torch", "transformers", "captum")
 REFERENCE = {"n_steps": 64, "method": "gausslegendre"}  # what errors are differences from
@@ -63,14 +69,14 @@ class Bench:
         return jax.block_until_ready(aa.init_params(BASE, jax.random.key(0)))
 
     @functools.cached_property
-    def dev(self) -> data.Split:
+    def dev(self) -> Split:
         """The development split."""
-        return data.load_split(self.options.data, "validation")
+        return load_split(self.options.data, "validation")
 
-    def sentences(self, count: int, seed: int) -> data.Encoded:
+    def sentences(self, count: int, seed: int) -> Encoded:
         """Return dev sentences drawn at random; a smaller count draws the first of a larger one."""
         drawn = np.random.default_rng(seed).permutation(len(self.dev))[:count]
-        return data.encode(
+        return encode(
             self.classifier, self.dev.select(drawn), self.classifier.config.max_position_embeddings
         )
 
@@ -176,7 +182,7 @@ def compiled_arguments(
     class Reached(Exception):
         pass
 
-    with mock.patch.object(engine, "attribute_fixed", side_effect=Reached) as called:
+    with mock.patch.object(formula, "attribute_fixed", side_effect=Reached) as called:
         try:
             aa.attribute_attention(params, batch, config, **options)
         except Reached:
@@ -233,13 +239,13 @@ class Found:
 
 
 def run_ours(
-    bench: Bench, encoded: data.Encoded, config: aa.BertConfig | None = None, **options: Any
-) -> list[tuple[data.Batch, Any]]:
+    bench: Bench, encoded: Encoded, config: aa.BertConfig | None = None, **options: Any
+) -> list[tuple[Batch, Any]]:
     """Attribute sentences bucket by bucket and return batches and results, which may still be under
     way.
     """
     config = config or bench.classifier.config
-    sizes = functools.partial(engine.default_batch_size, config)
+    sizes = functools.partial(default_batch_size, config)
     return [
         (
             batch,
@@ -247,16 +253,16 @@ def run_ours(
                 bench.classifier.params, model_inputs(batch.inputs), config, **options
             ),
         )
-        for batch in data.inference_batches(encoded, config, sizes)
+        for batch in inference_batches(encoded, config, sizes)
     ]
 
 
-def results_of(done: list[tuple[data.Batch, Any]]) -> list[Any]:
+def results_of(done: list[tuple[Batch, Any]]) -> list[Any]:
     """Return what has to be waited for."""
     return [result for _, result in done]
 
 
-def by_sentence(done: list[tuple[data.Batch, Any]], encoded: data.Encoded) -> Found:
+def by_sentence(done: list[tuple[Batch, Any]], encoded: Encoded) -> Found:
     """Put the sentences of all batches in order."""
     attributions, n_steps, converged = ([None] * len(encoded) for _ in range(3))
     for batch, result in done:
@@ -275,7 +281,7 @@ def by_sentence(done: list[tuple[data.Batch, Any]], encoded: data.Encoded) -> Fo
 
 
 def find(
-    bench: Bench, encoded: data.Encoded, config: aa.BertConfig | None = None, **options: Any
+    bench: Bench, encoded: Encoded, config: aa.BertConfig | None = None, **options: Any
 ) -> Found:
     """Attribute sentences."""
     return by_sentence(run_ours(bench, encoded, config, **options), encoded)
@@ -408,7 +414,7 @@ def equal_steps(bench: Bench) -> dict[str, Any]:
             num_hidden_layers=BASE.num_hidden_layers, attn_implementation="eager"
         )
     )
-    tensors = pretrained.to_hf_tensors(jax.device_get(bench.base_params), BASE)
+    tensors = to_hf_tensors(jax.device_get(bench.base_params), BASE)
     model.load_state_dict(
         {name: torch.from_numpy(values.copy()) for name, values in tensors.items()}
     )
@@ -540,7 +546,7 @@ def memory(bench: Bench) -> dict[str, Any]:
         for name, sizes in grown.items()
         for size in sizes
     ]
-    return {"budget_bytes": engine.memory_budget(), "rows": rows, "growth": growth}
+    return {"budget_bytes": memory_budget(), "rows": rows, "growth": growth}
 
 
 def _memory(params, config, batch, **options) -> dict[str, float]:
@@ -548,8 +554,8 @@ def _memory(params, config, batch, **options) -> dict[str, float]:
     run.
     """
     args, static = compiled_arguments(params, batch, config, **options)
-    sizes = engine.attribute_fixed.lower(*args, **static).compile().memory_analysis()
-    seconds = take_turns({"ours": lambda: engine.attribute_fixed(*args, **static)}, 1)["ours"][0]
+    sizes = formula.attribute_fixed.lower(*args, **static).compile().memory_analysis()
+    seconds = take_turns({"ours": lambda: formula.attribute_fixed(*args, **static)}, 1)["ours"][0]
     return {
         "temporary_mib": sizes.temp_size_in_bytes / 2**20,
         "output_mib": sizes.output_size_in_bytes / 2**20,
@@ -585,7 +591,7 @@ def child_compile(bench: Bench, model: str, n_steps: str) -> dict[str, Any]:
         bucket = [
             index
             for index, length in enumerate(encoded.lengths)
-            if data.bucket_length(int(length), 512) == 32
+            if bucket_length(int(length), 512) == 32
         ][:8]
         batch = model_inputs(
             encoded.batch(bucket, 8, config.pad_token_id, config.max_position_embeddings).inputs
@@ -623,17 +629,15 @@ def child_importance(bench: Bench, few: int, count: int, many: int) -> dict[str,
     if count < many:
         buckets = np.array(
             [
-                data.bucket_length(int(length), limit)
-                for length in data.encode(classifier, split, limit).lengths
+                bucket_length(int(length), limit)
+                for length in encode(classifier, split, limit).lengths
             ]
         )
-        chosen = stratified(
-            buckets, few, functools.partial(engine.default_batch_size, classifier.config)
-        )
-    encoded = data.encode(classifier, split.select(chosen), limit, labels[chosen])
+        chosen = stratified(buckets, few, functools.partial(default_batch_size, classifier.config))
+    encoded = encode(classifier, split.select(chosen), limit, labels[chosen])
     before = peak_memory()
     start = time.perf_counter()
-    pruning.attribution_importance(classifier, encoded, sharding.data_mesh(), n_steps=4)
+    score_heads("attribution", classifier, encoded, sharding.data_mesh(), n_steps=4)
     seconds = time.perf_counter() - start
     return {
         "sentences": len(encoded),
@@ -642,9 +646,7 @@ def child_importance(bench: Bench, few: int, count: int, many: int) -> dict[str,
         "seconds": seconds,
         "buckets": ", ".join(
             str(bucket)
-            for bucket in sorted(
-                {data.bucket_length(int(length), limit) for length in encoded.lengths}
-            )
+            for bucket in sorted({bucket_length(int(length), limit) for length in encoded.lengths})
         ),
     }
 
@@ -827,7 +829,7 @@ def _accelerated(
 ) -> dict[str, Any]:
     config = dataclasses.replace(geometry, dtype=None if dtype == "float32" else dtype)
     params = aa.init_params(geometry, jax.random.key(0))
-    rows = engine.default_batch_size(config, num_tokens)
+    rows = default_batch_size(config, num_tokens)
     batch = jax.device_put(random_batch(config, rows, num_tokens))
     name, (product, flops) = list(matmuls(config, dtype, square=square).items())[-1]
     calls = {

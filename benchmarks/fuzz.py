@@ -42,6 +42,16 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from attattr_jax.data.batches import encode
+from attattr_jax.data.labels import class_indices, label_names
+from attattr_jax.data.splits import load_split
+from attattr_jax.explanations import parts
+from attattr_jax.models.checkpoint import load_label_names
+from attattr_jax.pruning import importance_file
+from attattr_jax.pruning.masks import keep_top_heads, prune_lowest_heads
+from attattr_jax.runtime.files import Journal, read_run, write_json
+from attattr_jax.views.report import write_report
+
 sys.path.append(str(Path(__file__).parent.parent / "tests"))  # for the tiny classifier
 
 HANG_SECONDS = 20
@@ -97,8 +107,6 @@ def make_inputs(inputs: Path) -> None:
     from tiny_classifier import make_tiny
 
     import attattr_jax as aa
-    from attattr_jax import heads, parts
-    from attattr_jax.files import write_json
 
     classifier = make_tiny(WORDS)
     aa.save_classifier(classifier, inputs / "model")
@@ -144,7 +152,7 @@ def make_inputs(inputs: Path) -> None:
     }
     write_json(folder / "run.json", run)
     importance = np.mean([one.array("head_importance") for one in explained], axis=0)
-    record = heads.importance_record(
+    record = importance_file.importance_record(
         "attribution", importance, classifier.fingerprint(), "gold", ["0" * 16, "1" * 16]
     )
     write_json(inputs / "head_importance.json", record)
@@ -168,7 +176,6 @@ def _each(*calls: Callable[[], Any]) -> None:
 
 def _use_model(folder: Path, num_labels: int | None = None) -> None:
     import attattr_jax as aa
-    from attattr_jax.pretrained import load_label_names
 
     def use():
         classifier = aa.load_classifier(folder, num_labels)
@@ -201,15 +208,13 @@ def _data_kind(suffix: str, form: str, content: str) -> None:
     @kind(suffix, form, 5)
     def make(inputs: Path, folder: Path, out: Path) -> Input:
         import attattr_jax as aa
-        from attattr_jax import data
-        from attattr_jax.labels import class_indices, label_names
 
         file = folder / f"films{suffix}"
         file.write_text(content, encoding="utf-8")
         classifier = aa.load_classifier(inputs / "model")
 
         def read():
-            split = data.load_split(str(file), "train")
+            split = load_split(str(file), "train")
             _each(
                 lambda: [
                     split.fingerprint(),
@@ -218,9 +223,7 @@ def _data_kind(suffix: str, form: str, content: str) -> None:
                 ],
                 lambda: label_names(split, classifier.id2label),
                 lambda: class_indices(split, classifier.id2label),
-                lambda: data.encode(classifier, split, 32).batch(
-                    range(min(len(split), 3)), 4, 0, 32
-                ),
+                lambda: encode(classifier, split, 32).batch(range(min(len(split), 3)), 4, 0, 32),
             )
 
         return Input(file, read)
@@ -252,18 +255,17 @@ _data_kind(
 
 @kind("head_importance.json", "json", 14)
 def _importance(inputs: Path, folder: Path, out: Path) -> Input:
-    from attattr_jax import heads
 
     file = folder / "head_importance.json"
     shutil.copy(inputs / file.name, file)
     model = json.loads(file.read_text())["model"]
 
     def read():
-        found = heads.read_importance(file)["importance"]
+        found = importance_file.read_importance(file)["importance"]
         _each(
-            lambda: heads.read_importance(file, (2, 4), model),
-            lambda: [heads.keep_top_heads(found, 1), heads.prune_lowest_heads(found, 0.5)],
-            lambda: heads.correlate(found, found[::-1]),
+            lambda: importance_file.read_importance(file, (2, 4), model),
+            lambda: [keep_top_heads(found, 1), prune_lowest_heads(found, 0.5)],
+            lambda: importance_file.correlate(found, found[::-1]),
         )
 
     return Input(file, read)
@@ -271,7 +273,6 @@ def _importance(inputs: Path, folder: Path, out: Path) -> Input:
 
 @kind("run.json", "json", 6)
 def _run(inputs: Path, folder: Path, out: Path) -> Input:
-    from attattr_jax.files import read_run
 
     shutil.copy(inputs / "explanations" / "run.json", folder)
     return Input(folder / "run.json", lambda: read_run(folder).get("options", {}).keys())
@@ -282,7 +283,6 @@ def _explanations_kind(file: str, form: str, shares: tuple[float, float]) -> Non
 
     def make(inputs: Path, folder: Path, out: Path, is_report: bool) -> Input:
         import attattr_jax as aa
-        from attattr_jax import report
 
         shutil.copytree(inputs / "explanations", folder, dirs_exist_ok=True)
         (
@@ -306,7 +306,7 @@ def _explanations_kind(file: str, form: str, shares: tuple[float, float]) -> Non
         def read():
             stored = aa.load_attributions(folder)
             if is_report:
-                report.write_report(stored, out / "report.html")
+                write_report(stored, out / "report.html")
             else:
                 _each(*(lambda at=at: use(stored[at]) for at in range(len(stored))))
 
@@ -326,7 +326,6 @@ def _resumed_kind(name: str, source: str, file: str, form: str, share: float) ->
     @kind(name, form, share)
     def make(inputs: Path, folder: Path, out: Path) -> Input:
         import attattr_jax as aa
-        from attattr_jax import parts
 
         shutil.copytree(inputs / source, folder, dirs_exist_ok=True)
         explained = [one.loaded() for one in aa.load_attributions(inputs / "explanations")]
@@ -365,7 +364,6 @@ _resumed_kind("examples.jsonl of a resumed run", "explanations", "examples.jsonl
 
 @kind("progress.jsonl", "lines", 4)
 def _journal(inputs: Path, folder: Path, out: Path) -> Input:
-    from attattr_jax.files import Journal
 
     file = folder / "progress.jsonl"
     valid = {f"point {number}": [number, 0.1 * number, {"accuracy": 1 / 3}] for number in range(5)}

@@ -36,10 +36,11 @@ import safetensors.numpy
 
 import attattr_jax as aa
 from attattr_jax.errors import require
-from attattr_jax.files import read_json, read_run, write_json
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from jobs import joining
+
+from attattr_jax.runtime.files import read_json, read_run, write_json
 
 # A script as it is, but for one number: attribution writes what it has every second, not every
 # minute, so that short runs have parts too.

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 import attattr_jax as aa
-from attattr_jax import data
+from attattr_jax.data.splits import load_split
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path)
     given = parser.parse_args()
 
-    split = data.load_split(given.dataset, "validation", max_examples=given.max_examples)
+    split = load_split(given.dataset, "validation", max_examples=given.max_examples)
     ours = aa.load_classifier(given.checkpoint)
     theirs, report = transformers.BertForSequenceClassification.from_pretrained(
         given.checkpoint, output_loading_info=True

@@ -23,8 +23,15 @@ import numpy as np
 from sst2 import read, read_or_empty, run
 
 import attattr_jax as aa
-from attattr_jax import data, evaluation, heads, importance, pruning, sharding
-from attattr_jax.labels import class_indices
+from attattr_jax.data.batches import Encoded, encode, inference_batches
+from attattr_jax.data.labels import class_indices
+from attattr_jax.data.splits import load_split
+from attattr_jax.models import head_masks
+from attattr_jax.pruning import importance_file
+from attattr_jax.pruning.curves import curve_masks, removal_order
+from attattr_jax.pruning.importance import MEASURES, score_heads
+from attattr_jax.runtime import sharding
+from attattr_jax.training import evaluation
 
 SEEDS = 5
 ROUNDS = 5
@@ -82,19 +89,19 @@ def curve_table(pruned: dict) -> dict:
     }
 
 
-def encoded_split(classifier: aa.Classifier, folder: str, split: str) -> data.Encoded:
+def encoded_split(classifier: aa.Classifier, folder: str, split: str) -> Encoded:
     """Return a tokenized split with its labels."""
-    loaded = data.load_split(folder, split)
-    return data.encode(classifier, loaded, 128, class_indices(loaded, classifier.id2label))
+    loaded = load_split(folder, split)
+    return encode(classifier, loaded, 128, class_indices(loaded, classifier.id2label))
 
 
-def part_of(encoded: data.Encoded, indices) -> data.Encoded:
+def part_of(encoded: Encoded, indices) -> Encoded:
     """Return some of the examples."""
     lists = (
         [values[index] for index in indices]
         for values in (encoded.input_ids, encoded.token_type_ids, encoded.special_tokens_mask)
     )
-    return data.Encoded(*lists, [], [], encoded.labels[indices])
+    return Encoded(*lists, [], [], encoded.labels[indices])
 
 
 @contextlib.contextmanager
@@ -121,21 +128,25 @@ def seconds(call) -> float:
 
 
 def time_curve(
-    classifier: aa.Classifier, dev: data.Encoded, pruned: dict, folder: Path, rounds: int = ROUNDS
+    classifier: aa.Classifier,
+    dev: Encoded,
+    pruned: dict,
+    folder: Path,
+    rounds: int = ROUNDS,
 ) -> dict:
     """Compare the curves' evaluations with as many plain passes, each round on another part of the
     dev set.
     """
     mesh, config = sharding.data_mesh(), classifier.config
     params = sharding.replicate(classifier.params, mesh)
-    present = heads.present_heads(config)
+    present = head_masks.present_heads(config)
     masks = []
     for curve in pruned["curves"]:
         suffix = "" if curve["measure"] == "attribution" else f"_{curve['measure']}"
         scores = read(folder / f"head_importance{suffix}.json")["importance"]
         if curve["measure"] == "random":
-            scores = heads.random_importance(*present.shape, curve["seed"])
-        masks.append(pruning.curve_masks(pruning.removal_order(scores, present), present))
+            scores = masks.random_importance(*present.shape, curve["seed"])
+        masks.append(curve_masks(removal_order(scores, present), present))
     masks = np.concatenate(masks)
     parts = [part_of(dev, np.arange(begin, len(dev), rounds)) for begin in range(rounds)]
 
@@ -160,7 +171,7 @@ def time_curve(
     shapes = {
         (batch.inputs["input_ids"].shape)
         for part in parts
-        for batch in data.inference_batches(part, config, 32)
+        for batch in inference_batches(part, config, 32)
     }
     taken: dict[str, list[float]] = {"plain": [], "masked": []}
     with counted_compilations() as compiled:
@@ -184,7 +195,7 @@ def time_curve(
     }
 
 
-def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = ROUNDS) -> dict:
+def time_scoring(classifier: aa.Classifier, scored: Encoded, rounds: int = ROUNDS) -> dict:
     """Time every measure, warm, and compare ablation with as many plain passes as there are heads,
     each round on another part.
     """
@@ -198,8 +209,7 @@ def time_scoring(classifier: aa.Classifier, scored: data.Encoded, rounds: int = 
 
     calls = {"plain": plain}
     calls |= {
-        name: lambda part, name=name: importance.score_heads(name, classifier, part, mesh)
-        for name in importance.MEASURES
+        name: lambda part, name=name: score_heads(name, classifier, part, mesh) for name in MEASURES
     }
     parts = [part_of(scored, np.arange(begin, len(scored), rounds)) for begin in range(rounds)]
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -372,9 +382,9 @@ def main() -> None:
                 f"runs/{given.rte_runs.name}/pruning-curve/head_importance.json"
             ),
             **{
-                measure: heads.correlate(
+                measure: importance_file.correlate(
                     *(
-                        heads.read_importance(file.with_stem(f"head_importance{suffix}"))[
+                        importance_file.read_importance(file.with_stem(f"head_importance{suffix}"))[
                             "importance"
                         ]
                         for file in files

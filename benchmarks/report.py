@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 import attattr_jax as aa
-from attattr_jax import report
-from attattr_jax.results import Explanations
+from attattr_jax.explanations.explanation import Explanations
+from attattr_jax.views.report import write_report
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
@@ -65,9 +65,9 @@ def sizes_and_times(stored, scratch: Path) -> dict:
     times = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
-        written = report.write_report(stored, scratch / "report.html")
+        written = write_report(stored, scratch / "report.html")
         times.append(1e3 * (time.perf_counter() - start) / len(stored))
-    fixed = report.write_report(stored[:1], scratch / "one.html", max_megabytes=1e-6).num_bytes
+    fixed = write_report(stored[:1], scratch / "one.html", max_megabytes=1e-6).num_bytes
     return {
         "sentences": len(stored),
         "mean_tokens": statistics.mean(len(one.tokens) for one in stored),
@@ -87,7 +87,7 @@ def peak_memory(stored, scratch: Path) -> dict:
     found = {}
     for count in (SENTENCES, 1000):
         tracemalloc.start()
-        written = report.write_report(
+        written = write_report(
             Repeated(stored, count), scratch / "many.html", max_examples=count, max_megabytes=1000
         )
         found[str(count)] = {
@@ -241,9 +241,7 @@ def main() -> None:
         page = scratch / "report.html"
         result["report_of_20"]["attribution_seconds"] = run_twenty["wall_seconds"]
         result["peak_memory"] = peak_memory(stored, scratch)
-        hundred = report.write_report(
-            Repeated(aa.load_attributions(long), 100), scratch / "hundred.html"
-        )
+        hundred = write_report(Repeated(aa.load_attributions(long), 100), scratch / "hundred.html")
         result["report_of_100_long"] = {
             "tokens": len(long_one.tokens),
             "bytes": hundred.num_bytes,

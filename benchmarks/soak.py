@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 
 import attattr_jax as aa
-from attattr_jax import data, parts
+from attattr_jax.data.splits import load_split
 from attattr_jax.errors import require
+from attattr_jax.explanations import parts
 
 ATTRIBUTE = Path(__file__).parent.parent / "attribute.py"
 
@@ -111,7 +112,7 @@ def main() -> None:
 
     folder = Path(options.folder)
     shutil.rmtree(folder, ignore_errors=True)
-    num_examples = len(data.load_split(options.dataset, options.split))
+    num_examples = len(load_split(options.dataset, options.split))
     command = [
         sys.executable,
         str(ATTRIBUTE),

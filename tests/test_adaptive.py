@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import adaptive
+from attattr_jax.attribution import adaptive
 
 CAP = inspect.signature(aa.attribute_attention).parameters["max_steps"].default
 LEVELS = adaptive.levels_within(CAP)[1:]  # the first only gives a change

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import bert, sharding
+from attattr_jax.models import inference
+from attattr_jax.runtime import sharding
 
 GOLDEN_RUNS = [
     ("left20_predicted", "riemann_left", 20, "prob"),
@@ -179,14 +180,14 @@ def test_sharded_over_devices_equals_one_device(golden_model, golden_batch, defa
     mesh = sharding.data_mesh()
     assert mesh.size == 2
     params = sharding.replicate(golden_model.params, mesh)
-    batch = sharding.shard_rows(bert.model_inputs(golden_batch), mesh)
+    batch = sharding.shard_rows(inference.model_inputs(golden_batch), mesh)
     result = aa.attribute_attention(params, batch, golden_model.config, n_steps=8)
     assert len(result.attributions.sharding.device_set) == 2
     np.testing.assert_allclose(result.attributions, default.attributions, atol=1e-6)
 
 
 def test_under_jit_and_vmap(golden_model, golden_batch, default):
-    inputs = bert.model_inputs(golden_batch)
+    inputs = inference.model_inputs(golden_batch)
 
     def one(example):
         batch = {name: values[None] for name, values in example.items()}
@@ -282,7 +283,7 @@ def test_special_tokens_are_marked_by_ones(golden_model, golden_batch):
 def test_without_special_tokens_mask_first_and_last_real_token_are_kept(golden_model, golden_batch):
     kept = aa.attribute_tokens(golden_model.params, golden_batch, golden_model.config, n_steps=4)
     found = aa.attribute_tokens(
-        golden_model.params, bert.model_inputs(golden_batch), golden_model.config, n_steps=4
+        golden_model.params, inference.model_inputs(golden_batch), golden_model.config, n_steps=4
     )
     np.testing.assert_array_equal(found.attributions, kept.attributions)
     assert not np.asarray(found.attributions)[1, [0, 10, 11, 12, 13]].any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import bert
+from attattr_jax.models import bert, head_masks, inference
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,12 @@ def test_static_head_mask_scales_heads_as_the_traced_one(golden_model, golden_ba
 
 def test_heads_under_a_static_mask_are_not_computed(golden_model, golden_batch):
     def flops(mask):
-        params, config, traced = bert.split_head_mask(
+        params, config, traced = head_masks.split_head_mask(
             golden_model.params, golden_model.config, mask
         )
-        lowered = bert.predict_logits.lower(params, bert.model_inputs(golden_batch), config, traced)
+        lowered = inference.predict_logits.lower(
+            params, inference.model_inputs(golden_batch), config, traced
+        )
         return lowered.cost_analysis()["flops"]
 
     mask = np.ones((3, 4), np.float32)
@@ -202,15 +204,15 @@ def test_a_token_masked_between_others_is_hidden(golden_model, golden_batch, out
 
 
 def test_predict_logits_skips_no_needed_row(golden_model, golden_batch, output):
-    logits = bert.predict_logits(
-        golden_model.params, bert.model_inputs(golden_batch), golden_model.config
+    logits = inference.predict_logits(
+        golden_model.params, inference.model_inputs(golden_batch), golden_model.config
     )
     np.testing.assert_allclose(logits, output[0], atol=1e-6)
 
 
 def test_forward_under_jit_vmap_and_grad(golden_model, golden_batch, output):
     params, config = golden_model.params, golden_model.config
-    inputs = bert.model_inputs(golden_batch)
+    inputs = inference.model_inputs(golden_batch)
 
     def one(example):
         return aa.forward(params, {name: values[None] for name, values in example.items()}, config)[

@@ -10,7 +10,7 @@ import pytest
 from conftest import GOLDEN
 
 import attattr_jax as aa
-from attattr_jax import compilation_cache
+from attattr_jax.runtime import compilation_cache
 
 # Programs by number; between runs JAX forgets what it has compiled, as if each were a process of
 # its own.
@@ -18,7 +18,7 @@ PROGRAM = """
 import json, os, warnings
 from pathlib import Path
 import jax, jax.numpy as jnp
-from attattr_jax import compilation_cache
+from attattr_jax.runtime import compilation_cache
 
 jnp.ones(3) * 2  # programs may have been compiled before
 compilation_cache.keep_programs()

@@ -7,7 +7,25 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import data, sharding
+from attattr_jax.data import readers
+from attattr_jax.data.batches import (
+    BUCKETS,
+    Encoded,
+    data_fingerprint,
+    encode,
+    inference_batches,
+    shuffled_batches,
+)
+from attattr_jax.data.splits import (
+    GLUE_TASKS,
+    Split,
+    dataset_name,
+    evaluation_splits,
+    load_lines,
+    load_split,
+    task_name,
+)
+from attattr_jax.runtime import sharding
 
 
 def write(folder, name, content):
@@ -22,7 +40,7 @@ def test_tsv_is_read_as_text(tmp_path):
         "films.tsv",
         'sentence\tlabel\n"quoted at the start\t0\nNA\t1\nnull\t0\n3\t1\nit \'s "fine"\t1\n',
     )
-    split = data.load_split(file, "validation")
+    split = load_split(file, "validation")
     assert split.texts == ['"quoted at the start', "NA", "null", "3", 'it \'s "fine"']
     assert split.raw_labels == [0, 1, 0, 1, 1] and split.text_pairs is None
     assert split.row(1) == f"{file}, row 3"
@@ -38,7 +56,7 @@ def test_formats_agree(tmp_path):
     write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
     for suffix in ("csv", "tsv", "jsonl", "parquet"):
-        split = data.load_split(str(tmp_path / f"a.{suffix}"), "train")
+        split = load_split(str(tmp_path / f"a.{suffix}"), "train")
         assert (split.texts, split.text_pairs, split.raw_labels) == (
             ["a, b", "e"],
             ['c "d"', "f"],
@@ -49,14 +67,14 @@ def test_formats_agree(tmp_path):
 def test_spreadsheet_habits(tmp_path):
     rows = '\ufeff,sentence,label\r\n0,good,1\r\n\r\n1,"two\nlines",0\r\n2,bad,0\r\n'
     (tmp_path / "a.CSV").write_text(rows, encoding="utf-8", newline="")
-    split = data.load_split(str(tmp_path / "a.CSV"), "train")
+    split = load_split(str(tmp_path / "a.CSV"), "train")
     assert split.texts == ["good", "two\nlines", "bad"] and split.raw_labels == [1, 0, 0]
     assert [split.row(index).rsplit(" ", 1)[1] for index in range(3)] == ["2", "4", "6"]
     assert split.select([2]).row(0).endswith("row 6")
     file = write(
         tmp_path, "a.jsonl", '{"sentence": "a", "label": 1.0}\n{"sentence": "b", "label": 0.0}\n'
     )
-    assert data.load_split(file, "train").raw_labels == [1, 0]
+    assert load_split(file, "train").raw_labels == [1, 0]
 
 
 def test_json_lines_are_named_by_their_row(tmp_path):
@@ -66,10 +84,10 @@ def test_json_lines_are_named_by_their_row(tmp_path):
         ('{"sentence": "a"}\n{"sentence": "\\ud800"}\n', "row 2: 'sentence' has a lone surrogate"),
     ):
         with pytest.raises(aa.InputError, match=message):
-            data.load_split(write(tmp_path, "a.jsonl", content), "train")
+            load_split(write(tmp_path, "a.jsonl", content), "train")
     (tmp_path / "b.jsonl").write_bytes(b'{"sentence": "\xe9"}\n')
     with pytest.raises(aa.InputError, match=r"b.jsonl is not UTF-8"):
-        data.load_split(str(tmp_path / "b.jsonl"), "train")
+        load_split(str(tmp_path / "b.jsonl"), "train")
 
 
 def test_files_are_read_as_they_are_now(tmp_path):
@@ -79,15 +97,13 @@ def test_files_are_read_as_they_are_now(tmp_path):
     for text in ("good", "evil" + "l" * 200_000):
         file.write_text(f"sentence\tlabel\n{text}\t1.0\n")
         os.utime(file, (1, 1))
-        split = data.load_split(str(file), "train")
+        split = load_split(str(file), "train")
         assert split.texts == [text] and split.raw_labels == [1]
 
 
 def test_hidden_labels_are_none(tmp_path):
     assert (
-        data.load_split(
-            write(tmp_path, "a.tsv", "sentence\tlabel\na\t-1\nb\t-1\n"), "test"
-        ).raw_labels
+        load_split(write(tmp_path, "a.tsv", "sentence\tlabel\na\t-1\nb\t-1\n"), "test").raw_labels
         is None
     )
 
@@ -99,7 +115,7 @@ def test_examples_without_a_gold_label_are_none(tmp_path):
         "a.tsv",
         "sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows),
     )
-    split = data.load_split(file, "train")
+    split = load_split(file, "train")
     assert split.raw_labels == [1, "-", None, -1, 0]
     labelled = split.with_gold_labels({0: "no", 1: "yes"})
     assert (labelled.texts, labelled.raw_labels) == (["a", "e"], [1, 0]) and labelled.row(
@@ -113,7 +129,7 @@ def test_values_of_json_stay_what_they_are(tmp_path):
         '{"text": "2021-02-03T10:00:00"}',
         '{"text": "x", "label": null}',
     ]
-    split = data.load_split(write(tmp_path, "a.jsonl", "\n".join(lines)), "train")
+    split = load_split(write(tmp_path, "a.jsonl", "\n".join(lines)), "train")
     assert split.texts == ["2020-01-01", "2021-02-03T10:00:00", "x"] and split.raw_labels == [
         4.6,
         None,
@@ -131,13 +147,13 @@ def test_glue_folders_as_they_are_published(tmp_path):
         "gj04\t1\t\tOur friends won't buy this.\ngj04\t0\t*\tThey drank the pub.\n",
     )
     write(tmp_path, "test.tsv", "index\tsentence\n0\tBill whistled past the house.\n")
-    train, test = (data.load_split(str(tmp_path), split) for split in ("train", "test"))
+    train, test = (load_split(str(tmp_path), split) for split in ("train", "test"))
     assert train.texts == [
         "Our friends won't buy this.",
         "They drank the pub.",
     ] and train.raw_labels == [1, 0]
     assert train.row(0).endswith("row 1") and test.texts == ["Bill whistled past the house."]
-    scitail = data.load_split(
+    scitail = load_split(
         write(tmp_path, "s.tsv", "A premise.\tA claim.\tentails\nB.\tC.\tneutral\n"), "train"
     )
     assert (scitail.texts, scitail.text_pairs, scitail.raw_labels) == (
@@ -146,13 +162,13 @@ def test_glue_folders_as_they_are_published(tmp_path):
         ["entails", "neutral"],
     )
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-    assert data.load_split(
+    assert load_split(
         write(tmp_path, "q.tsv", header + "1\t2\t3\ta?\tb?\t1\n"), "train"
     ).raw_labels == [1]
     write(tmp_path, "test_matched.tsv", "sentence1\tsentence2\nm\tn\n")
     (tmp_path / "test.tsv").unlink()
-    assert data.load_split(str(tmp_path), "test").texts == ["m"]
-    assert {"qqp", "wnli", "stsb"} <= set(data.GLUE_TASKS)
+    assert load_split(str(tmp_path), "test").texts == ["m"]
+    assert {"qqp", "wnli", "stsb"} <= set(GLUE_TASKS)
 
 
 def test_a_file_without_header_loses_no_example(tmp_path):
@@ -160,37 +176,35 @@ def test_a_file_without_header_loses_no_example(tmp_path):
     with pytest.raises(
         aa.InputError, match="if these are no names, name the columns with --column_names"
     ):
-        data.load_split(file, "train")
+        load_split(file, "train")
     with pytest.raises(
         aa.InputError,
         match="has no header, its first line is an example: name the columns with --column_names",
     ):
-        data.load_split(
-            file, "train", data.Columns(text="the first sentence of this file", label="1")
+        load_split(
+            file, "train", readers.Columns(text="the first sentence of this file", label="1")
         )
     with pytest.raises(aa.InputError, match="its first line is an example"):
-        data.load_split(
+        load_split(
             write(tmp_path, "b.tsv", "one sentence that is rather long\nanother\n"),
             "train",
-            data.Columns("one sentence that is rather long"),
+            readers.Columns("one sentence that is rather long"),
         )
     survey = write(
         tmp_path, "survey.csv", "How did you like this film of ours?,Rating\ngood,1\nbad,0\n"
     )
-    columns = data.Columns("How did you like this film of ours?", label="Rating")
-    assert data.load_split(survey, "train", columns).texts == ["good", "bad"], (
-        "a header may be long"
-    )
-    split = data.load_split(file, "train", data.Columns(names=("label", "sentence")))
+    columns = readers.Columns("How did you like this film of ours?", label="Rating")
+    assert load_split(survey, "train", columns).texts == ["good", "bad"], "a header may be long"
+    split = load_split(file, "train", readers.Columns(names=("label", "sentence")))
     assert split.texts == [
         "the first sentence of this file",
         "another one",
     ] and split.raw_labels == [1, 0]
     with pytest.raises(aa.InputError, match=r"row 1: 2 fields, --column_names has 3 \(a, b, c\)"):
-        data.load_split(file, "train", data.Columns(names=("a", "b", "c")))
+        load_split(file, "train", readers.Columns(names=("a", "b", "c")))
     with pytest.raises(aa.InputError, match=r"--column_names is for .tsv and .csv files"):
-        data.load_split(
-            write(tmp_path, "a.jsonl", '{"text": "a"}'), "train", data.Columns(names=("a",))
+        load_split(
+            write(tmp_path, "a.jsonl", '{"text": "a"}'), "train", readers.Columns(names=("a",))
         )
 
 
@@ -199,8 +213,8 @@ def test_bad_rows_are_left_out_only_when_asked(tmp_path):
     with pytest.raises(
         aa.InputError, match="row 3: 3 fields.*; --skip_bad_rows leaves such rows out"
     ):
-        data.load_split(file, "train")
-    split = data.load_split(file, "train", data.Columns(skip_bad_rows=True))
+        load_split(file, "train")
+    split = load_split(file, "train", readers.Columns(skip_bad_rows=True))
     assert (split.texts, split.raw_labels, split.num_skipped) == (
         ["a", "d"],
         [1, 0],
@@ -213,24 +227,24 @@ def test_a_quotation_mark_that_is_not_closed_is_named_with_its_row(tmp_path):
     with pytest.raises(
         aa.InputError, match="row 5: not rows and columns: a quotation mark is not closed"
     ):
-        data.load_split(file, "train")
+        load_split(file, "train")
 
 
 def test_usual_columns_are_found_in_any_case(tmp_path):
-    split = data.load_split(write(tmp_path, "a.csv", "\nText, Label\ngood,1\n"), "train")
+    split = load_split(write(tmp_path, "a.csv", "\nText, Label\ngood,1\n"), "train")
     assert split.texts == ["good"] and split.raw_labels == [1]
-    both = data._find_columns(["Sentence", "sentence", "Label"], "file", data.Columns())
+    both = readers._find_columns(["Sentence", "sentence", "Label"], "file", readers.Columns())
     assert both == ("sentence", None, "Label"), "the exact name first"
 
 
 def test_lines_of_a_file(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("\ufefffirst\u2028still\r\nsecond\n\n", encoding="utf-8", newline="")
-    split = data.load_lines(str(file))
+    split = load_lines(str(file))
     assert split.texts == ["first\u2028still", "second"]
     file.write_text("first\n\nthird\n")
     with pytest.raises(aa.InputError, match="texts.txt, row 2: 'text' is empty"):
-        data.load_lines(str(file))
+        load_lines(str(file))
 
 
 @pytest.mark.parametrize(
@@ -244,12 +258,12 @@ def test_lines_of_a_file(tmp_path):
     ],
 )
 def test_usual_columns_are_found(header, expected):
-    assert data._find_columns(header.split("\t"), "file", data.Columns()) == expected
+    assert readers._find_columns(header.split("\t"), "file", readers.Columns()) == expected
 
 
 def test_columns_can_be_named(tmp_path):
     file = write(tmp_path, "a.tsv", "x\ty\tz\nfirst\tsecond\t1\n")
-    split = data.load_split(file, "train", data.Columns("y", "x", "z"))
+    split = load_split(file, "train", readers.Columns("y", "x", "z"))
     assert (split.texts, split.text_pairs, split.raw_labels) == (["second"], ["first"], [1])
 
 
@@ -257,13 +271,13 @@ def test_folder_splits_go_by_their_usual_names(tmp_path):
     for name in ("train", "dev", "test"):
         write(tmp_path, f"{name}.tsv", f"sentence\tlabel\n{name}\t0\n")
     assert [
-        data.load_split(str(tmp_path), split).texts for split in ("train", "validation", "test")
+        load_split(str(tmp_path), split).texts for split in ("train", "validation", "test")
     ] == [["train"], ["dev"], ["test"]]
 
 
 def test_reviews_are_as_promised():
     train, validation, test = (
-        data.load_split("reviews", split) for split in ("train", "validation", "test")
+        load_split("reviews", split) for split in ("train", "validation", "test")
     )
     assert len(train) + len(validation) >= 800
     texts = train.texts + validation.texts + test.texts
@@ -290,12 +304,12 @@ def test_glue_task_from_the_hub(monkeypatch):
         return {"train": datasets.Dataset.from_dict(rows, features)}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    split = data.load_split("qnli", "train")
+    split = load_split("qnli", "train")
     assert asked == [("nyu-mll/glue", "qnli")]
     assert (split.texts, split.text_pairs, split.raw_labels) == (["q"], ["s"], [1])
     assert split.label_names == ["entailment", "not"]
     with pytest.raises(aa.InputError, match="has no split 'test'; it has train"):
-        data.load_split("qnli", "test")
+        load_split("qnli", "test")
 
 
 def test_unreachable_hub_names_the_offline_choices():
@@ -306,34 +320,34 @@ def test_unreachable_hub_names_the_offline_choices():
             r" train.tsv"
         ),
     ):
-        data.load_split("sst2", "train")
+        load_split("sst2", "train")
 
 
 def test_mnli_has_two_evaluation_splits(tmp_path, monkeypatch):
     both = {"eval": "validation", "eval_mismatched": "validation_mismatched"}
-    assert data.evaluation_splits("mnli") == both
+    assert evaluation_splits("mnli") == both
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnli").mkdir()
-    assert data.evaluation_splits("mnli") == both, "a folder without data is not the task"
+    assert evaluation_splits("mnli") == both, "a folder without data is not the task"
     write(tmp_path / "mnli", "dev.tsv", "sentence1\tsentence2\na\tb\n")
-    assert data.evaluation_splits("mnli") == {"eval": "validation"}, (
+    assert evaluation_splits("mnli") == {"eval": "validation"}, (
         "a folder with data is not the task of the Hub"
     )
-    assert data.load_split("mnli", "validation_matched").texts == ["a"]
-    assert data.evaluation_splits("rte") == {"eval": "validation"}
+    assert load_split("mnli", "validation_matched").texts == ["a"]
+    assert evaluation_splits("rte") == {"eval": "validation"}
     for name in ("train", "dev_matched", "dev_mismatched"):
         write(tmp_path, f"{name}.tsv", f"sentence1\tsentence2\tgold_label\n{name}\tb\tneutral\n")
-    assert data.evaluation_splits(str(tmp_path)) == both
-    assert data.load_split(str(tmp_path), "validation_mismatched").texts == ["dev_mismatched"]
-    assert data.load_split(str(tmp_path), "validation").texts == ["dev_matched"]
+    assert evaluation_splits(str(tmp_path)) == both
+    assert load_split(str(tmp_path), "validation_mismatched").texts == ["dev_mismatched"]
+    assert load_split(str(tmp_path), "validation").texts == ["dev_matched"]
 
 
 def test_names_of_data_sets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "films.tsv").touch()
-    assert data.dataset_name("some/films") == "films" and data.dataset_name("films.tsv") == "films"
-    assert data.dataset_name(".") == tmp_path.name
-    assert [data.task_name(name) for name in ("sst2", "path/SST-2", "glue/CoLA", "MRPC/")] == [
+    assert dataset_name("some/films") == "films" and dataset_name("films.tsv") == "films"
+    assert dataset_name(".") == tmp_path.name
+    assert [task_name(name) for name in ("sst2", "path/SST-2", "glue/CoLA", "MRPC/")] == [
         "sst2",
         "sst2",
         "cola",
@@ -360,30 +374,30 @@ def test_names_of_data_sets(tmp_path, monkeypatch):
 def test_bad_files_are_named_with_their_row(tmp_path, content, message):
     file = write(tmp_path, "films.tsv", content)
     with pytest.raises(aa.InputError, match=message):
-        data.load_split(file, "train")
+        load_split(file, "train")
 
 
 def test_missing_things_are_named(tmp_path):
     with pytest.raises(aa.InputError, match="no such file or folder"):
-        data.load_split(str(tmp_path / "missing.tsv"), "train")
+        load_split(str(tmp_path / "missing.tsv"), "train")
     with pytest.raises(aa.InputError, match="has no train file: name one train.tsv"):
-        data.load_split(str(tmp_path), "train")
+        load_split(str(tmp_path), "train")
     file = write(tmp_path, "films.tsv", "sentence\tlabel\na\t1\n")
     with pytest.raises(
         aa.InputError, match=r"no column 'body' \(--text_column\); it has sentence, label"
     ):
-        data.load_split(file, "train", data.Columns(text="body"))
+        load_split(file, "train", readers.Columns(text="body"))
     binary = tmp_path / "binary.tsv"
     binary.write_bytes(b"sentence\tlabel\n\xff\xfe\t1\n")
     with pytest.raises(
         aa.InputError, match=r"binary.tsv is not UTF-8 text: row 2: invalid start byte"
     ):
-        data.load_split(str(binary), "train")
+        load_split(str(binary), "train")
 
 
 def test_long_texts_are_cut_and_counted(tiny):
-    split = data.Split("texts", "--text", ["good", "film " * 5000, "the plot " * 20], None, None)
-    encoded = data.encode(tiny, split, 32)
+    split = Split("texts", "--text", ["good", "film " * 5000, "the plot " * 20], None, None)
+    encoded = encode(tiny, split, 32)
     assert [len(ids) for ids in encoded.input_ids] == [3, 32, 32]
     assert encoded.input_ids[1][-1] == tiny.tokenizer.sep_token_id
     assert [len(row) for row in encoded.offsets] == [3, 32, 32]
@@ -407,13 +421,11 @@ def test_python_tokenizers_give_the_same_tokens_without_offsets(tiny, tmp_path, 
         ["a clever plot .", "the story"],
     )
     for split in (
-        data.Split("texts", "texts", texts, None, None),
-        data.Split("texts", "texts", texts, pairs, None),
+        Split("texts", "texts", texts, None, None),
+        Split("texts", "texts", texts, pairs, None),
     ):
         capfd.readouterr()
-        found, expected = (
-            data.encode(classifier, split, max_length) for classifier in (slow, tiny)
-        )
+        found, expected = (encode(classifier, split, max_length) for classifier in (slow, tiny))
         for name in (
             "input_ids",
             "token_type_ids",
@@ -430,14 +442,14 @@ def test_python_tokenizers_give_the_same_tokens_without_offsets(tiny, tmp_path, 
 
 def test_batches_hold_every_example_once(tiny):
     texts = ["good " * count for count in (1, 14, 15, 3, 20, 2, 30)]
-    split = data.Split("texts", "--text", texts, None, None)
-    encoded = data.encode(tiny, split, 32, np.arange(7, dtype=np.int32))
-    batches = list(data.inference_batches(encoded, tiny.config, 3, sharding.data_mesh()))
+    split = Split("texts", "--text", texts, None, None)
+    encoded = encode(tiny, split, 32, np.arange(7, dtype=np.int32))
+    batches = list(inference_batches(encoded, tiny.config, 3, sharding.data_mesh()))
     seen = np.concatenate([batch.indices[batch.weights > 0] for batch in batches])
     assert sorted(seen) == list(range(7))
     for batch in batches:
         rows, length = batch.inputs["input_ids"].shape
-        assert rows % 2 == 0 and length in data.BUCKETS
+        assert rows % 2 == 0 and length in BUCKETS
         assert (
             batch.inputs["attention_mask"].sum(axis=1)[batch.weights > 0]
             == encoded.lengths[batch.indices[batch.weights > 0]]
@@ -449,26 +461,26 @@ def test_batches_hold_every_example_once(tiny):
 def test_training_order_depends_on_seed_and_epoch_alone():
     lengths = np.random.default_rng(0).integers(3, 60, 1000)
     orders = {
-        key: np.concatenate(list(data.shuffled_batches(lengths, 8, *key)))
+        key: np.concatenate(list(shuffled_batches(lengths, 8, *key)))
         for key in ((0, 0), (0, 1), (1, 0))
     }
     for order in orders.values():
         assert sorted(order) == list(range(1000))
     np.testing.assert_array_equal(
-        orders[0, 0], np.concatenate(list(data.shuffled_batches(lengths, 8, 0, 0)))
+        orders[0, 0], np.concatenate(list(shuffled_batches(lengths, 8, 0, 0)))
     )
     assert (orders[0, 0] != orders[0, 1]).any() and (orders[0, 0] != orders[1, 0]).any()
-    spread = np.mean([np.ptp(lengths[batch]) for batch in data.shuffled_batches(lengths, 8, 0, 0)])
+    spread = np.mean([np.ptp(lengths[batch]) for batch in shuffled_batches(lengths, 8, 0, 0)])
     assert spread < 5, "similar lengths come together"
 
 
 def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads():
-    split = data.Split("train", "a.parquet", ["good film", "bad plot"], None, [0, 1])
-    encoded = data.Encoded(
+    split = Split("train", "a.parquet", ["good film", "bad plot"], None, [0, 1])
+    encoded = Encoded(
         [[5], [6]], [[0], [0]], [[0], [0]], [[], []], [[], []], labels=np.asarray([0, 1], np.int32)
     )
     found = [
-        data.fingerprint(one, dataclasses.replace(encoded, labels=labels))
+        data_fingerprint(one, dataclasses.replace(encoded, labels=labels))
         for one, labels in (
             (split, encoded.labels),
             # As where the data set names its classes in another order
@@ -481,6 +493,6 @@ def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads(
     ]
     assert len(set(found)) == len(found)
     assert (
-        data.fingerprint(dataclasses.replace(split, name="dev", source="b.tsv"), encoded)
+        data_fingerprint(dataclasses.replace(split, name="dev", source="b.tsv"), encoded)
         == found[0]
     )

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import bert, engine, sharding
+from attattr_jax.attribution import formula, memory
+from attattr_jax.attribution.memory import (
+    CPU_MEMORY_BYTES,
+    bytes_per_step,
+    layer_groups,
+    rows_per_device,
+)
+from attattr_jax.attribution.options import PATHS
+from attattr_jax.models import inference
+from attattr_jax.runtime import sharding
 
 N_STEPS = 20
 JOINT_LAYERS = {"all": (0, 1, 2), "some": (0, 2)}
@@ -40,11 +49,11 @@ def fixed_arguments(golden_model, golden_batch):
     """What `attribute_fixed` is called with, but for the rule."""
 
     def arguments(rule, config=golden_model.config, groups=None, path="layer"):
-        groups = groups or engine.layer_groups(config, (0, 1, 2), 4, 14, None)
+        groups = groups or layer_groups(config, (0, 1, 2), 4, 14, None)
         nodes, weights = (np.asarray(values, np.float32) for values in rule)
         positional = (
             golden_model.params,
-            bert.model_inputs(golden_batch),
+            inference.model_inputs(golden_batch),
             None,
             (nodes, weights[None]),
             None,
@@ -121,8 +130,8 @@ def test_joint_path_of_the_last_layer_is_its_own_path(run, default):
 
 
 def test_one_layer_at_a_time_gives_the_same(run, default, golden_model, monkeypatch):
-    monkeypatch.setattr(engine, "CPU_MEMORY_BYTES", 1)
-    assert len(engine.layer_groups(golden_model.config, (0, 1, 2), 4, 14, None)) == 3
+    monkeypatch.setattr(memory, "CPU_MEMORY_BYTES", 1)
+    assert len(layer_groups(golden_model.config, (0, 1, 2), 4, 14, None)) == 3
     result = run(n_steps=8)
     expected = np.asarray(default.attributions)
     scale = np.abs(expected).max(axis=(0, 2, 3, 4))
@@ -138,38 +147,33 @@ def test_one_layer_at_a_time_gives_the_same(run, default, golden_model, monkeypa
 def test_layer_groups_cover_every_layer_within_the_budget(num_tokens, batch_size, steps_at_once):
     config = aa.BertConfig()
     for layers in (tuple(range(12)), (0, 5, 11)):
-        groups = engine.layer_groups(config, layers, batch_size, num_tokens, steps_at_once)
+        groups = layer_groups(config, layers, batch_size, num_tokens, steps_at_once)
         assert sorted(layer for group, _ in groups for layer in group) == list(layers)
         for group, steps in groups:
             assert list(group) == sorted(group) and steps >= 1 and steps == (steps_at_once or steps)
-            needed = steps * engine.bytes_per_step(config, group, batch_size, num_tokens)
-            assert needed <= engine.CPU_MEMORY_BYTES or (
-                len(group) == 1 and steps == (steps_at_once or 1)
-            )
+            needed = steps * bytes_per_step(config, group, batch_size, num_tokens)
+            assert needed <= CPU_MEMORY_BYTES or (len(group) == 1 and steps == (steps_at_once or 1))
 
 
 def test_estimate_grows_with_rows_layers_and_precision():
     config, layers = aa.BertConfig(), (3, 7)
-    one = engine.bytes_per_step(config, layers, 1, 128)
-    assert [engine.bytes_per_step(config, layers, rows, 128) for rows in (2, 8, 64)] == [
+    one = bytes_per_step(config, layers, 1, 128)
+    assert [bytes_per_step(config, layers, rows, 128) for rows in (2, 8, 64)] == [
         2 * one,
         8 * one,
         64 * one,
     ]
-    assert (
-        engine.bytes_per_step(dataclasses.replace(config, dtype="bfloat16"), layers, 1, 128)
-        == one / 2
-    )
-    assert engine.bytes_per_step(config, (2, 7), 1, 128) > one
+    assert bytes_per_step(dataclasses.replace(config, dtype="bfloat16"), layers, 1, 128) == one / 2
+    assert bytes_per_step(config, (2, 7), 1, 128) > one
 
 
-@pytest.mark.parametrize("path", engine.PATHS)
+@pytest.mark.parametrize("path", PATHS)
 def test_memory_does_not_grow_with_the_number_of_steps(fixed_arguments, path):
     def compiled_bytes(n_steps):
         rule = aa.quadrature("gausslegendre", n_steps)
         arguments, static = fixed_arguments(rule, groups=(((1,), 4),), path=path)
         return (
-            engine.attribute_fixed.lower(*arguments, **static)
+            formula.attribute_fixed.lower(*arguments, **static)
             .compile()
             .memory_analysis()
             .temp_size_in_bytes
@@ -182,9 +186,9 @@ def test_memory_does_not_grow_with_the_number_of_steps(fixed_arguments, path):
 def test_rows_per_device_of_a_sharded_batch(golden_batch):
     mesh = sharding.data_mesh()
     assert mesh.size == 2
-    assert engine.rows_per_device(golden_batch) == 4
-    assert engine.rows_per_device(sharding.shard_rows(golden_batch, mesh)) == 2
-    assert engine.rows_per_device(sharding.replicate(golden_batch, mesh)) == 4
+    assert rows_per_device(golden_batch) == 4
+    assert rows_per_device(sharding.shard_rows(golden_batch, mesh)) == 2
+    assert rows_per_device(sharding.replicate(golden_batch, mesh)) == 4
 
 
 # --- bfloat16 -------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ def test_bfloat16_does_not_round_the_nodes(fixed_arguments, half):
     def difference(nodes):
         arguments, static = fixed_arguments((nodes, weights), config=half)
         with jax.numpy_dtype_promotion("standard"):
-            attributions = engine.attribute_fixed(*arguments, **static).attributions
+            attributions = formula.attribute_fixed(*arguments, **static).attributions
         return np.abs(attributions).max(axis=(0, 2, 3, 4))
 
     assert (difference(nodes) > 0).all()

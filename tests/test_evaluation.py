@@ -2,7 +2,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attattr_jax import data, evaluation, sharding
+from attattr_jax.data.batches import encode
+from attattr_jax.data.splits import Split
+from attattr_jax.models import inference
+from attattr_jax.runtime import sharding
+from attattr_jax.training import evaluation
 
 LOGITS = np.asarray([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]])
 LABELS = np.asarray([0, 1, 0, 1, 1])
@@ -50,14 +54,14 @@ def test_f1_is_of_the_class_of_that_name():
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_predictions_come_in_order_on_many_devices(tiny, batch_size):
     texts = ["good " * count for count in (1, 14, 15, 3, 20, 2, 30)]
-    encoded = data.encode(tiny, data.Split("texts", "--text", texts, None, None), 32)
+    encoded = encode(tiny, Split("texts", "--text", texts, None, None), 32)
     logits = evaluation.predict(
         tiny.params, tiny.config, encoded, sharding.data_mesh(), batch_size=batch_size
     )
     for text, row in zip(texts, logits, strict=True):
-        one = evaluation.predict_logits(
+        one = inference.predict_logits(
             tiny.params,
-            {k: jnp.asarray(v) for k, v in evaluation.model_inputs(tiny.tokenize([text])).items()},
+            {k: jnp.asarray(v) for k, v in inference.model_inputs(tiny.tokenize([text])).items()},
             tiny.config,
         )
         np.testing.assert_allclose(row, one[0], atol=1e-5)

@@ -10,9 +10,16 @@ import safetensors.numpy
 from conftest import make_tiny, read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, explanations, parts, results, sharding
-from attattr_jax.labels import class_indices
-from attattr_jax.rows import check_row, single_output
+from attattr_jax.attribution.options import AttributionOptions
+from attattr_jax.data.batches import encode
+from attattr_jax.data.labels import class_indices
+from attattr_jax.data.splits import Split
+from attattr_jax.explanations import explanation, findings, from_result, parts
+from attattr_jax.explanations.convergence import convergence_by_steps
+from attattr_jax.explanations.explain import explain
+from attattr_jax.explanations.rows import check_row
+from attattr_jax.runtime import sharding
+from attattr_jax.views.example import single_output
 
 TEXTS = [
     "the film is very good .",
@@ -24,16 +31,14 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def split():
-    return data.Split(
-        "texts", "--text", TEXTS, None, ["positive", "negative", "negative", "positive"]
-    )
+    return Split("texts", "--text", TEXTS, None, ["positive", "negative", "negative", "positive"])
 
 
 @pytest.fixture(scope="module")
 def explained(tiny, split):
-    encoded = data.encode(tiny, split, 32, class_indices(split, tiny.id2label))
-    options = explanations.AttributionOptions(target="gold", n_steps=6)
-    return list(explanations.explain(tiny, split, encoded, sharding.data_mesh(), options))
+    encoded = encode(tiny, split, 32, class_indices(split, tiny.id2label))
+    options = AttributionOptions(target="gold", n_steps=6)
+    return list(explain(tiny, split, encoded, sharding.data_mesh(), options))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +122,7 @@ def test_one_output_is_a_number_and_has_no_probability(regression_folder):
     check_row(older)
     assert single_output(older) == pytest.approx(output, abs=1e-5)
     result = aa.attribute_attention(model.params, batch, model.config, objective="logit", n_steps=3)
-    (shown,) = explanations.explanations_of(result, model, batch)
+    (shown,) = from_result.explanations_of(result, model, batch)
     assert shown.probabilities == {} and shown.logits["stars"] == pytest.approx(output, abs=1e-5)
 
 
@@ -184,15 +189,15 @@ def test_reading_is_lazy_and_negative_indices_work(folder):
 
 
 def test_what_was_not_saved_is_said(tiny, split, tmp_path):
-    encoded = data.encode(tiny, split, 32)
+    encoded = encode(tiny, split, 32)
     for save in ("none", "summary"):
         writer = parts.ExplanationWriter(tmp_path / save, save)
-        for one in explanations.explain(
+        for one in explain(
             tiny,
             split,
             encoded,
             sharding.data_mesh(),
-            explanations.AttributionOptions(n_steps=2),
+            AttributionOptions(n_steps=2),
             save,
         ):
             writer.add(one)
@@ -206,12 +211,10 @@ def test_what_was_not_saved_is_said(tiny, split, tmp_path):
 
 def test_any_character_in_a_text_survives(tiny, tmp_path):
     text = "good\u2028film \u202e<b>\x85\U0001f600"
-    split = data.Split("texts", "--text", [text, "bad"], None, None)
+    split = Split("texts", "--text", [text, "bad"], None, None)
     writer = parts.ExplanationWriter(tmp_path, "none")
-    options = explanations.AttributionOptions(n_steps=2)
-    for one in explanations.explain(
-        tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, "none"
-    ):
+    options = AttributionOptions(n_steps=2)
+    for one in explain(tiny, split, encode(tiny, split, 32), sharding.data_mesh(), options, "none"):
         writer.add(one)
     writer.flush()
     parts.assemble(tmp_path, 2)
@@ -224,15 +227,15 @@ def test_a_model_that_gives_nan_is_refused(tiny, split):
     broken = dataclasses.replace(
         tiny, params=jax.tree.map(lambda array: np.full_like(array, np.nan), tiny.params)
     )
-    encoded = data.encode(tiny, split, 32)
+    encoded = encode(tiny, split, 32)
     with pytest.raises(aa.InputError, match="output for .* is nan"):
         list(
-            explanations.explain(
+            explain(
                 broken,
                 split,
                 encoded,
                 sharding.data_mesh(),
-                explanations.AttributionOptions(n_steps=2),
+                AttributionOptions(n_steps=2),
             )
         )
 
@@ -281,21 +284,21 @@ def test_the_sum_says_which_layers_it_is_of(tiny):
 
 
 def test_gold_needs_labels(tiny, split):
-    encoded = data.encode(tiny, split, 32)
+    encoded = encode(tiny, split, 32)
     with pytest.raises(aa.InputError, match="has no labels"):
         next(
-            explanations.explain(
+            explain(
                 tiny,
                 split,
                 encoded,
                 sharding.data_mesh(),
-                explanations.AttributionOptions(target="gold"),
+                AttributionOptions(target="gold"),
             )
         )
 
 
 def test_data_set_summary(explained):
-    summary = explanations.DatasetSummary(num_pairs=3)
+    summary = findings.DatasetSummary(num_pairs=3)
     for one in explained:
         summary.add(one)
     np.testing.assert_allclose(
@@ -344,7 +347,7 @@ def test_texts_explained_at_once_are_those_of_the_data_set(tiny, explained):
             and one.text == other.text
             and one.label == other.label == one.target
         )
-        for name in results.SAVED_ARRAYS["full"]:
+        for name in explanation.SAVED_ARRAYS["full"]:
             np.testing.assert_allclose(one.array(name), other.array(name), atol=1e-6)
     pairs = aa.explain_texts(tiny, ["good film"], ["bad plot"], n_steps=2, layers=(1,))
     assert (pairs[0].text_pair, pairs[0].layers, pairs[0].label) == ("bad plot", [1], None)
@@ -389,9 +392,9 @@ def test_tokens_may_take_other_steps_than_pairs(tiny):
 
 @pytest.mark.parametrize("path", ["layer", "joint"])
 def test_convergence_by_steps_is_that_of_each_number_of_steps(tiny, path):
-    options = explanations.AttributionOptions(method="riemann_left", path=path)
+    options = AttributionOptions(method="riemann_left", path=path)
     texts = [TEXTS[2], TEXTS[0]]
-    found = explanations.convergence_by_steps(
+    found = convergence_by_steps(
         tiny, aa.explain_texts(tiny, texts, options=options), options, (2, 5, 20)
     )
     assert found.shape == (2, 3, 2 if path == "layer" else 1)
@@ -409,18 +412,18 @@ def test_a_result_knows_its_layers(tiny):
         for layers in ([1], None)
     )
     for classifier in (tiny, None):
-        for shown in explanations.explanations_of(one, classifier):
+        for shown in from_result.explanations_of(one, classifier):
             assert shown.layers == [1] and {head["layer"] for head in shown.heads} == {1}
             assert not shown.has_all_layers, "no tree of a part of the layers"
-        assert explanations.explanations_of(both, classifier)[1].has_all_layers
+        assert from_result.explanations_of(both, classifier)[1].has_all_layers
     with pytest.raises(aa.InputError, match=r"layers are \[0\], but the result is of \[1\]$"):
-        explanations.explanations_of(one, tiny, layers=[0])
+        from_result.explanations_of(one, tiny, layers=[0])
     bare = one._replace(layers=None, num_hidden_layers=None)
     with pytest.raises(
         aa.InputError, match=r"has 1 of the model's 2 layers, and does not say which: give layers$"
     ):
-        explanations.explanations_of(bare, tiny)
-    assert explanations.explanations_of(bare, tiny, layers=[1])[0].layers == [1]
+        from_result.explanations_of(bare, tiny)
+    assert from_result.explanations_of(bare, tiny, layers=[1])[0].layers == [1]
 
 
 def test_results_pass_through_transformations(tiny):
@@ -436,7 +439,7 @@ def test_results_pass_through_transformations(tiny):
 
     result = jax.jit(attribute)(batch)
     assert {len(values) for values in jax.tree.leaves(result)} == {2}
-    assert explanations.explanations_of(jax.tree.map(lambda values: values[1:], result), tiny)[
+    assert from_result.explanations_of(jax.tree.map(lambda values: values[1:], result), tiny)[
         0
     ].layers == [1]
     mapped = jax.vmap(attribute)(jax.tree.map(lambda values: values[:, None], batch))
@@ -525,7 +528,7 @@ def test_arrays_of_another_example_are_refused(copied):
     (copied / second["arrays"]["file"]).write_bytes(b"cut short")
     with pytest.raises(aa.InputError, match=r"example 1 cannot be read: .*has 9 bytes, not \d+$"):
         _ = stored[1].attributions
-    moved = results.StoredExplanation(
+    moved = stored.StoredExplanation(
         copied,
         {**first, "arrays": {**first["arrays"], "file": stored[2].arrays["file"]}},
         stored._parts,
@@ -568,7 +571,7 @@ def test_half_precision_is_read_as_float32(copied, explained):
 
 def test_rows_of_older_files_can_be_shown(explained, tmp_path):
     one = explained[0]
-    older = results.Explanation(
+    older = explanation.Explanation(
         {
             name: value
             for name, value in one.row.items()
@@ -604,10 +607,10 @@ def test_shown_are_the_tokens_that_the_mask_says(tiny):
     batch = tiny.tokenize(["the film is good ."])
     batch["attention_mask"][0, 2] = 0
     result = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=2)
-    (shown,) = explanations.explanations_of(result, tiny, batch)
+    (shown,) = from_result.explanations_of(result, tiny, batch)
     assert shown.row["tokens"] == ["[CLS]", "the", "is", "good", ".", "[SEP]"]
     assert shown.row["special_tokens_mask"] == [1, 0, 0, 0, 0, 1]
     left = np.delete(np.delete(result.attributions[0], 2, axis=-1), 2, axis=-2)
     np.testing.assert_array_equal(shown.array("attributions"), left)
-    everything = explanations.explanations_of(result, tiny, {"input_ids": batch["input_ids"]})[0]
+    everything = from_result.explanations_of(result, tiny, {"input_ids": batch["input_ids"]})[0]
     assert len(everything.row["tokens"]) == 7

@@ -11,8 +11,8 @@ import safetensors
 import safetensors.numpy
 
 import attattr_jax as aa
-from attattr_jax import export
-from attattr_jax.results import Explanation
+from attattr_jax.explanations.explanation import Explanation
+from attattr_jax.views import export
 
 ALL_FORMATS = export.TABLE_FORMATS + export.EXAMPLE_FORMATS
 HOSTILE = ["[CLS]", ",", '"', 'a\n"b', "", "##é\u2028"]

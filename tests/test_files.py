@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from attattr_jax import files
+from attattr_jax.runtime import files
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import heads
+from attattr_jax.attribution import reductions
+from attattr_jax.pruning import importance_file
+from attattr_jax.pruning.masks import (
+    listed_heads,
+    num_to_prune,
+    random_importance,
+    remove_listed_heads,
+)
 
 IMPORTANCE = np.asarray([[0.1, 0.4, 0.3], [-0.5, -0.2, -0.9]])
 
@@ -47,19 +54,25 @@ def test_importance_of_some_layers_or_another_model_is_refused(tmp_path):
         ({"importance": [[1], [1, 2]]}, "is not a head_importance.json"),
     ):
         record = (
-            heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"])
+            importance_file.importance_record(
+                "attribution", IMPORTANCE, "model", "gold", ["a", "b"]
+            )
             | changed
         )
         file.write_text(json.dumps(record))
         with pytest.raises(aa.InputError, match=message):
-            heads.read_importance(file, (2, 3), "model")
+            importance_file.read_importance(file, (2, 3), "model")
     file.write_text("[" * 100_000)
     with pytest.raises(aa.InputError, match="nested too deeply"):
-        heads.read_importance(file)
+        importance_file.read_importance(file)
     file.write_text(
-        json.dumps(heads.importance_record("attribution", IMPORTANCE, "model", "gold", ["a", "b"]))
+        json.dumps(
+            importance_file.importance_record(
+                "attribution", IMPORTANCE, "model", "gold", ["a", "b"]
+            )
+        )
     )
-    record = heads.read_importance(file, (2, 3), "model")
+    record = importance_file.read_importance(file, (2, 3), "model")
     np.testing.assert_array_equal(record["importance"], IMPORTANCE)
     assert record["num_examples"] == 2 and record["target"] == "gold"
 
@@ -100,28 +113,28 @@ def test_heads_that_are_gone_are_not_kept_and_go_first(golden_model):
 
 
 def test_fractions_are_taken_as_written():
-    assert heads.num_to_prune(0.7, 90) == 63 != int(0.7 * 90)
-    assert [heads.num_to_prune(0.3, size) for size in (72, 144)] == [21, 43]
+    assert num_to_prune(0.7, 90) == 63 != int(0.7 * 90)
+    assert [num_to_prune(0.3, size) for size in (72, 144)] == [21, 43]
 
 
 def test_listed_heads_are_pruned():
-    mask = heads.remove_listed_heads("0:1,2;1:0", 2, 3)
+    mask = remove_listed_heads("0:1,2;1:0", 2, 3)
     assert mask.tolist() == [[1, 0, 0], [0, 1, 1]]
-    assert heads.listed_heads(mask, 0) == [[1, 2], [0]] and heads.listed_heads(mask, 1) == [
+    assert listed_heads(mask, 0) == [[1, 2], [0]] and listed_heads(mask, 1) == [
         [0],
         [1, 2],
     ]
 
 
 def test_random_importance_depends_on_the_seed():
-    first = heads.random_importance(2, 3, seed=0)
+    first = random_importance(2, 3, seed=0)
     assert np.unique(first).size == 6
-    np.testing.assert_array_equal(first, heads.random_importance(2, 3, seed=0))
-    assert (first != heads.random_importance(2, 3, seed=1)).any()
+    np.testing.assert_array_equal(first, random_importance(2, 3, seed=0))
+    assert (first != random_importance(2, 3, seed=1)).any()
 
 
 def test_top_heads_names_layers():
-    assert heads.top_heads(IMPORTANCE, 2, layers=(4, 5)) == [(4, 1, 0.4), (4, 2, 0.3)]
+    assert reductions.top_heads(IMPORTANCE, 2, layers=(4, 5)) == [(4, 1, 0.4), (4, 2, 0.3)]
 
 
 @pytest.mark.parametrize(
@@ -154,9 +167,9 @@ def test_top_heads_names_layers():
         (lambda: aa.prune_lowest_heads(IMPORTANCE, 1.1), "from 0 to 1, not 1.1"),
         (lambda: aa.prune_lowest_heads(IMPORTANCE, float("nan")), "from 0 to 1, not nan"),
         (lambda: aa.prune_lowest_heads(IMPORTANCE, True), "from 0 to 1, not True"),
-        (lambda: heads.remove_listed_heads("0;1", 2, 3), "layer:head,head"),
-        (lambda: heads.remove_listed_heads("2:0", 2, 3), "layers 0 to 1"),
-        (lambda: heads.remove_listed_heads("1:3", 2, 3), "heads 0 to 2"),
+        (lambda: remove_listed_heads("0;1", 2, 3), "layer:head,head"),
+        (lambda: remove_listed_heads("2:0", 2, 3), "layers 0 to 1"),
+        (lambda: remove_listed_heads("1:3", 2, 3), "heads 0 to 2"),
         (lambda: aa.head_importance(np.zeros((1, 2, 3, 4, 4)), np.zeros((1, 5))), r"\[B, T\]"),
     ],
 )

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import engine, importance, sharding
-from attattr_jax.data import Encoded
+from attattr_jax.attribution import memory
+from attattr_jax.data.batches import Encoded
+from attattr_jax.pruning import importance
+from attattr_jax.pruning.importance import score_heads
+from attattr_jax.runtime import sharding
 
 MEASURES = ("attribution", "taylor", "attention", "ablation")
 # Uneven, and a layer without heads.
@@ -35,9 +38,7 @@ def score(golden_model, encoded):
     mesh = sharding.data_mesh()
 
     def score(measure, classifier=golden_model, examples=encoded, mesh=mesh, **arguments):
-        return importance.score_heads(
-            measure, classifier, examples, mesh, method="riemann_left", **arguments
-        )
+        return score_heads(measure, classifier, examples, mesh, method="riemann_left", **arguments)
 
     return score
 
@@ -128,7 +129,7 @@ def test_devices_batches_and_filling_rows_change_nothing(score, unmasked, measur
     filling.
     """
     monkeypatch.setattr(importance, "_rows_of_one_pass", lambda num_tokens: 3)
-    monkeypatch.setattr(engine, "default_batch_size", lambda config, num_tokens: 3)
+    monkeypatch.setattr(memory, "default_batch_size", lambda config, num_tokens: 3)
     counts = []
     found, expected = (
         score(measure, mesh=sharding.data_mesh(jax.devices()[:1]), on_batch=counts.append),

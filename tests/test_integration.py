@@ -3,12 +3,13 @@ import pytest
 from numpy.polynomial import legendre
 
 import attattr_jax as aa
-from attattr_jax import integration
+from attattr_jax.attribution import quadrature
+from attattr_jax.errors import InputError
 
-SIZES = integration.nested_rules().sizes
+SIZES = quadrature.nested_rules().sizes
 
 
-@pytest.mark.parametrize("method", integration.METHODS)
+@pytest.mark.parametrize("method", quadrature.METHODS)
 def test_quadrature_weights_sum_to_one_inside_the_interval(method):
     nodes, weights = aa.quadrature(method, 7)
     assert nodes.shape == weights.shape == (7,)
@@ -40,12 +41,12 @@ def test_quadrature_literals():
     ],
 )
 def test_a_rule_of_ones_own_must_be_one(nodes, weights, message):
-    with pytest.raises(integration.InputError, match=message):
-        integration.checked_rule(nodes, weights)
+    with pytest.raises(InputError, match=message):
+        quadrature.checked_rule(nodes, weights)
 
 
 def test_every_level_of_the_nested_rules_is_a_rule():
-    rules = integration.nested_rules()
+    rules = quadrature.nested_rules()
     assert (
         list(SIZES) == sorted(set(SIZES))
         and rules.nodes.shape == (SIZES[-1],)
@@ -63,7 +64,7 @@ def test_every_level_of_the_nested_rules_is_a_rule():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_nested_rules_are_exact_to_the_degree_that_theory_gives(size):
-    rules = integration.nested_rules()
+    rules = quadrature.nested_rules()
     smaller = (size - 1) // 2
     # Interpolatory rules to n - 1; the optimal extension of n nodes to 2n + 1 to 3n + 1; symmetric
     # ones to the odd degree above.
@@ -74,7 +75,7 @@ def test_nested_rules_are_exact_to_the_degree_that_theory_gives(size):
 
 
 def test_extension_of_gauss_3_is_kronrod_7():
-    added = integration._patterson_extension(legendre.leggauss(3)[0])
+    added = quadrature._patterson_extension(legendre.leggauss(3)[0])
     # QUADPACK's QK7 beside 0.7745966692414834 and 0
     published = [0.9604912687080202, 0.4342437493468026]
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""What a label means: the table in `attattr_jax.labels`, row by row."""
+"""What a label means: the table in `attattr_jax.data.labels`, row by row."""
 
 import dataclasses
 import json
@@ -11,9 +11,8 @@ from conftest import WORDS, read_jsonl
 from tiny_classifier import make_tiny
 
 import attattr_jax as aa
-from attattr_jax import data
 from attattr_jax.commands import attribute, prune, train
-from attattr_jax.labels import (
+from attattr_jax.data.labels import (
     assumption,
     class_index,
     class_indices,
@@ -21,6 +20,7 @@ from attattr_jax.labels import (
     label_names,
     parse_labels,
 )
+from attattr_jax.data.splits import Split
 
 SENTIMENT = {0: "negative", 1: "neutral", 2: "positive"}
 RATINGS = {index: str(index + 1) for index in range(5)}
@@ -31,9 +31,7 @@ UNNAMED = {0: "LABEL_0", 1: "LABEL_1"}
 def split_of(labels, names=None):
     texts = [f"text {at}" for at in range(len(labels or [0]))]
     raw_labels = None if labels is None else parse_labels(labels)
-    return data.Split(
-        "train", "films.tsv", texts, None, raw_labels, names, range(2, 2 + len(texts))
-    )
+    return Split("train", "films.tsv", texts, None, raw_labels, names, range(2, 2 + len(texts)))
 
 
 def test_values_of_a_column():

@@ -8,7 +8,12 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, explanations, files, parts, sharding
+from attattr_jax.attribution.options import AttributionOptions
+from attattr_jax.data.batches import encode
+from attattr_jax.data.splits import Split
+from attattr_jax.explanations import parts
+from attattr_jax.explanations.explain import explain
+from attattr_jax.runtime import files, sharding
 
 TEXTS = [
     "good film",
@@ -23,11 +28,16 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def explained(tiny):
-    split = data.Split("texts", "--text", TEXTS, None, None)
-    options = explanations.AttributionOptions(n_steps=2)
+    split = Split("texts", "--text", TEXTS, None, None)
+    options = AttributionOptions(n_steps=2)
     return list(
-        explanations.explain(
-            tiny, split, data.encode(tiny, split, 32), sharding.data_mesh(), options, batch_size=2
+        explain(
+            tiny,
+            split,
+            encode(tiny, split, 32),
+            sharding.data_mesh(),
+            options,
+            batch_size=2,
         )
     )
 
@@ -86,17 +96,15 @@ def test_a_run_goes_on_at_any_example(tiny, explained, tmp_path):
     """Rows computed after a stop in the middle of a batch are, to the bit, what they would have
     been.
     """
-    split = data.Split("texts", "--text", TEXTS, None, None)
+    split = Split("texts", "--text", TEXTS, None, None)
     write(tmp_path, explained[:3])
     assert parts.reopen(tmp_path, len(TEXTS)) == []
     done = parts.done(tmp_path, len(TEXTS))
     assert done == indices(explained[:3])
-    options = explanations.AttributionOptions(n_steps=2)
-    encoded = data.encode(tiny, split, 32)
+    options = AttributionOptions(n_steps=2)
+    encoded = encode(tiny, split, 32)
     rest = list(
-        explanations.explain(
-            tiny, split, encoded, sharding.data_mesh(), options, batch_size=2, done=done
-        )
+        explain(tiny, split, encoded, sharding.data_mesh(), options, batch_size=2, done=done)
     )
     assert [one.row for one in rest] == [one.row for one in explained[3:]]
     write(tmp_path, rest)

@@ -5,11 +5,23 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 
-from attattr_jax import plots
+from attattr_jax.attribution.reductions import strongest_pairs
+from attattr_jax.attribution.tree import AttributionTree, TreeNode
 from attattr_jax.errors import InputError
-from attattr_jax.results import Explanation
-from attattr_jax.tokens import strongest_pairs
-from attattr_jax.tree import AttributionTree, TreeNode
+from attattr_jax.explanations.explanation import Explanation
+from attattr_jax.views.plots import (
+    ALL_FORMATS,
+    accuracy_curves,
+    arcs,
+    attribution_and_attention,
+    comparison,
+    convergence,
+    head_grid,
+    heat_map,
+    save_figure,
+    token_bars,
+    tree,
+)
 
 IMPORTANCE = np.asarray([[0.5, 0.1, 0.3], [0.2, 0.6, 0.4]])
 MASK = np.asarray([[1, 0, 1], [0, 1, 0]])
@@ -74,12 +86,12 @@ def tree_of(parents, tokens):
 def every_figure(tokens):
     """A figure by each function that draws tokens."""
     one, matrix = example(tokens), example(tokens).attributions[0, 0]
-    yield plots.heat_map(matrix, tokens, title=tokens[0])
-    yield plots.attribution_and_attention(one, 3, 2)
-    yield plots.arcs(matrix, tokens, title=tokens[0])
-    yield plots.tree(tree_of([at // 2 for at in range(len(tokens) - 1)], tokens))
-    yield plots.token_bars(one.token_attributions, tokens, title=tokens[0])
-    yield plots.comparison(one)
+    yield heat_map(matrix, tokens, title=tokens[0])
+    yield attribution_and_attention(one, 3, 2)
+    yield arcs(matrix, tokens, title=tokens[0])
+    yield tree(tree_of([at // 2 for at in range(len(tokens) - 1)], tokens))
+    yield token_bars(one.token_attributions, tokens, title=tokens[0])
+    yield comparison(one)
 
 
 def drawn(figure):
@@ -104,7 +116,7 @@ def curve(measure, seed, accuracies, **more):
 
 
 def test_pruned_heads_are_crossed_out():
-    axes = plots.head_grid(IMPORTANCE, MASK, "taylor").axes[0]
+    axes = head_grid(IMPORTANCE, MASK, "taylor").axes[0]
     for crosses in axes.collections:
         assert crosses.get_offsets().tolist() == [[1, 0], [0, 1], [2, 1]], "head across, layer down"
     assert len(axes.collections) == 2, "black on white"
@@ -113,7 +125,7 @@ def test_pruned_heads_are_crossed_out():
 
 
 def test_importance_without_a_mask_has_no_crosses():
-    axes = plots.head_grid(IMPORTANCE, layers=[2, 5]).axes[0]
+    axes = head_grid(IMPORTANCE, layers=[2, 5]).axes[0]
     assert not axes.collections and axes.get_title() == "importance of 6 heads"
     assert names(axes.yaxis) == ["2", "5"]
 
@@ -123,7 +135,7 @@ def test_importance_without_a_mask_has_no_crosses():
     [(IMPORTANCE, (0, 0.6)), (IMPORTANCE - 0.2, (-0.4, 0.4)), (0 * IMPORTANCE, (0, 1))],
 )
 def test_colours_diverge_from_zero_where_a_head_hurts(importance, limits):
-    image = plots.head_grid(importance, MASK, "ablation").axes[0].images[0]
+    image = head_grid(importance, MASK, "ablation").axes[0].images[0]
     assert image.get_clim() == pytest.approx(limits)
     white = image.cmap(image.norm(0.0))[:3]
     assert min(white) > 0.95, "0 is white"
@@ -132,7 +144,7 @@ def test_colours_diverge_from_zero_where_a_head_hurts(importance, limits):
 @pytest.mark.parametrize(("kind", "lowest"), [("attribution", -np.max(LOPSIDED)), ("attention", 0)])
 def test_matrices_are_drawn_from_row_to_column_and_white_at_zero(kind, lowest):
     matrix = LOPSIDED if kind == "attribution" else np.abs(LOPSIDED)
-    axes = plots.heat_map(matrix, TOKENS, kind).axes[0]
+    axes = heat_map(matrix, TOKENS, kind).axes[0]
     (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), matrix)
     assert (
@@ -146,19 +158,19 @@ def test_matrices_are_drawn_from_row_to_column_and_white_at_zero(kind, lowest):
 
 
 def test_colours_that_end_below_the_largest_value_say_so():
-    figure = plots.heat_map(LOPSIDED, TOKENS, limit=2.0)
+    figure = heat_map(LOPSIDED, TOKENS, limit=2.0)
     assert (
         figure.axes[0].images[0].get_clim() == (-2, 2)
         and figure.axes[0].images[0].colorbar.extend == "both"
     )
     assert_uncut(figure, drawn(figure))
     with pytest.raises(InputError, match=r"must be \[8, 8\]"):
-        plots.heat_map(LOPSIDED, TOKENS[1:])
+        heat_map(LOPSIDED, TOKENS[1:])
 
 
 def test_a_head_is_named_by_the_number_of_its_layer():
     one = example(TOKENS)
-    left, right, *bars = plots.attribution_and_attention(one, layer=3, head=2).axes
+    left, right, *bars = attribution_and_attention(one, layer=3, head=2).axes
     np.testing.assert_array_equal(left.images[0].get_array(), one.attributions[1, 2])
     np.testing.assert_array_equal(right.images[0].get_array(), one.attention_probs[1, 2])
     assert [bar.get_ylabel() for bar in bars] == [
@@ -167,14 +179,14 @@ def test_a_head_is_named_by_the_number_of_its_layer():
     ]
     for layer, head in ((2, 0), (3, 3), (3, -1)):
         with pytest.raises(InputError, match="layers are \\[1, 3\\], heads 0 to 2"):
-            plots.attribution_and_attention(one, layer, head)
+            attribution_and_attention(one, layer, head)
 
 
 def test_arcs_are_the_strongest_pairs():
     matrix = example(TOKENS).attributions[0, 0].copy()
     matrix[4, 4], matrix[2, 7], matrix[7, 2] = -9, 8, 7  # to itself, and both ways
     left_out = np.isin(TOKENS, ["[CLS]", "[SEP]"])
-    axes = plots.arcs(matrix, TOKENS, count=6, left_out=left_out).axes[0]
+    axes = arcs(matrix, TOKENS, count=6, left_out=left_out).axes[0]
     curves = [line for line in axes.lines if len(line.get_xdata()) > len(TOKENS)]
     heads = [line for line in axes.lines if len(line.get_xdata()) == 1]
     found = []
@@ -195,11 +207,11 @@ def test_arcs_are_the_strongest_pairs():
 def test_every_token_with_an_arc_is_named():
     matrix, tokens = np.zeros((200, 200)), [f"w{at}" for at in range(200)]
     matrix[[0, 100, 102], [101, 101, 199]] = 3, -2, 1
-    assert names(plots.arcs(matrix, tokens).axes[0].xaxis) == ["w0", "w100", "w101", "w102", "w199"]
+    assert names(arcs(matrix, tokens).axes[0].xaxis) == ["w0", "w100", "w101", "w102", "w199"]
 
 
 def test_tokens_of_a_tree_stand_at_their_levels():
-    axes = plots.tree(tree_of([0, 0, 1, 3], TOKENS)).axes[0]
+    axes = tree(tree_of([0, 0, 1, 3], TOKENS)).axes[0]
     places = {text.get_text(): text.get_position() for text in axes.texts}
     expected = {
         "[CLS]": (0.5, 0),
@@ -224,7 +236,7 @@ def test_no_box_of_a_tree_covers_another(shape):
         "random": [int(random.integers(at)) for at in range(1, 40)],
         "bushy": [at // 2 for at in range(39)],
     }[shape]
-    figure = plots.tree(tree_of(parents, ["unforgettable", "a", "international"] * 14))
+    figure = tree(tree_of(parents, ["unforgettable", "a", "international"] * 14))
     renderer = drawn(figure)
     boxes = [text.get_bbox_patch().get_window_extent(renderer) for text in figure.axes[0].texts]
     assert len(boxes) == 1 + 2 * len(parents)
@@ -233,7 +245,7 @@ def test_no_box_of_a_tree_covers_another(shape):
 
 
 def test_bars_have_the_values_and_colours_of_their_signs():
-    axes = plots.token_bars([0.5, -0.25, 0.1, *[0] * 6], TOKENS).axes[0]
+    axes = token_bars([0.5, -0.25, 0.1, *[0] * 6], TOKENS).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.5, -0.25, 0.1, *[0] * 6]
     assert [bar.get_facecolor() for bar in axes.patches[:2]] == [
         to_rgba("#b35806"),
@@ -244,7 +256,7 @@ def test_bars_have_the_values_and_colours_of_their_signs():
 
 def test_bars_stand_beside_the_rows_of_their_tokens():
     one = example(TOKENS)
-    figure = plots.comparison(one)
+    figure = comparison(one)
     drawn(figure)
     left, right = figure.axes[:2]
     assert [bar.get_width() for bar in left.patches] == one.token_attributions
@@ -260,12 +272,12 @@ def test_bars_stand_beside_the_rows_of_their_tokens():
 def test_model_with_one_output_has_no_probability_in_the_figure():
     one = example(TOKENS)
     one.row.update(predicted="stars", target="stars", probabilities={}, logits={"stars": 3.2141})
-    assert plots.comparison(one).get_suptitle() == "output = 3.214"
+    assert comparison(one).get_suptitle() == "output = 3.214"
 
 
 def test_text_is_shown_as_it_is(tmp_path):
     for figure in every_figure(ODD):
-        (svg,) = plots.save_figure(figure, tmp_path / "odd", ["svg"])
+        (svg,) = save_figure(figure, tmp_path / "odd", ["svg"])
         texts = svg.read_text()
         assert all(
             f">{shown}" in texts
@@ -285,7 +297,7 @@ def test_text_is_shown_as_it_is(tmp_path):
 
 def test_any_character_can_be_drawn(tmp_path):
     for figure in every_figure(ODD):
-        plots.save_figure(figure, tmp_path / "odd", ["pdf"])  # a warning is an error here
+        save_figure(figure, tmp_path / "odd", ["pdf"])  # a warning is an error here
         figure.savefig(tmp_path / "tight.png", bbox_inches="tight")
 
 
@@ -295,7 +307,7 @@ def test_names_of_tokens_do_not_overlap(num_tokens):
     for figure in (
         every_figure(tokens)
         if num_tokens < 512
-        else [plots.heat_map(np.eye(512), tokens), plots.arcs(np.eye(512), tokens, 99)]
+        else [heat_map(np.eye(512), tokens), arcs(np.eye(512), tokens, 99)]
     ):
         is_tree = "level" in figure.axes[0].get_ylabel()
         assert is_tree or max(figure.get_size_inches()) < 13
@@ -321,20 +333,20 @@ def test_zeros_can_be_drawn():
         {"token_pairs": np.zeros((9, 9))},
     )
     for figure in (
-        plots.heat_map(np.zeros((9, 9)), TOKENS),
-        plots.token_bars(np.zeros(9), TOKENS),
-        plots.comparison(one),
+        heat_map(np.zeros((9, 9)), TOKENS),
+        token_bars(np.zeros(9), TOKENS),
+        comparison(one),
     ):
         drawn(figure)
-    arcs = plots.arcs(np.zeros((200, 200)), ["word"] * 200)
-    drawn(arcs)
-    assert [text.get_text() for text in arcs.legends[0].get_texts()] == ["none but 0"]
+    figure = arcs(np.zeros((200, 200)), ["word"] * 200)
+    drawn(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none but 0"]
 
 
 def test_convergence_has_a_line_per_layer():
     steps, errors = [5, 10, 20, 21], np.abs(np.random.default_rng(0).normal(size=(4, 24))) + 0.001
     errors[2, 7] = 0
-    figure = plots.convergence(steps, errors, range(24), "$middle$", n_steps=20)
+    figure = convergence(steps, errors, range(24), "$middle$", n_steps=20)
     axes = figure.axes[0]
     *lines, used = axes.lines
     assert [line.get_label() for line in lines] == [str(layer) for layer in range(24)]
@@ -351,7 +363,7 @@ def test_convergence_has_a_line_per_layer():
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert set(used.get_xdata()) == {20} and used.get_linestyle() == ":"
     drawn(figure)
-    drawn(plots.convergence([20], np.zeros((1, 1)), [3]))
+    drawn(convergence([20], np.zeros((1, 1)), [3]))
 
 
 def test_every_measure_has_a_line():
@@ -361,7 +373,7 @@ def test_every_measure_has_a_line():
         curve("random", 0, [0.9, 0.6, 0.5]),
         curve("random", 1, [0.9, 0.4, 0.5]),
     ]
-    axes = plots.accuracy_curves(curves, num_examples=40, removable_loss=0.01).axes[0]
+    axes = accuracy_curves(curves, num_examples=40, removable_loss=0.01).axes[0]
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     np.testing.assert_allclose(lines["taylor"], [[0, 90], [50, 80], [100, 50]])
     np.testing.assert_allclose(
@@ -381,12 +393,12 @@ def test_every_measure_has_a_line():
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     def made():
-        return plots.head_grid(IMPORTANCE, MASK, "taylor"), plots.comparison(example(TOKENS))
+        return head_grid(IMPORTANCE, MASK, "taylor"), comparison(example(TOKENS))
 
     figures = made()
     for name, these in (("one", figures), ("two", figures), ("three", made())):
         for at, figure in enumerate(these):
-            files = plots.save_figure(figure, tmp_path / f"{name}{at}", plots.ALL_FORMATS)
+            files = save_figure(figure, tmp_path / f"{name}{at}", ALL_FORMATS)
             assert files == [
                 tmp_path / f"{name}{at}.{extension}" for extension in ("png", "svg", "pdf")
             ]

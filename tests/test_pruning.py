@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import bert, costs, pruning
+from attattr_jax.models import inference
+from attattr_jax.pruning import costs
+from attattr_jax.pruning.curves import (
+    curve_masks,
+    curve_record,
+    last_above,
+    masks_along,
+    removal_order,
+)
 
 ALL = np.ones((2, 3), np.int32)
 IMPORTANCE = np.asarray([[0.5, 0.1, 0.3], [0.1, 0.6, 0.2]])
@@ -13,12 +21,12 @@ MASK = np.asarray([[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
 
 
 def test_the_least_important_head_goes_first_and_of_equals_the_lower_number():
-    assert pruning.removal_order(IMPORTANCE, ALL).tolist() == [1, 3, 5, 2, 0, 4]
+    assert removal_order(IMPORTANCE, ALL).tolist() == [1, 3, 5, 2, 0, 4]
 
 
 def test_heads_that_are_not_there_go_before_all_others():
     present = np.asarray([[0, 1, 1], [1, 0, 1]])
-    assert pruning.removal_order(IMPORTANCE - 1, present).tolist() == [0, 4, 1, 3, 5, 2]
+    assert removal_order(IMPORTANCE - 1, present).tolist() == [0, 4, 1, 3, 5, 2]
 
 
 def test_rounds_rank_the_heads_that_are_left_again():
@@ -28,7 +36,7 @@ def test_rounds_rank_the_heads_that_are_left_again():
         seen.append(mask.ravel().tolist())
         return -IMPORTANCE * mask
 
-    found = pruning.removal_order(IMPORTANCE, ALL, score_again, heads_per_round=2)
+    found = removal_order(IMPORTANCE, ALL, score_again, heads_per_round=2)
     assert found.tolist() == [1, 3, 4, 0, 2, 5], "after the first two, the most important go first"
     assert seen == [[1, 0, 1, 0, 1, 1], [0, 0, 1, 0, 0, 1]]
 
@@ -40,29 +48,29 @@ def test_no_more_rounds_than_the_heads_to_remove_need():
         calls.append(int(mask.sum()))
         return -IMPORTANCE
 
-    found = pruning.removal_order(IMPORTANCE, ALL, score_again, heads_per_round=1, num_heads=3)
+    found = removal_order(IMPORTANCE, ALL, score_again, heads_per_round=1, num_heads=3)
     assert calls == [5, 4] and sorted(found) == list(range(6))
     assert found[:3].tolist() == [1, 4, 0], "one by the first ranking, two by the others"
 
 
 def test_masks_along_an_order():
     present = np.asarray([[1, 1, 0], [1, 1, 1]])
-    masks = pruning.masks_along(np.asarray([2, 5, 0, 1, 3, 4]), [0, 2, 6], present)
+    masks = masks_along(np.asarray([2, 5, 0, 1, 3, 4]), [0, 2, 6], present)
     assert masks.tolist() == [present.tolist(), [[1, 1, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0]]]
     assert present.sum() == 5, "what was given is left as it was"
 
 
 def test_curve_masks_remove_tenths_of_all_heads():
     order = np.asarray([5, 4, 3, 2, 1, 0])
-    masks = pruning.curve_masks(order, ALL)
+    masks = curve_masks(order, ALL)
     assert [int((mask == 0).sum()) for mask in masks] == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 6]
     assert masks[2].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
 def test_curve_by_hand():
-    masks = pruning.curve_masks(np.arange(20), np.ones((4, 5), np.int32))
+    masks = curve_masks(np.arange(20), np.ones((4, 5), np.int32))
     accuracies = [0.9, 0.895, 0.91, 0.89, 0.88, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5]
-    record = pruning.curve_record(
+    record = curve_record(
         "taylor", None, masks, [{"accuracy": value, "loss": 1 - value} for value in accuracies]
     )
     # (0.9 + 0.5) / 20 + 6.525 / 10, the nine between
@@ -80,10 +88,10 @@ def test_curve_by_hand():
 
 
 def test_last_above_the_floor():
-    assert pruning.last_above([0.9, 0.8, 0.7, 0.9], 0.8) == 1
-    assert pruning.last_above([0.9, 0.8], 0.8) == 1
-    assert pruning.last_above([0.7, 0.8], 0.8) == -1
-    assert pruning.last_above([0.8], 0.1 + 0.7) == 0, "rounding does not cost a head"
+    assert last_above([0.9, 0.8, 0.7, 0.9], 0.8) == 1
+    assert last_above([0.9, 0.8], 0.8) == 1
+    assert last_above([0.7, 0.8], 0.8) == -1
+    assert last_above([0.8], 0.1 + 0.7) == 0, "rounding does not cost a head"
 
 
 def masked(function, classifier, batch, mask, **arguments):
@@ -104,12 +112,12 @@ def masked(function, classifier, batch, mask, **arguments):
 )
 def test_smaller_model_has_the_logits_of_the_mask(golden_model, golden_batch, mask):
     smaller = aa.remove_heads(golden_model, mask)
-    batch = bert.model_inputs(golden_batch)
-    expected = bert.predict_logits(
+    batch = inference.model_inputs(golden_batch)
+    expected = inference.predict_logits(
         golden_model.params, batch, golden_model.config, jnp.asarray(mask, jnp.float32)
     )
     np.testing.assert_allclose(
-        bert.predict_logits(smaller.params, batch, smaller.config), expected, atol=1e-5
+        inference.predict_logits(smaller.params, batch, smaller.config), expected, atol=1e-5
     )
     assert smaller.config.kept_heads == tuple(tuple(np.flatnonzero(row)) for row in mask)
     # A head of size K takes its rows of three projections, their biases, and its columns of the

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax import report, rows
-from attattr_jax.explanations import DatasetSummary, explanations_of
-from attattr_jax.results import Explanation, Explanations
+from attattr_jax.explanations.explanation import Explanation, Explanations
+from attattr_jax.explanations.findings import DatasetSummary
+from attattr_jax.explanations.from_result import explanations_of
+from attattr_jax.explanations.rows import check_row
+from attattr_jax.views.report import write_report
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)> &lt; {{ 7*7 }}"
@@ -95,7 +97,7 @@ def test_model_with_one_output_has_no_probability_in_the_page(one_output, tmp_pa
 
 
 def test_numbers_in_the_page_are_the_arrays_rounded(explained, tmp_path):
-    written = report.write_report(explained, tmp_path / "new" / "report.html")
+    written = write_report(explained, tmp_path / "new" / "report.html")
     assert (
         written.num_examples == 3
         and written.num_bytes == written.file.stat().st_size
@@ -135,7 +137,7 @@ def test_numbers_of_any_size_are_packed(explained, tmp_path, size):
         for name in one.array_names
     }
     (example,) = read(
-        report.write_report([Explanation(one.row, arrays)], tmp_path / "report.html").file
+        write_report([Explanation(one.row, arrays)], tmp_path / "report.html").file
     ).examples
     codes, _ = matrices(example)
     total = codes[0] * 10.0 ** -example["decimals"]["attribution"][0]
@@ -145,9 +147,7 @@ def test_numbers_of_any_size_are_packed(explained, tmp_path, size):
 
 
 def test_text_is_text_whatever_it_is(explained, tmp_path):
-    source = report.write_report(explained, tmp_path / "report.html").file.read_text(
-        encoding="utf-8"
-    )
+    source = write_report(explained, tmp_path / "report.html").file.read_text(encoding="utf-8")
     page = Page(source)
     assert page.examples[1]["text"] == HOSTILE and HOSTILE in page.texts
     assert page.tags.count("script") == 3 + 1 and "img" not in page.tags, (
@@ -163,9 +163,7 @@ def test_text_is_text_whatever_it_is(explained, tmp_path):
 
 
 def test_the_policy_lets_only_the_pages_own_script_and_style_pass(explained, tmp_path):
-    source = report.write_report(explained, tmp_path / "report.html").file.read_text(
-        encoding="utf-8"
-    )
+    source = write_report(explained, tmp_path / "report.html").file.read_text(encoding="utf-8")
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]+)"', source)[1])
     assert "default-src 'none'" in policy and "unsafe" not in policy
     for tag in ("style", "script"):
@@ -217,7 +215,7 @@ class Copies(Explanations):
 
 def test_one_example_is_in_memory_at_a_time(explained, tmp_path):
     many = Copies(explained[0], 50)
-    report.write_report(many, tmp_path / "report.html")
+    write_report(many, tmp_path / "report.html")
     assert many.most_alive <= 2, "the one before is freed when the next one has been made"
 
 
@@ -225,11 +223,11 @@ def test_what_does_not_fit_is_left_out_and_said(explained, tmp_path):
     # Random numbers of 60 tokens: about 100 kB for all heads, 30 kB for the layers, 14 kB for their
     # sum.
     many = Copies(explained[0], 6, num_tokens=60)
-    whole = report.write_report(many, tmp_path / "whole.html")
+    whole = write_report(many, tmp_path / "whole.html")
     assert not whole.left_out and {example["detail"] for example in read(whole.file).examples} == {
         "heads"
     }
-    some = report.write_report(many, tmp_path / "some.html", max_examples=5, max_megabytes=0.25)
+    some = write_report(many, tmp_path / "some.html", max_examples=5, max_megabytes=0.25)
     examples = read(some.file).examples
     details = [example["detail"] for example in examples]
     assert len(details) == 5 and details[0] == "heads" and details[-1] != "heads"
@@ -244,7 +242,7 @@ def test_what_does_not_fit_is_left_out_and_said(explained, tmp_path):
     for phrase, count in counts.items():
         assert any(phrase in line and f" {count} text" in line for line in rest) == (count > 0)
     assert all(line in "".join(read(some.file).texts) for line in some.left_out)
-    tight = report.write_report(many, tmp_path / "tight.html", max_megabytes=1e-6)
+    tight = write_report(many, tmp_path / "tight.html", max_megabytes=1e-6)
     assert tight.left_out == ["all matrices of 6 texts"]
 
 
@@ -252,7 +250,7 @@ def test_what_was_not_saved_is_said(explained, tmp_path):
     kept = ("token_pairs", "head_importance")
     summary = Explanation(explained[0].row, {name: explained[0].array(name) for name in kept})
     nothing = Explanation(explained[1].row, {})
-    written = report.write_report([summary, nothing], tmp_path / "report.html")
+    written = write_report([summary, nothing], tmp_path / "report.html")
     assert written.left_out == ["what was not saved of 2 texts"]
     first, second = read(written.file).examples
     assert (first["detail"], second["detail"]) == ("sentence", "none") and first["tree"] is None
@@ -267,8 +265,7 @@ def test_what_was_not_saved_is_said(explained, tmp_path):
 
 def test_the_same_explanations_give_the_same_page(explained, tmp_path):
     first, second = (
-        report.write_report(explained, tmp_path / name).file.read_bytes()
-        for name in ("a.html", "b.html")
+        write_report(explained, tmp_path / name).file.read_bytes() for name in ("a.html", "b.html")
     )
     assert first == second
 
@@ -281,12 +278,12 @@ def test_a_failure_leaves_the_page_that_was_there(explained, tmp_path):
         | {"attributions": None},
     )
     with pytest.raises(AttributeError):
-        report.write_report([explained[0], broken], tmp_path / "report.html", overwrite=True)
+        write_report([explained[0], broken], tmp_path / "report.html", overwrite=True)
     arrays = {
         name: explained[0].array(name) * np.float32(np.nan) for name in explained[0].array_names
     }
     with pytest.raises(aa.InputError, match="not finite"):
-        report.write_report(
+        write_report(
             [Explanation(explained[0].row, arrays)], tmp_path / "report.html", overwrite=True
         )
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"] and (
@@ -301,7 +298,7 @@ def test_only_a_report_is_replaced(explained, tmp_path):
         for show in (
             explained.show,
             explained[0].show,
-            functools.partial(report.write_report, explained),
+            functools.partial(write_report, explained),
         ):
             with pytest.raises(
                 aa.InputError, match=r"mine.html exists: name another file, or give overwrite=True$"
@@ -337,7 +334,7 @@ def test_unknown_deltas_are_not_shown_as_zero(tiny, tmp_path):
     )
     assert "δ –" in shown.texts and max(exact.examples[0]["relative_deltas"]) > 1e-3
     (one,) = explanations_of(reduced, tiny, batch)
-    rows.check_row({**one.row, "arrays": None})
+    check_row({**one.row, "arrays": None})
     summary = DatasetSummary()
     summary.add(one)
     assert summary.worst_delta == 0 and summary.token_pairs == []
@@ -367,7 +364,7 @@ def test_the_page_names_the_rules_that_were_used(explained, tmp_path):
         ),
     ):
         Run.run["options"] = options
-        texts = read(report.write_report(Run(explained), tmp_path / "report.html").file).texts
+        texts = read(write_report(Run(explained), tmp_path / "report.html").file).texts
         assert set(said) <= set(texts) and not any(unsaid in text for text in texts)
 
 
@@ -390,17 +387,21 @@ def test_in_a_notebook_the_page_is_a_frame(tiny, explained):
         assert len(Page(dict(frame.attributes)["srcdoc"]).examples) == count
     batch = tiny.tokenize(TEXTS[:2])
     result = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=3)
-    numbers = Page(dict(Page(result._repr_html_()).attributes)["srcdoc"]).examples[0]
+    numbers = Page(
+        dict(Page(aa.explanations_of(result)._repr_html_()).attributes)["srcdoc"]
+    ).examples[0]
     assert numbers["tokens"][:2] == ["0", "1"] and numbers["predicted"] in ("0", "1")
     reduced = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=3, reduce="head_max")
-    heads_only = Page(dict(Page(reduced._repr_html_()).attributes)["srcdoc"]).examples[0]
+    heads_only = Page(
+        dict(Page(aa.explanations_of(reduced)._repr_html_()).attributes)["srcdoc"]
+    ).examples[0]
     assert heads_only["detail"] == "none" and np.shape(heads_only["importance"]) == (2, 4)
 
 
 def test_show_writes_a_file_where_there_is_no_notebook(tiny, explained, tmp_path):
     batch = tiny.tokenize(TEXTS)
     result = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=3)
-    file = result.show(tiny, batch, file=tmp_path / "result.html")
+    file = aa.explanations_of(result, tiny, batch).show(tmp_path / "result.html")
     for shown, one in zip(read(file).examples, explained, strict=True):
         assert shown["tokens"] == one.tokens and shown["predicted"] == one.predicted
         np.testing.assert_allclose(
@@ -435,7 +436,5 @@ def test_show_displays_the_frame_in_a_notebook(explained, monkeypatch):
 )
 def test_bad_arguments(explained, tmp_path, arguments, message):
     with pytest.raises(aa.InputError, match=message):
-        report.write_report(
-            **({"explanations": explained, "file": tmp_path / "report.html"} | arguments)
-        )
+        write_report(**({"explanations": explained, "file": tmp_path / "report.html"} | arguments))
     assert not list(tmp_path.iterdir())

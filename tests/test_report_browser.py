@@ -14,9 +14,10 @@ from browser import Page, assert_shows, number, unit
 from conftest import WORDS, make_tiny
 
 import attattr_jax as aa
-from attattr_jax import report
-from attattr_jax.results import Explanation
-from attattr_jax.tokens import attention_between_words, strongest_pairs, sum_over_pieces
+from attattr_jax.attribution.reductions import strongest_pairs
+from attattr_jax.attribution.words import attention_between_words, sum_over_pieces
+from attattr_jax.explanations.explanation import Explanation
+from attattr_jax.views.report import write_report
 
 pytest.importorskip("selenium")
 pytestmark = pytest.mark.skipif(
@@ -55,7 +56,7 @@ def explained():
 @pytest.fixture(scope="module")
 def file(explained, tmp_path_factory):
     assert len(explained) == 20 and any(len(one.words) < len(one.tokens) for one in explained)
-    return report.write_report(
+    return write_report(
         explained, tmp_path_factory.mktemp("page") / "report.html", max_examples=20
     ).file
 
@@ -155,7 +156,7 @@ def test_small_numbers_are_shown_with_the_digits_there_are(browser, explained, t
         name: one.array(name) * np.float32(1e-7 if name != "attention_probs" else 1)
         for name in one.array_names
     }
-    page = report.write_report([Explanation(one.row, arrays)], tmp_path / "small.html").file
+    page = write_report([Explanation(one.row, arrays)], tmp_path / "small.html").file
     browser.get(page.as_uri())
     page = Page(browser)
     page.select(0, 1)

@@ -18,8 +18,11 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import cli, costs, data, importance, parts
-from attattr_jax.commands import attribute, correlate, prune, train
+from attattr_jax.commands import attribute, cli, correlate, prune, train
+from attattr_jax.data.splits import Split
+from attattr_jax.explanations import parts
+from attattr_jax.pruning import costs
+from attattr_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -270,9 +273,7 @@ def test_a_pruning_is_not_resumed_with_other_lengths_data_or_importance(
 
     # The labels of the scored examples are flipped, those of the evaluated ones stay.
     header, *lines = file.read_text().splitlines()
-    hashes = data.Split(
-        "", "", [line.split("\t")[0] for line in lines], None, None
-    ).example_hashes()
+    hashes = Split("", "", [line.split("\t")[0] for line in lines], None, None).example_hashes()
     scored = json.loads((output / "head_importance.json").read_text())["examples"]
     flipped = [
         line[:-1] + str(1 - int(line[-1])) if digest in scored else line
@@ -621,7 +622,7 @@ def test_scored_and_evaluated_examples_are_disjoint(trained_folder, reviews_fold
     ]
     assert record["num_scoring_examples"] == 6 and 0 < record["num_eval_examples"] <= 15 - 6
     hashes = json.loads((tmp_path / "out" / "head_importance.json").read_text())["examples"]
-    every = data.Split("dev", "dev.tsv", lines, None, None).example_hashes()
+    every = Split("dev", "dev.tsv", lines, None, None).example_hashes()
     assert record["num_eval_examples"] == sum(digest not in hashes for digest in every)
 
     # The same holds for an importance file that was made from the examples to evaluate on.
@@ -820,7 +821,7 @@ def test_two_rounds_are_pruning_twice(trained_folder, tmp_path, monkeypatch):
 
     def score_heads(measure, classifier, encoded, mesh, mask, *others):
         left.append(int(mask.sum()))
-        return importance.score_heads(measure, classifier, encoded, mesh, mask, *others)
+        return score_heads(measure, classifier, encoded, mesh, mask, *others)
 
     monkeypatch.setattr(prune, "score_heads", score_heads)
     command = (
@@ -1423,12 +1424,11 @@ def test_what_fails_while_drawing_leaves_the_explanations(
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(
     tiny_folder, reviews_folder, tmp_path, capsys, monkeypatch
 ):
-    from attattr_jax import training
 
     def interrupt(self, on_step):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Trainer, "run", interrupt)
+    monkeypatch.setattr(Trainer, "run", interrupt)
     command = words(
         "--model {m} --dataset {d} --output_dir {o}",
         m=tiny_folder,
@@ -1459,7 +1459,7 @@ def test_scripts_at_the_root_explain_themselves(script):
 
 def test_compiled_programs_are_kept_where_a_folder_can_be_made(tmp_path):
     code = (
-        "import jax; from attattr_jax import cli; cli.run(lambda:"
+        "import jax; from attattr_jax.commands import cli; cli.run(lambda:"
         " print(jax.config.jax_compilation_cache_dir))"
     )
     (tmp_path / "file").touch()

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from attattr_jax import data
-from attattr_jax.tokens import (
+from attattr_jax.attribution.reductions import strongest_pairs
+from attattr_jax.attribution.words import (
     attention_between_words,
-    strongest_pairs,
     sum_over_pieces,
     word_groups,
     word_labels,
 )
+from attattr_jax.data.batches import encode
+from attattr_jax.data.splits import Split
 
 ROW = {
     "text": "Re\u0301sume\u0301s unkept",
@@ -64,7 +65,7 @@ def test_words_keep_what_has_no_place_of_its_own(tiny):
         "1\ufe0f\u20e3",
     ]
     words += ["\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "bad"]
-    encoded = data.encode(tiny, data.Split("texts", "texts", [" ".join(words)], None, None), 32)
+    encoded = encode(tiny, Split("texts", "texts", [" ".join(words)], None, None), 32)
     row = {
         name: getattr(encoded, name)[0]
         for name in ("offsets", "word_ids", "token_type_ids", "special_tokens_mask")
@@ -103,8 +104,8 @@ def test_sums_and_distributions_survive():
 
 
 def test_word_ids_come_from_the_tokenizer(tiny):
-    split = data.Split("texts", "texts", ["good-film good", "x " * 60], ["bad", "dull"], None)
-    encoded = data.encode(tiny, split, 32)
+    split = Split("texts", "texts", ["good-film good", "x " * 60], ["bad", "dull"], None)
+    encoded = encode(tiny, split, 32)
     assert encoded.word_ids[0] == [None, 0, 1, 2, 3, None, 0, None]
     assert len(encoded.word_ids[1]) == len(encoded.input_ids[1]) == 32, "cut like the rest"
 

@@ -8,24 +8,34 @@ import pytest
 from conftest import read_jsonl
 
 import attattr_jax as aa
-from attattr_jax import data, sharding, training
-from attattr_jax.labels import class_indices
+from attattr_jax.data.batches import encode
+from attattr_jax.data.labels import class_indices
+from attattr_jax.data.splits import load_split
+from attattr_jax.models import inference
+from attattr_jax.runtime import sharding
+from attattr_jax.training.trainer import (
+    Trainer,
+    TrainingOptions,
+    TrainState,
+    make_optimizer,
+    make_train_step,
+)
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-RECIPE = training.TrainingOptions(
+RECIPE = TrainingOptions(
     num_train_epochs=2, train_batch_size=8, learning_rate=1e-3, save_steps=3, logging_steps=2
 )
 
 
 @pytest.fixture(scope="module")
 def splits(tiny, reviews_folder):
-    loaded = [data.load_split(str(reviews_folder), name) for name in ("train", "validation")]
-    return [data.encode(tiny, split, 16, class_indices(split, tiny.id2label)) for split in loaded]
+    loaded = [load_split(str(reviews_folder), name) for name in ("train", "validation")]
+    return [encode(tiny, split, 16, class_indices(split, tiny.id2label)) for split in loaded]
 
 
 def make_trainer(tiny, splits, folder, mesh=None, recipe=RECIPE):
-    return training.Trainer(tiny, splits[0], {"eval": splits[1]}, folder, recipe, mesh)
+    return Trainer(tiny, splits[0], {"eval": splits[1]}, folder, recipe, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +46,20 @@ def uninterrupted(tiny, splits, tmp_path_factory):
 
 
 def test_schedule_warms_up_and_decays_to_zero():
-    recipe = training.TrainingOptions(learning_rate=1.0, warmup_ratio=0.2)
-    _, schedule = training.make_optimizer(recipe, 10)
+    recipe = TrainingOptions(learning_rate=1.0, warmup_ratio=0.2)
+    _, schedule = make_optimizer(recipe, 10)
     np.testing.assert_allclose(
         [float(schedule(step)) for step in range(11)], [0, 0.5, *np.linspace(1, 0, 9)], atol=1e-6
     )
-    _, schedule = training.make_optimizer(
-        training.TrainingOptions(learning_rate=1.0, warmup_ratio=0.0), 4
-    )
+    _, schedule = make_optimizer(TrainingOptions(learning_rate=1.0, warmup_ratio=0.0), 4)
     np.testing.assert_allclose(
         [float(schedule(step)) for step in range(5)], [1, 0.75, 0.5, 0.25, 0]
     )
 
 
 def test_no_weight_decay_on_biases_and_layer_norm(tiny):
-    optimizer, _ = training.make_optimizer(
-        training.TrainingOptions(weight_decay=0.5, learning_rate=1.0, warmup_ratio=0), 10
+    optimizer, _ = make_optimizer(
+        TrainingOptions(weight_decay=0.5, learning_rate=1.0, warmup_ratio=0), 10
     )
     params = jax.tree.map(jnp.ones_like, tiny.params)
     updates, _ = optimizer.update(
@@ -98,7 +106,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny, splits, tmp_path, uninte
 
 def test_model_with_a_layer_without_heads_is_trained_and_resumed(tiny, splits, tmp_path):
     smaller = aa.remove_heads(tiny, [[1, 0, 1, 1], [0, 0, 0, 0]])
-    recipe = training.TrainingOptions(
+    recipe = TrainingOptions(
         num_train_epochs=1, train_batch_size=16, learning_rate=1e-3, save_steps=1, logging_steps=1
     )
 
@@ -141,7 +149,7 @@ def test_best_epoch_is_returned(tiny, splits, tmp_path, monkeypatch):
 
 
 def test_one_device_equals_two(tiny, splits, tmp_path):
-    recipe = training.TrainingOptions(
+    recipe = TrainingOptions(
         num_train_epochs=1, train_batch_size=7, learning_rate=1e-3, logging_steps=1
     )
     losses = []
@@ -179,15 +187,15 @@ def test_padding_rows_do_not_count(tiny, splits):
     config = dataclasses.replace(
         tiny.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
-    optimizer, _ = training.make_optimizer(RECIPE, 10)
-    step = training.make_train_step(config, optimizer, seed=0)
+    optimizer, _ = make_optimizer(RECIPE, 10)
+    step = make_train_step(config, optimizer, seed=0)
     states = []
     for rows in (5, 8):
         batch = splits[0].batch(range(5), rows, 0, 32)
         params = jax.tree.map(jnp.array, tiny.params)
-        state = training.TrainState(jnp.int32(0), params, optimizer.init(params), jnp.float32(0))
+        state = TrainState(jnp.int32(0), params, optimizer.init(params), jnp.float32(0))
         states.append(
-            step(state, training.model_inputs(batch.inputs), batch.labels, batch.weights)[0]
+            step(state, inference.model_inputs(batch.inputs), batch.labels, batch.weights)[0]
         )
     assert float(states[0].loss_sum) == pytest.approx(float(states[1].loss_sum), abs=1e-6)
     moments = [jax.tree.leaves(state.opt_state) for state in states]
@@ -196,7 +204,7 @@ def test_padding_rows_do_not_count(tiny, splits):
 
 
 def test_exploding_loss_is_said(tiny, splits, tmp_path):
-    recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=8, logging_steps=1)
+    recipe = TrainingOptions(num_train_epochs=1, train_batch_size=8, logging_steps=1)
     broken = jax.tree.map(lambda array: np.full_like(array, np.nan), tiny.params)
     classifier = aa.Classifier(tiny.config, broken, tiny.tokenizer, tiny.id2label)
     with pytest.raises(
@@ -212,7 +220,7 @@ def test_bfloat16_trains_with_float32_parameters(tiny, splits, tmp_path):
     classifier = dataclasses.replace(
         tiny, config=dataclasses.replace(tiny.config, dtype="bfloat16")
     )
-    recipe = training.TrainingOptions(num_train_epochs=1, train_batch_size=16)
+    recipe = TrainingOptions(num_train_epochs=1, train_batch_size=16)
     trained, _ = make_trainer(classifier, splits, tmp_path, recipe=recipe).run()
     assert {array.dtype for array in jax.tree.leaves(trained.params)} == {np.dtype("float32")}
     assert json.loads(json.dumps(trained.config.to_hf(trained.id2label))).get("dtype") is None

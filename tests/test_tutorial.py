@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attattr_jax import costs
+from attattr_jax.pruning import costs
 
 ROOT = Path(__file__).parent.parent
 

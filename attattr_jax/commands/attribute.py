@@ -21,21 +21,35 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from .. import cli, data, heads, parts, plots, pretrained, report, sharding
-from ..attribution import check_adaptive, check_objective
-from ..cli import option, printable, require
-from ..engine import OBJECTIVES, PATHS
-from ..errors import InputError
-from ..explanations import AttributionOptions, DatasetSummary, convergence_by_steps, explain
-from ..export import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS, export
-from ..files import write_json
-from ..integration import METHODS
-from ..labels import class_index, class_indices
-from ..output import OutputFolder
-from ..processes import Terminated, preemption
-from ..results import Explanation, StoredExplanations, load_attributions
-from ..rows import single_output
-from ..tree import THRESHOLD, check_tree_options
+from ..attribution import reductions
+from ..attribution.arguments import check_adaptive, check_objective
+from ..attribution.options import OBJECTIVES, PATHS, AttributionOptions
+from ..attribution.quadrature import METHODS
+from ..attribution.tree import THRESHOLD, check_tree_options
+from ..data.batches import Encoded, data_fingerprint, encode
+from ..data.labels import class_index, class_indices
+from ..data.splits import Split, load_lines
+from ..errors import InputError, require
+from ..explanations import parts
+from ..explanations.convergence import convergence_by_steps
+from ..explanations.explain import explain
+from ..explanations.explanation import Explanation
+from ..explanations.findings import DatasetSummary
+from ..explanations.stored import StoredExplanations, load_attributions
+from ..models.classifier import Classifier, load_classifier
+from ..pruning import importance_file
+from ..pruning.masks import listed_integers
+from ..runtime import output, sharding
+from ..runtime.files import write_json
+from ..runtime.output import OutputFolder
+from ..runtime.processes import Terminated, preemption
+from ..runtime.text import printable
+from ..views.example import single_output
+from ..views.export import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS, export
+from ..views.plots import ALL_FORMATS, convergence, example_figures, save_figure
+from ..views.report import MAX_EXAMPLES, MAX_MEGABYTES, check_report_options, write_report
+from . import cli
+from .cli import option
 
 FILES = (
     "examples.jsonl",
@@ -111,9 +125,9 @@ class Options(cli.CommonOptions):
     )
     num_pairs: int = option(10, "token pairs and heads to list per text")
     skip_special_tokens: bool = option(False, "leave pairs with [CLS] or [SEP] out of the lists")
-    report_examples: int = option(report.MAX_EXAMPLES, "texts in report.html; 0: no report")
+    report_examples: int = option(MAX_EXAMPLES, "texts in report.html; 0: no report")
     report_megabytes: float = option(
-        report.MAX_MEGABYTES,
+        MAX_MEGABYTES,
         "room for the matrices in report.html; what does not fit is left out, and said",
     )
     figures: str | None = option(None, "figures to save, as png,svg,pdf (default: none)")
@@ -160,7 +174,7 @@ def _attribute(options: Options) -> None:
         )
         options = dataclasses.replace(options, token_n_steps=token_n_steps)
     _check_ranges(options)
-    figure_formats = cli.listed(options.figures, "--figures", plots.ALL_FORMATS)
+    figure_formats = cli.listed(options.figures, "--figures", ALL_FORMATS)
     export_formats = cli.listed(options.export, "--export", EXPORT_FORMATS)
     for name in ("figures", "export"):
         require(
@@ -168,7 +182,7 @@ def _attribute(options: Options) -> None:
             f"--{name} needs the arrays of every text: give --save full",
         )
     folder = OutputFolder(
-        options.output_dir or pretrained.beside(options.checkpoint, "attribution"),
+        options.output_dir or output.default_output_dir(options.checkpoint, "attribution"),
         "attribute",
         FILES,
         options.overwrite,
@@ -176,7 +190,7 @@ def _attribute(options: Options) -> None:
     )
     split = _load_texts(options)
     dtype = None if options.dtype == "float32" else options.dtype
-    classifier = pretrained.load_classifier(options.checkpoint, dtype=dtype)
+    classifier = load_classifier(options.checkpoint, dtype=dtype)
     cli.named("--objective", lambda: check_objective(options.objective, classifier.config))
     target, layers = _target(options, classifier), _layers(options, classifier)
     trees = [name for name in export_formats if name in TREE_FORMATS]
@@ -187,7 +201,7 @@ def _attribute(options: Options) -> None:
     )
     if options.target == "gold":
         split = cli.with_gold_labels(split, classifier.id2label)
-    encoded = data.encode(
+    encoded = encode(
         classifier,
         split,
         classifier.config.max_position_embeddings,
@@ -200,7 +214,7 @@ def _attribute(options: Options) -> None:
     name = "texts" if options.dataset is None else split.name
     facts = {
         "model_fingerprint": fingerprint,
-        "data_fingerprints": {name: data.fingerprint(split, encoded)},
+        "data_fingerprints": {name: data_fingerprint(split, encoded)},
     }
     # The fingerprints tell whether model and data are the same, however they are written.
     folder.start(options, facts, may_change=(*VIEW_OPTIONS, "checkpoint", "dataset", "text_file"))
@@ -228,7 +242,7 @@ def _attribute(options: Options) -> None:
     stored, summary = load_attributions(folder.path), DatasetSummary()
     for example in stored:
         summary.add(example)
-    record = heads.importance_record(
+    record = importance_file.importance_record(
         "attribution",
         summary.importance,
         fingerprint,
@@ -265,9 +279,9 @@ def _attribute(options: Options) -> None:
 def _explain(
     options: Options,
     folder: OutputFolder,
-    classifier: pretrained.Classifier,
-    split: data.Split,
-    encoded: data.Encoded,
+    classifier: Classifier,
+    split: Split,
+    encoded: Encoded,
     how: AttributionOptions,
 ) -> None:
     """Write the explanations that are not there yet, this process's share of them, as parts;
@@ -323,7 +337,7 @@ def _explain(
 
 def _write_views(
     options: Options,
-    classifier: pretrained.Classifier,
+    classifier: Classifier,
     how: AttributionOptions,
     figure_formats: Sequence[str],
     export_formats: Sequence[str],
@@ -369,7 +383,7 @@ def _write_report(options: Options, stored: StoredExplanations) -> list[str]:
     with cli.progress(min(options.report_examples, len(stored)), "texts", "report") as bar:
         bounds = (options.report_examples, options.report_megabytes)
         trees = (options.tree_threshold, options.tree_penalty)
-        done = report.write_report(
+        done = write_report(
             stored,
             stored.folder / "report.html",
             *bounds,
@@ -388,7 +402,7 @@ def _write_figures(
     formats: Sequence[str],
     stored: Sequence[Explanation],
     folder: Path,
-    classifier: pretrained.Classifier,
+    classifier: Classifier,
     how: AttributionOptions,
 ) -> list[str]:
     """Write the figures of these examples, a folder each, and return what to say of them."""
@@ -398,18 +412,18 @@ def _write_figures(
         for example in stored:
             place = folder / f"{example.index:05d}"
             place.mkdir(parents=True, exist_ok=True)
-            for name, figure in plots.example_figures(
+            for name, figure in example_figures(
                 example, options.tree_threshold, options.tree_penalty, options.objective
             ):
-                plots.save_figure(figure, place / name, formats)
+                save_figure(figure, place / name, formats)
             # Else there is no one number, or rounding hides the delta
             if options.n_steps != "auto" and options.dtype == "float32":
                 (errors,) = convergence_by_steps(classifier, [example], how, CONVERGENCE_STEPS)
                 layers = example.layers if options.path == "layer" else ["all together"]
-                figure = plots.convergence(
+                figure = convergence(
                     CONVERGENCE_STEPS, errors, layers, options.method, options.n_steps
                 )
-                plots.save_figure(figure, place / "convergence", formats)
+                save_figure(figure, place / "convergence", formats)
             bar.update()
     return [f"figures: {folder}"]
 
@@ -439,9 +453,7 @@ def _check_ranges(options: Options) -> None:
         "--tree_threshold, --tree_penalty",
         lambda: check_tree_options(options.tree_threshold, options.tree_penalty),
     )
-    cli.named(
-        "--report_megabytes", lambda: report.check_report_options(1, options.report_megabytes)
-    )
+    cli.named("--report_megabytes", lambda: check_report_options(1, options.report_megabytes))
     for name in (
         "max_examples",
         "batch_size",
@@ -496,7 +508,7 @@ def _check_ranges(options: Options) -> None:
             require(bool(text.strip()), f"--{name} number {number} is empty")
 
 
-def _load_texts(options: Options) -> data.Split:
+def _load_texts(options: Options) -> Split:
     """Return what to explain as a split; texts of the command line have no labels."""
     if options.dataset is not None:
         return cli.load_split(options.dataset, options.split, options.columns, options.max_examples)
@@ -505,14 +517,12 @@ def _load_texts(options: Options) -> data.Split:
         "--target gold: texts given by hand have no gold class; give a class name, or a --dataset",
     )
     if options.text_file is not None:
-        return data.load_lines(options.text_file, options.max_examples)
-    split = data.Split("texts", "--text", list(options.text), list(options.text_pair) or None, None)
+        return load_lines(options.text_file, options.max_examples)
+    split = Split("texts", "--text", list(options.text), list(options.text_pair) or None, None)
     return split.select(range(min(len(split), options.max_examples or len(split))))
 
 
-def _labels(
-    options: Options, split: data.Split, classifier: pretrained.Classifier
-) -> np.ndarray | None:
+def _labels(options: Options, split: Split, classifier: Classifier) -> np.ndarray | None:
     """Return the labels as class indices; those that are not the model's are left out, unless they
     are to be explained.
     """
@@ -529,7 +539,7 @@ def _labels(
     return labels
 
 
-def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
+def _target(options: Options, classifier: Classifier) -> str | int:
     if options.target in ("predicted", "gold"):
         return options.target
     try:
@@ -538,12 +548,12 @@ def _target(options: Options, classifier: pretrained.Classifier) -> str | int:
         raise InputError(f"--target {error}") from None
 
 
-def _layers(options: Options, classifier: pretrained.Classifier) -> tuple[int, ...] | None:
+def _layers(options: Options, classifier: Classifier) -> tuple[int, ...] | None:
     if options.layers is None:
         return None
     last = classifier.config.num_hidden_layers - 1
     try:
-        layers = tuple(heads.listed_integers(options.layers))
+        layers = tuple(listed_integers(options.layers))
     except ValueError:
         layers = ()
     require(
@@ -649,7 +659,7 @@ def _print_summary(summary: Any, layers: Sequence[int] | None) -> None:
         "  "
         + "  ".join(
             f"{layer}.{head} {value:.4f}"
-            for layer, head, value in heads.top_heads(summary.importance, 10, layers)
+            for layer, head, value in reductions.top_heads(summary.importance, 10, layers)
         )
     )
     print("strongest token pairs of the data set (attribution summed over layers and heads):")

@@ -17,8 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import cli, heads
-from ..files import user_path
+from ..errors import require
+from ..pruning import importance_file
+from ..runtime import text
+from ..runtime.files import user_path
+from . import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +42,11 @@ def _correlate(argv: Sequence[str] | None) -> None:
         "file", nargs="+", help="a head_importance.json of attribute.py or prune.py"
     )
     files = [user_path(name) for name in parser.parse_args(argv).file]
-    cli.require(len(files) >= 2, "give two files or more: what is correlated is their importances")
+    require(len(files) >= 2, "give two files or more: what is correlated is their importances")
     records = [_read(file) for file in files]
     for number, (file, record) in enumerate(zip(files, records, strict=True), 1):
         print(
-            cli.printable(
+            text.printable(
                 f"[{number}] {file}: {record['measure']}, {record.get('num_examples', '?')}"
                 " examples"
             )
@@ -53,7 +56,7 @@ def _correlate(argv: Sequence[str] | None) -> None:
     for one, other in itertools.combinations(range(len(files)), 2):
         found = cli.named(
             f"{files[one]} and {files[other]}",
-            functools.partial(heads.correlate, *(values[at] for at in (one, other))),
+            functools.partial(importance_file.correlate, *(values[at] for at in (one, other))),
         )
         shared = f"{found['shared_top_heads']} of {found['num_top_heads']}"
         rows.append(
@@ -68,11 +71,11 @@ def _correlate(argv: Sequence[str] | None) -> None:
 
 
 def _read(file: Path) -> dict:
-    cli.require(
+    require(
         file.is_file(),
         f"{file}: no such file; prune.py and attribute.py write a head_importance.json",
     )
-    return heads.read_importance(file)
+    return importance_file.read_importance(file)
 
 
 if __name__ == "__main__":

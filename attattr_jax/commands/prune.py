@@ -22,12 +22,41 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import cli, costs, data, evaluation, heads, plots, pretrained, pruning, sharding
-from ..cli import option, require
-from ..files import Journal, json_digest, read_run, user_path, write_file, write_json
-from ..importance import MEASURES, HeadScores, score_heads
-from ..labels import class_indices
-from ..output import OutputFolder
+from ..data import readers
+from ..data.batches import Encoded, bucket_length, data_fingerprint, encode
+from ..data.labels import class_indices
+from ..data.splits import Split, absolute_name, task_name
+from ..errors import require
+from ..models import head_masks
+from ..models.classifier import Classifier, holds, load_classifier, save_classifier
+from ..pruning import costs, importance_file
+from ..pruning.curves import (
+    CURVE_FRACTIONS,
+    REMOVABLE_LOSS,
+    curve_masks,
+    curve_record,
+    disjoint,
+    last_above,
+    masks_along,
+    removal_order,
+    remove_heads,
+    without,
+)
+from ..pruning.importance import MEASURES, HeadScores, score_heads
+from ..pruning.masks import (
+    keep_top_heads,
+    listed_heads,
+    num_to_prune,
+    prune_lowest_heads,
+    remove_listed_heads,
+)
+from ..runtime import output, sharding
+from ..runtime.files import Journal, json_digest, read_run, user_path, write_file, write_json
+from ..runtime.output import OutputFolder
+from ..training import evaluation
+from ..views.plots import accuracy_curves, head_grid, save_figure
+from . import cli
+from .cli import option
 
 MASKS_PER_LINE = 16  # evaluated between two writes: what a killed run loses
 JOURNAL = "progress.jsonl"  # scores and metrics of a run that is not finished
@@ -135,8 +164,8 @@ class _Metrics:
     def __init__(
         self,
         params,
-        classifier: pretrained.Classifier,
-        encoded: data.Encoded,
+        classifier: Classifier,
+        encoded: Encoded,
         mesh,
         task: str | None,
     ):
@@ -180,12 +209,12 @@ def _prune(options: Options) -> None:
     )
     _check_options(options)
     files = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
-    path = options.output_dir or pretrained.beside(options.checkpoint, "pruning")
+    path = options.output_dir or output.default_output_dir(options.checkpoint, "pruning")
     folder = OutputFolder(path, "prune", files, options.overwrite, options.resume)
     save_folder = _save_folder(options, folder)
-    classifier = pretrained.load_classifier(options.checkpoint)
+    classifier = load_classifier(options.checkpoint)
     classifier.require_classes()
-    present = heads.present_heads(classifier.config)
+    present = head_masks.present_heads(classifier.config)
     fingerprint = classifier.fingerprint()
     cut = _rule(options, present)
     given = _given_importance(options, present.shape, fingerprint)
@@ -196,13 +225,13 @@ def _prune(options: Options) -> None:
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
     cli.say_assumptions([evaluated] if scored is None else [evaluated, scored], classifier.id2label)
-    task = data.task_name(trained.dataset)
+    task = task_name(trained.dataset)
     roles = {"scoring": (scored, scored_encoded), "evaluation": (evaluated, evaluated_encoded)}
     facts = {
-        "dataset_path": data.absolute_name(trained.dataset),
+        "dataset_path": absolute_name(trained.dataset),
         "model_fingerprint": fingerprint,
         "data_fingerprints": {
-            role: data.fingerprint(*pair) for role, pair in roles.items() if pair[0] is not None
+            role: data_fingerprint(*pair) for role, pair in roles.items() if pair[0] is not None
         },
         "importance_fingerprint": None if given is None else json_digest(given),
         "max_seq_length": trained.max_seq_length,
@@ -274,7 +303,7 @@ def _prune(options: Options) -> None:
 
     def record_of(measure: str, found: HeadScores) -> dict[str, Any]:
         from_examples = (None, ()) if measure == "random" else ("gold", scored.example_hashes())
-        return heads.importance_record(
+        return importance_file.importance_record(
             measure, found.importance, fingerprint, *from_examples, details=found.details
         )
 
@@ -286,11 +315,9 @@ def _prune(options: Options) -> None:
     if options.min_accuracy is None:
         mask = cut(chosen)
     else:
-        masks = pruning.masks_along(chosen.order, range(present.size + 1), present)
+        masks = masks_along(chosen.order, range(present.size + 1), present)
         mask = masks[
-            pruning.last_above(
-                [found["accuracy"] for found in metrics(masks)], options.min_accuracy
-            )
+            last_above([found["accuracy"] for found in metrics(masks)], options.min_accuracy)
         ]
     masks = np.stack([present, mask])
     curves = []
@@ -304,8 +331,8 @@ def _prune(options: Options) -> None:
     result = {
         "measure": chosen.measure,
         "protocol": options.protocol,
-        "kept_heads": heads.listed_heads(mask, 1),
-        "pruned_heads": heads.listed_heads(mask, 0),
+        "kept_heads": listed_heads(mask, 1),
+        "pruned_heads": listed_heads(mask, 0),
         **{f"{name}_before": value for name, value in before.items()},
         **{f"{name}_after": value for name, value in after.items()},
         "num_scoring_examples": len(chosen.record["examples"]),
@@ -330,7 +357,7 @@ def _prune(options: Options) -> None:
         result |= {"curve": curves[0]["points"], "curves": curves}
     smaller = None
     if save_folder is not None:
-        smaller = pruning.remove_heads(classifier, mask)
+        smaller = remove_heads(classifier, mask)
         save_folder.start(
             saved_options, facts | {"model_fingerprint": smaller.fingerprint()}, may_change
         )
@@ -342,18 +369,18 @@ def _prune(options: Options) -> None:
         for ranking in reversed(rankings):  # of several random ones, the first is kept
             suffix = "" if ranking.measure == chosen.measure else f"_{ranking.measure}"
             write_json(folder.path / f"head_importance{suffix}.json", ranking.record)
-        grid = plots.head_grid(chosen.record["importance"], mask, chosen.measure)
-        plots.save_figure(grid, folder.path / "heads")
+        grid = head_grid(chosen.record["importance"], mask, chosen.measure)
+        save_figure(grid, folder.path / "heads")
     if options.curve:
         write_file(folder.path / "curve.csv", _as_csv(curves))
-        plots.save_figure(
-            plots.accuracy_curves(curves, len(evaluated), pruning.REMOVABLE_LOSS),
+        save_figure(
+            accuracy_curves(curves, len(evaluated), REMOVABLE_LOSS),
             folder.path / "curve",
         )
     if save_folder is not None:
-        pretrained.save_classifier(smaller, save_folder.path)
+        save_classifier(smaller, save_folder.path)
         save_folder.finish(results={"accuracy": after["accuracy"]})
-        num_tokens = data.bucket_length(
+        num_tokens = bucket_length(
             int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings
         )
         result["size"] = _sizes({"before": classifier, "after": smaller}, num_tokens)
@@ -389,7 +416,7 @@ def _rank(
         record = record(measure, score(measure, seed, present))
         if options.iterations > 1 and measure != "random":
             again = lambda mask: score(measure, seed, mask).importance  # noqa: E731
-    order = pruning.removal_order(record["importance"], present, again, *_rounds(options, present))
+    order = removal_order(record["importance"], present, again, *_rounds(options, present))
     return _Ranking(record, seed, order, round(time.perf_counter() - start, 3))
 
 
@@ -402,14 +429,14 @@ def _curves(
     `metrics`, masks [M, L, N] -> metrics, is called once for everything, so that all masks are
     evaluated together.
     """
-    masks = np.stack([pruning.curve_masks(ranking.order, present) for ranking in rankings])
+    masks = np.stack([curve_masks(ranking.order, present) for ranking in rankings])
     every = masks.reshape(-1, *present.shape)
     found = metrics(every if tops is None else np.concatenate([every, tops]))
     num_points = masks.shape[1]
     curves = []
     for at, ranking in enumerate(rankings):
         curves.append(
-            pruning.curve_record(
+            curve_record(
                 ranking.measure,
                 ranking.seed,
                 masks[at],
@@ -427,7 +454,7 @@ def _curves(
     return curves
 
 
-def _sizes(classifiers: dict[str, pretrained.Classifier], num_tokens: int) -> dict[str, Any]:
+def _sizes(classifiers: dict[str, Classifier], num_tokens: int) -> dict[str, Any]:
     """Return what the models cost, measured one after the other in turns."""
     with cli.progress(1, "comparison", "measuring latency") as bar:
         times = costs.latencies(classifiers, num_tokens)
@@ -498,7 +525,7 @@ def _print_curves(curves: list[dict[str, Any]]) -> None:
     rows = [["", *by_measure]]
     rows += [
         [f"{fraction:.0%}", *(f"{each[at]:.4f}" for each in accuracies)]
-        for at, fraction in enumerate(pruning.CURVE_FRACTIONS)
+        for at, fraction in enumerate(CURVE_FRACTIONS)
     ]
     for name, label, spec in (
         ("area_under_curve", "area under the curve", ".4f"),
@@ -620,7 +647,7 @@ def _is_saved(
         return False
     # Which follows from all others
     folder.check(options, facts, (*may_change, "model_fingerprint"))
-    return pretrained.holds(folder.path, folder.previous.get("model_fingerprint"))
+    return holds(folder.path, folder.previous.get("model_fingerprint"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -631,7 +658,7 @@ class _TrainedOn:
 
     dataset: str
     column_options: dict[str, Any]  # those of `cli.CommonOptions` that say what the columns are
-    columns: data.Columns
+    columns: readers.Columns
     max_seq_length: int | None
 
     @classmethod
@@ -695,12 +722,12 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
 
 def _examples(
     options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
-) -> tuple[data.Split | None, data.Split]:
+) -> tuple[Split | None, Split]:
     """Return the examples to score on, None where no measure needs any, and those to evaluate
     on.
     """
 
-    def load(split: str, max_examples: int | None = None) -> data.Split:
+    def load(split: str, max_examples: int | None = None) -> Split:
         return cli.with_gold_labels(
             cli.load_split(trained.dataset, split, trained.columns, max_examples), id2label
         )
@@ -714,10 +741,10 @@ def _examples(
             else None
         ), evaluated
     if given is not None:
-        evaluated = pruning.without(evaluated, given["examples"])
+        evaluated = without(evaluated, given["examples"])
     if not needs_examples:
         return None, evaluated
-    return pruning.disjoint(
+    return disjoint(
         load(options.scoring_split), evaluated, options.num_scoring_examples, options.seed
     )
 
@@ -729,7 +756,7 @@ def _rounds(options: Options, present: np.ndarray) -> tuple[int, int]:
     target = (
         present.size
         if options.prune_fraction is None
-        else heads.num_to_prune(options.prune_fraction, present.size)
+        else num_to_prune(options.prune_fraction, present.size)
     )
     to_go = target - int((present == 0).sum())
     return max(1, math.ceil(to_go / options.iterations)), present.size if options.curve else target
@@ -753,21 +780,19 @@ def _rule(options: Options, present: np.ndarray) -> Callable[[_Ranking], np.ndar
         mask = (
             cli.named(
                 "--prune_heads",
-                lambda: heads.remove_listed_heads(options.prune_heads, *present.shape),
+                lambda: remove_listed_heads(options.prune_heads, *present.shape),
             )
             * present
         )
         return lambda ranking: mask
     if _keeps_tops(options):
         per_layer = _per_layer(options, present)
-        cli.named("--keep_per_layer", lambda: heads.keep_top_heads(present, per_layer))
-        return lambda ranking: heads.keep_top_heads(
-            ranking.record["importance"], per_layer, present
-        )
+        cli.named("--keep_per_layer", lambda: keep_top_heads(present, per_layer))
+        return lambda ranking: keep_top_heads(ranking.record["importance"], per_layer, present)
     fraction = 0.0 if options.prune_fraction is None else options.prune_fraction
-    cli.named("--prune_fraction", lambda: heads.prune_lowest_heads(present, fraction))
-    return lambda ranking: pruning.masks_along(
-        ranking.order, [heads.num_to_prune(fraction, present.size)], present
+    cli.named("--prune_fraction", lambda: prune_lowest_heads(present, fraction))
+    return lambda ranking: masks_along(
+        ranking.order, [num_to_prune(fraction, present.size)], present
     )[0]
 
 
@@ -778,7 +803,7 @@ def _given_importance(
     names a measure.
     """
     if options.prune_heads is not None:
-        return heads.importance_record("by hand", np.zeros(shape), fingerprint)
+        return importance_file.importance_record("by hand", np.zeros(shape), fingerprint)
     if options.importance in MEASURES:
         return None
     file = user_path(options.importance)
@@ -788,18 +813,18 @@ def _given_importance(
         f"--importance {options.importance!r} is none of {known}, nor an existing"
         " head_importance.json",
     )
-    record = cli.named("--importance", lambda: heads.read_importance(file, shape, fingerprint))
+    record = cli.named(
+        "--importance", lambda: importance_file.read_importance(file, shape, fingerprint)
+    )
     return record | {"importance": record["importance"].tolist()}
 
 
-def _encode(
-    classifier: pretrained.Classifier, split: data.Split, max_seq_length: int | None
-) -> data.Encoded:
+def _encode(classifier: Classifier, split: Split, max_seq_length: int | None) -> Encoded:
     """Tokenize as in training, so that the accuracy before pruning is the one that training
     reported.
     """
     limit = classifier.config.max_position_embeddings
     labels = class_indices(split, classifier.id2label)
-    encoded = data.encode(classifier, split, min(max_seq_length or limit, limit), labels)
+    encoded = encode(classifier, split, min(max_seq_length or limit, limit), labels)
     cli.warn_truncated(encoded, split.source)
     return encoded

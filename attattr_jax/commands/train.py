@@ -16,16 +16,31 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-from .. import cli, data, evaluation, pretrained, sharding
-from ..cli import option, require
-from ..files import is_utf8, user_path
-from ..labels import class_indices, keeps_head, label_names
-from ..output import OutputFolder
+from ..data.batches import Encoded, data_fingerprint, encode
+from ..data.labels import class_indices, keeps_head, label_names
+from ..data.splits import (
+    GLUE_TASKS,
+    REVIEWS,
+    Split,
+    absolute_name,
+    dataset_name,
+    evaluation_splits,
+    task_name,
+)
+from ..errors import require
+from ..models import checkpoint
+from ..models.classifier import holds, load_classifier, save_classifier
+from ..runtime import sharding
+from ..runtime.files import is_utf8, user_path
+from ..runtime.output import OutputFolder
+from ..training import evaluation
+from . import cli
+from .cli import option
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split
 # of `reviews` alone.
 DATASET_DEFAULTS = {
-    data.REVIEWS: {
+    REVIEWS: {
         "num_train_epochs": 2,
         "train_batch_size": 16,
         "learning_rate": 5e-5,
@@ -57,7 +72,7 @@ class Options(cli.CommonOptions):
     )
     dataset: str = option(
         "sst2",
-        f"{', '.join(data.GLUE_TASKS)} (from the Hub), reviews (shipped), a folder or file (.tsv"
+        f"{', '.join(GLUE_TASKS)} (from the Hub), reviews (shipped), a folder or file (.tsv"
         " .csv .jsonl .parquet), or another id of `datasets`",
     )
     output_dir: str | None = option(None, "where to write (default: runs/<dataset name>)")
@@ -131,28 +146,28 @@ def _dtype(options: Options) -> str | None:
     return None if options.dtype == "float32" else options.dtype
 
 
-def _evaluation_splits(options: Options) -> dict[str, data.Split]:
+def _evaluation_splits(options: Options) -> dict[str, Split]:
     """Return the evaluation splits by the names that their metrics get."""
-    names = data.evaluation_splits(options.dataset)
+    names = evaluation_splits(options.dataset)
     return {
         prefix: cli.load_split(options.dataset, split, options.columns, options.max_eval_examples)
         for prefix, split in names.items()
     }
 
 
-def _labelled(splits: dict[str, data.Split], id2label: dict[int, str]) -> dict[str, data.Split]:
+def _labelled(splits: dict[str, Split], id2label: dict[int, str]) -> dict[str, Split]:
     return {prefix: cli.with_gold_labels(split, id2label) for prefix, split in splits.items()}
 
 
-def _encode(classifier, split: data.Split, options: Options) -> data.Encoded:
+def _encode(classifier, split: Split, options: Options) -> Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
-    encoded = data.encode(classifier, split, max_length, class_indices(split, classifier.id2label))
+    encoded = encode(classifier, split, max_length, class_indices(split, classifier.id2label))
     cli.warn_truncated(encoded, split.source)
     return encoded
 
 
 def _evaluate(options: Options) -> None:
-    classifier = pretrained.load_classifier(options.model, dtype=_dtype(options))
+    classifier = load_classifier(options.model, dtype=_dtype(options))
     classifier.require_classes()
     splits = _labelled(_evaluation_splits(options), classifier.id2label)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
@@ -166,7 +181,7 @@ def _evaluate(options: Options) -> None:
                 params, classifier.config, examples, mesh, on_batch=bar.update
             )
             scores = evaluation.metrics(
-                logits, examples.labels, data.task_name(options.dataset), classifier.id2label
+                logits, examples.labels, task_name(options.dataset), classifier.id2label
             )
             found |= {f"{name}_{key}": value for key, value in scores.items()} | {
                 f"{name}_examples": len(examples)
@@ -175,10 +190,9 @@ def _evaluate(options: Options) -> None:
 
 
 def _train(options: Options) -> None:
-    from ..training import Trainer, TrainingOptions
 
     folder = OutputFolder(
-        options.output_dir or f"runs/{data.dataset_name(options.dataset)}",
+        options.output_dir or f"runs/{dataset_name(options.dataset)}",
         "train",
         FILES,
         options.overwrite,
@@ -195,7 +209,7 @@ def _train(options: Options) -> None:
         f"--output_dir {path} is not UTF-8, as Orbax needs it for checkpoints: choose another"
         " folder",
     )
-    model_names = pretrained.load_label_names(options.model)
+    model_names = checkpoint.load_label_names(options.model)
     loaded = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
     train = cli.with_gold_labels(loaded, model_names)
     splits = _evaluation_splits(options)
@@ -211,10 +225,12 @@ def _train(options: Options) -> None:
         f"--dataset {options.dataset} is one file for both training and evaluation: give a folder"
         " with train.tsv and dev.tsv",
     )
+    from ..training.trainer import Trainer, TrainingOptions  # lazy import: slow
+
     # A model that was fine-tuned for these classes keeps its numbering of them.
     id2label = label_names(train, model_names)
     has_head = keeps_head(train, model_names, id2label)
-    classifier = pretrained.load_classifier(
+    classifier = load_classifier(
         options.model, len(id2label), _dtype(options), options.seed, new_head=not has_head
     )
     classifier = dataclasses.replace(classifier, id2label=id2label)
@@ -228,7 +244,7 @@ def _train(options: Options) -> None:
     if without:
         cli.say(f"warning: {train.source} has no example of {', '.join(without)}")
 
-    task = data.task_name(options.dataset)
+    task = task_name(options.dataset)
     read = [(train, encoded), *((split, evaluations[prefix]) for prefix, split in splits.items())]
     recipe = TrainingOptions(
         **{
@@ -237,10 +253,10 @@ def _train(options: Options) -> None:
         }
     )
     facts = {
-        "dataset_path": data.absolute_name(options.dataset),
+        "dataset_path": absolute_name(options.dataset),
         "initial_model_fingerprint": classifier.fingerprint(),
         "data_fingerprints": {
-            split.name: data.fingerprint(split, examples) for split, examples in read
+            split.name: data_fingerprint(split, examples) for split, examples in read
         },
         "task_metric": evaluation.TASK_METRICS.get(task),
     }
@@ -248,7 +264,7 @@ def _train(options: Options) -> None:
     # data set's name only the metric counts: epochs are compared by it.
     run = options, facts, ("save_steps", "model", "dataset", "dataset_path")
     if folder.is_finished(*run):
-        if pretrained.holds(folder.path, folder.previous.get("model_fingerprint")):
+        if holds(folder.path, folder.previous.get("model_fingerprint")):
             folder.print_finished()
             return
         cli.say(
@@ -286,7 +302,7 @@ def _train(options: Options) -> None:
             "interrupted: the same command with --resume goes on from the last checkpoint"
         ) from None
     if sharding.is_main():
-        pretrained.save_classifier(best, folder.path)
+        save_classifier(best, folder.path)
     folder.finish(model_fingerprint=best.fingerprint(), results=summary)
 
     shown = ", ".join(

@@ -1,0 +1,182 @@
+"""Self-attention attribution: the public function (Hao, Dong, Wei, Xu: Self-Attention Attribution, AAAI 2021).
+
+It checks its arguments, chooses how much to compute at once, and calls `formula` (pure) or, for
+n_steps="auto", `adaptive`.
+
+Shapes: B examples, T tokens (padded), L layers, N heads, C classes, M integration steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from ..models.config import BertConfig
+from ..models.head_masks import split_head_mask
+from ..models.inference import complete_batch, forward
+from ..models.types import Array, Batch, HeadMask, Params
+from . import adaptive, formula, reductions
+from .arguments import (
+    _checked_steps_at_once,
+    _fixed_rule,
+    _is_adaptive,
+    _target_array,
+    check_adaptive,
+    check_objective,
+    checked_layers,
+)
+from .memory import layer_groups, rows_per_device
+from .options import PATHS
+
+
+class AttentionAttributions(NamedTuple):
+    """Attention attributions of a batch. L counts the layers that were asked for, in that order."""
+
+    # [B, L, N, T, T] (row attends to column), in units of F; or [B, L, N] with reduce="head_max"
+    attributions: Array
+    attention_probs: Array  # [B, L, N, T, T], or [B, L, N] their maximum over real tokens
+    target: Array  # int32 [B], the class explained
+    score: Array  # [B], F(A)
+    # [B, L], F with that layer's attention at zero; on the joint path [B, 1], with all of them at
+    # zero
+    baseline_score: Array
+    convergence_delta: Array  # [B, L], Σ attributions − (score − baseline_score)
+    logits: Array  # [B, C]
+    n_steps: Array  # int32 [B, L], how many nodes were evaluated
+    # With n_steps="auto", else None: Σ|change from the level before| / Σ|attributions|, and whether
+    # the tolerance was met, [B, L].
+    relative_change: Array | None = None
+    converged: Array | None = None
+    # What the result is of. For each example, so that every field can be sliced, joined and divided
+    # over devices alike.
+    layers: Array | None = None  # int32 [B, L], the model's numbers of the layers
+    num_hidden_layers: Array | None = None  # int32 [B], of the model
+
+
+def attribute_attention(
+    params: Params,
+    batch: Batch,
+    config: BertConfig,
+    target: str | int | Array = "predicted",
+    n_steps: int | str = 20,
+    method: str | tuple[Any, Any] = "gausslegendre",
+    objective: str = "prob",
+    layers: Sequence[int] | None = None,
+    head_mask: HeadMask | None = None,
+    reduce: str | None = None,
+    step_batch_size: int | None = None,
+    path: str = "layer",
+    tolerance: float = 1e-3,
+    max_steps: int = 63,
+) -> AttentionAttributions:
+    """Attribute the model's output to the attention of every token pair in every head (paper,
+    equations 2 and 3).
+
+    Pure; jit-compiled when called plainly, safe under `jit`, `vmap` and `grad`. Padding never
+    changes a result; its attribution is 0. With n_steps="auto" it looks at values, and cannot be
+    traced.
+
+    Args:
+      params: the parameter tree.
+      batch: `input_ids`, `attention_mask`, `token_type_ids`: int [B, T], as for `forward`.
+      config: the model's geometry (static).
+      target: "predicted", a class index, or int [B] (pass the labels to explain the gold class). In
+        a JAX array, a class that the model does not have gives NaN, as do ids and segments in the
+        batch.
+      n_steps: M, the number of integration steps; "auto": for each layer of each example as many as
+        `tolerance` needs, by nested rules of its own, so that no other `method` than the default
+        goes with it.
+      method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does
+        not count then). Rules of as many nodes share one compiled program.
+      objective: F: "prob" the softmax probability of the target (as in the paper), "logit", or
+        "log_prob".
+      layers: the layers to attribute, by default all.
+      head_mask: [L, N] over all the model's layers, as for `forward`.
+      reduce: None, or "head_max": keep only each head's maximum over real tokens.
+      step_batch_size: how many steps are computed at once: bounds memory, does not change results
+        beyond rounding. None: what fits into 128 MiB on a CPU, into a quarter of an accelerator's
+        memory.
+      path: "layer": the attention of one layer is scaled, for each layer by itself, as in the
+        paper. "joint": that of all `layers` at once; cheaper (one backward pass serves every
+        layer), but another quantity: complete over all layers together, so that `baseline_score`
+        and `convergence_delta` are [B, 1].
+      tolerance: with "auto": the largest |convergence delta| / Σ|attributions|, and the largest
+        change from one level of nodes to the next, Σ|change| / Σ|attributions|, of a layer of an
+        example: estimates of its relative error.
+      max_steps: with "auto": no level of more nodes is tried; the levels are 7, 11, 15, 31 and 63.
+
+    Returns:
+      `AttentionAttributions`.
+
+    Raises:
+      InputError: an argument is out of range or of the wrong shape; a one-output model with a
+        probability as objective.
+    """
+    batch = complete_batch(batch, config)
+    check_objective(objective, config)
+    if reduce not in (None, "head_max"):
+        raise InputError(f"reduce {reduce!r} is unknown; choose None or 'head_max'")
+    if path not in PATHS:
+        raise InputError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
+    layers = checked_layers(layers, config)
+    ascending = tuple(sorted(set(layers)))
+    shape = rows_per_device(batch), np.shape(batch["input_ids"])[1]
+    groups = layer_groups(config, ascending, *shape, _checked_steps_at_once(step_batch_size))
+    target = _target_array(target, np.shape(batch["input_ids"])[0], config)
+    kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
+    static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
+
+    relative_change = converged = None
+    if _is_adaptive(n_steps, method, config, (params, batch, target, traced_mask)):
+        sizes = check_adaptive(tolerance, max_steps)
+        if path != "layer":
+            raise InputError(
+                "n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'"
+            )
+        result, n_steps, converged, relative_change = adaptive.attribute_adaptively(
+            kept_params,
+            batch,
+            target,
+            traced_mask,
+            layers=ascending,
+            tolerance=tolerance,
+            sizes=sizes,
+            **static,
+        )
+    else:
+        rule = _fixed_rule(method, n_steps)
+        result = formula.attribute_fixed(
+            kept_params, batch, target, rule, traced_mask, path=path, **static
+        )
+        n_steps = np.full((np.shape(batch["input_ids"])[0], len(ascending)), len(rule[0]), np.int32)
+    # The engine knows nothing of the heads that are masked: their attribution is 0, their attention
+    # is not
+    if kept_config != config:
+        _, probs = forward(params, batch, config, head_mask=head_mask)
+        stacked = jnp.stack([probs[layer] for layer in ascending], axis=1)
+        real = jnp.asarray(batch["attention_mask"]) != 0
+        result = result._replace(
+            attention_probs=reductions.max_over_real(stacked, real) if reduce else stacked
+        )
+    num_rows = np.shape(batch["input_ids"])[0]
+    which = (
+        np.tile(np.asarray(layers, np.int32), (num_rows, 1)),
+        np.full(num_rows, config.num_hidden_layers, np.int32),
+    )
+    found = AttentionAttributions(*result, n_steps, relative_change, converged, *which)
+    if layers == ascending:
+        return found
+    order = np.asarray([ascending.index(layer) for layer in layers])
+    by_layer = ("attributions", "attention_probs", "n_steps", "relative_change", "converged")
+    by_layer += ("baseline_score", "convergence_delta") if path == "layer" else ()
+    return found._replace(
+        **{
+            name: values[:, order]
+            for name in by_layer
+            if (values := getattr(found, name)) is not None
+        }
+    )

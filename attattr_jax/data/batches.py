@@ -1,0 +1,282 @@
+"""Tokenized splits and their batches, padded to a few lengths so that few programs are compiled.
+
+Shapes: B examples, T tokens (padded).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..errors import InputError
+from ..models.classifier import Classifier
+from ..models.config import BertConfig
+from ..runtime import processes, sharding
+from ..runtime.files import json_digest
+from .splits import Split
+
+# Batches are padded to the next of these, and each length is compiled once.
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows of one bucket, padded to its length and, with weight 0, to the full number of rows."""
+
+    # Input_ids, attention_mask, token_type_ids, special_tokens_mask: int32 [B, T]
+    inputs: dict[str, np.ndarray]
+    labels: np.ndarray  # int32 [B], 0 where there is none
+    weights: np.ndarray  # float32 [B], 1 for an example, 0 for filling
+    indices: np.ndarray  # int [B], the example's position in the split, −1 for filling
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A tokenized split."""
+
+    input_ids: list[list[int]]
+    token_type_ids: list[list[int]]
+    special_tokens_mask: list[list[int]]
+    # Characters of each token in its own segment; (0, 0) where the tokenizer does not say them
+    offsets: list[list[tuple[int, int]]]
+    # The word of its own segment that each token is a piece of, None for special tokens; None where
+    # the tokenizer does not say them.
+    word_ids: list[list[int | None] | None]
+    # Class indices, int32 [examples]; −1 where an example has no gold label
+    labels: np.ndarray | None
+    cut_tokens: Sequence[int] = ()  # how many were cut off each example
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_truncated(self) -> int:
+        """How many examples were too long."""
+        return sum(count > 0 for count in self.cut_tokens)
+
+    @property
+    def num_cut_tokens(self) -> int:
+        """How many tokens were cut off them."""
+        return sum(self.cut_tokens)
+
+    @property
+    def truncation(self) -> str | None:
+        """What to say of texts that were cut; None where none was."""
+        if not self.num_truncated:
+            return None
+        longest = int(self.lengths.max())
+        return (
+            f"{self.num_truncated} of {len(self)} texts longer than {longest} tokens:"
+            f" {self.num_cut_tokens} tokens were cut"
+        )
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each example."""
+        return np.asarray([len(ids) for ids in self.input_ids])
+
+    def fingerprint(self, indices: Sequence[int]) -> str:
+        """Return 16 hexadecimal digits that tell a batch of these examples: tokens, segments and
+        labels, in order.
+        """
+        labels = (
+            [None] * len(indices) if self.labels is None else self.labels[list(indices)].tolist()
+        )
+        rows = [
+            [self.input_ids[index], self.token_type_ids[index], label]
+            for index, label in zip(indices, labels, strict=True)
+        ]
+        return json_digest(rows)[:16]
+
+    def batch(
+        self, indices: Sequence[int], num_rows: int, pad_token_id: int, max_length: int
+    ) -> Batch:
+        """Return these examples as a batch of `num_rows` rows."""
+        length = bucket_length(max(self.lengths[index] for index in indices), max_length)
+
+        def padded(rows, fill):
+            array = np.full((num_rows, length), fill, np.int32)
+            for row, index in enumerate(indices):
+                array[row, : len(rows[index])] = rows[index]
+            return array
+
+        input_ids = padded(self.input_ids, pad_token_id)
+        attention_mask = np.zeros_like(input_ids)
+        for row, index in enumerate(indices):
+            attention_mask[row, : self.lengths[index]] = 1
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": padded(self.token_type_ids, 0),
+            "special_tokens_mask": padded(self.special_tokens_mask, 1),
+        }
+        filling = num_rows - len(indices)
+        labels = (
+            np.zeros(len(indices), np.int32)
+            if self.labels is None
+            else np.maximum(self.labels[list(indices)], 0)
+        )
+        return Batch(
+            inputs,
+            np.pad(labels, (0, filling)),
+            np.pad(np.ones(len(indices), np.float32), (0, filling)),
+            np.pad(np.asarray(indices), (0, filling), constant_values=-1),
+        )
+
+
+def encode(
+    classifier: Classifier, split: Split, max_length: int, labels: np.ndarray | None = None
+) -> Encoded:
+    """Tokenize a split, truncating to `max_length` tokens; the result counts what was cut.
+
+    Raises:
+      InputError: the classifier has no tokenizer, no second segment for pairs, or `max_length`
+        leaves no room for text.
+    """
+    tokenizer, config = classifier.require_tokenizer(), classifier.config
+    if split.text_pairs is not None and config.type_vocab_size < 2:
+        raise InputError(
+            f"{classifier.name} has one segment (type_vocab_size 1): it cannot read the pairs of"
+            f" {split.source}"
+        )
+    room = tokenizer.num_special_tokens_to_add(pair=split.text_pairs is not None)
+    if not room < max_length <= config.max_position_embeddings:
+        raise InputError(
+            f"--max_seq_length must be more than {room} and at most"
+            f" {config.max_position_embeddings}, the model's, not {max_length}"
+        )
+    encoded = _tokenized(tokenizer, split, truncation=False)
+    too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+    empty = next(
+        (index for index, special in enumerate(encoded["special_tokens_mask"]) if all(special)),
+        None,
+    )
+    if empty is not None:
+        raise InputError(
+            f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text"
+        )
+    cut_tokens = [max(0, len(ids) - max_length) for ids in encoded["input_ids"]]
+    if too_long:
+        short = _tokenized(
+            tokenizer, split.select(too_long), truncation=True, max_length=max_length
+        )
+        for row, index in enumerate(too_long):
+            for name in encoded:
+                encoded[name][index] = short[name][row]
+    return Encoded(
+        encoded["input_ids"],
+        encoded["token_type_ids"],
+        encoded["special_tokens_mask"],
+        encoded["offset_mapping"],
+        encoded["word_ids"],
+        labels,
+        cut_tokens,
+    )
+
+
+def _tokenized(tokenizer: Any, split: Split, **options: Any) -> dict[str, list]:
+    """Return the tokenizer's lists by name, an entry for each example, and its `word_ids`.
+
+    A tokenizer in Python (`is_fast` is False, as BertJapaneseTokenizer) knows neither
+    `offset_mapping` nor `word_ids`.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    wanted = {
+        "return_token_type_ids": True,
+        "return_special_tokens_mask": True,
+        "return_offsets_mapping": tokenizer.is_fast,
+    }
+    verbosity = transformers_logging.get_verbosity()
+    # Else a Python tokenizer warns at each pair that it truncates
+    transformers_logging.set_verbosity_error()
+    try:
+        encoded = tokenizer(split.texts, split.text_pairs, verbose=False, **wanted, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if tokenizer.is_fast:
+        return {**encoded, "word_ids": [encoded.word_ids(index) for index in range(len(split))]}
+    return {
+        **encoded,
+        "offset_mapping": [[(0, 0)] * len(ids) for ids in encoded["input_ids"]],
+        "word_ids": [None] * len(split),
+    }
+
+
+def data_fingerprint(split: Split, encoded: Encoded) -> str:
+    """Return a SHA-256 of a split's texts and of its labels as the model's class indices, in
+    order.
+    """
+    labels = None if encoded.labels is None else np.asarray(encoded.labels).tolist()
+    return json_digest([split.fingerprint(), labels])
+
+
+def bucket_length(length: int, max_length: int) -> int:
+    """Return the padded length for `length` tokens: the next bucket, at most `max_length`."""
+    return min(next((bucket for bucket in BUCKETS if bucket >= length), max_length), max_length)
+
+
+def inference_batches(
+    encoded: Encoded,
+    config: BertConfig,
+    batch_size: int | Callable[[int], int],
+    mesh: jax.sharding.Mesh | None = None,
+    done: Container[int] = (),
+) -> Iterator[Batch]:
+    """Yield every example once, bucket by bucket, shortest first: each padded length is compiled
+    for one number of rows.
+
+    Of several processes that do not work on each batch together, each gets its share of the
+    batches. Which examples make a batch depends on the devices and processes alone, not on what is
+    done already.
+
+    Args:
+      encoded: the tokenized split.
+      config: for the padding token and the longest length.
+      batch_size: rows at once, or a function that returns the rows per device for a padded length.
+      mesh: the devices; the number of rows is rounded up to a multiple of theirs.
+      done: examples that need not be computed; batches of nothing else are left out.
+    """
+    limit = config.max_position_embeddings
+    num_devices, num_shares = (1, 1) if mesh is None else (mesh.size, sharding.num_shares(mesh))
+    buckets = np.asarray([bucket_length(length, limit) for length in encoded.lengths])
+    planned = []
+    for bucket in np.unique(buckets):
+        members = np.flatnonzero(buckets == bucket)
+        size = batch_size(int(bucket)) * num_devices if callable(batch_size) else batch_size
+        rows = -(-min(size, -(-len(members) // num_shares)) // num_devices) * num_devices
+        batches = (members[start : start + rows] for start in range(0, len(members), rows))
+        planned += [
+            (batch, rows) for batch in batches if not all(int(index) in done for index in batch)
+        ]
+    for batch, rows in planned if mesh is None else sharding.share_of(planned, mesh):
+        processes.check_interrupted()
+        yield encoded.batch(batch, rows, config.pad_token_id, limit)
+
+
+def shuffled_batches(
+    lengths: np.ndarray, batch_size: int, seed: int, epoch: int
+) -> Iterator[np.ndarray]:
+    """Yield the indices of one training epoch: a random order that depends on seed and epoch alone,
+    similar lengths together.
+
+    As `group_by_length` of the Hugging Face trainer: the shuffled examples are sorted within
+    stretches of 50 batches, and the batches are then shuffled.
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(lengths))
+    stretch = 50 * batch_size
+    order = np.concatenate(
+        [
+            part[np.argsort(lengths[part], kind="stable")]
+            for part in (order[start : start + stretch] for start in range(0, len(order), stretch))
+        ]
+    )
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for index in random.permutation(len(batches)):
+        yield batches[index]

@@ -1,0 +1,236 @@
+"""Explanations as objects: one example with its row and arrays, and sequences of them.
+
+Shapes: T tokens of one example (no padding), L layers (those asked for), N heads.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..attribution.tree import THRESHOLD, AttributionTree, attribution_tree
+from ..attribution.words import sum_over_pieces, word_groups, word_labels
+from ..errors import InputError
+
+# Arrays per example by what `--save` asks for.
+SAVED_ARRAYS = {
+    "none": (),
+    "summary": ("head_importance", "token_pairs", "token_attributions"),
+    "full": (
+        "head_importance",
+        "token_pairs",
+        "token_attributions",
+        "attributions",
+        "attention_probs",
+    ),
+}
+
+
+class Explanation:
+    """One example, explained. Fields of its row in `examples.jsonl` (docs/files.md) are attributes:
+    `.text`, `.tokens`, `.predicted`, …
+    """
+
+    def __init__(self, row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
+        self.row, self._arrays = row, arrays
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["row"][name]
+        except KeyError:
+            raise AttributeError(
+                f"no field {name!r}; there are {', '.join(self.__dict__.get('row', ()))}"
+            ) from None
+
+    @property
+    def array_names(self) -> Sequence[str]:
+        """The arrays that there are."""
+        return sorted(self._arrays)
+
+    def array(self, name: str) -> np.ndarray:
+        """Return one array: `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L,
+        N], `token_pairs` [T, T] (the sum over layers and heads, not normalised),
+        `token_attributions` [T].
+
+        Raises:
+          InputError: it was not kept, or its shard is missing or damaged.
+        """
+        if name not in self.array_names:
+            has = f"only {', '.join(self.array_names)}" if self.array_names else "no arrays"
+            raise InputError(
+                f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py"
+                " with --save full"
+            )
+        values = self._read(name)
+        # Half precision is what a model computes in: sums and means are not to be taken in it, nor
+        # can NumPy's files hold bfloat16.
+        return values.astype(np.float32) if values.dtype.itemsize < 4 else values
+
+    def _read(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def loaded(self) -> Explanation:
+        """Return the same with its arrays in memory: for who needs them more than once."""
+        return Explanation(self.row, {name: self.array(name) for name in self.array_names})
+
+    @property
+    def attributions(self) -> np.ndarray:
+        """[L, N, T, T], row attends to column."""
+        return self.array("attributions")
+
+    @property
+    def attention_probs(self) -> np.ndarray:
+        """[L, N, T, T]."""
+        return self.array("attention_probs")
+
+    @property
+    def token_pair_attributions(self) -> np.ndarray:
+        """[T, T]: the sum over layers and heads divided by its largest absolute value."""
+        return self.array("token_pairs") / self.row["token_pairs_scale"]
+
+    @property
+    def relative_deltas(self) -> list[float] | None:
+        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all
+        together; 0 where nothing is attributed.
+
+        None where Σ|attributions| is not known: of attributions that were reduced.
+        """
+        sizes = self.row["absolute_attribution_sums"]
+        if sizes is None:
+            return None
+        sizes = sizes if self.row["path"] == "layer" else [sum(sizes)]
+        return [
+            abs(delta) / size if size else 0.0
+            for delta, size in zip(self.row["convergence_deltas"], sizes, strict=True)
+        ]
+
+    @functools.cached_property
+    def words(self) -> list[list[int]]:
+        """The positions of each word's pieces; a special token is a word of its own."""
+        return word_groups(self.row)
+
+    @property
+    def word_labels(self) -> list[str]:
+        """Each word as the text has it; special tokens by their names."""
+        return word_labels(self.row, self.words)
+
+    @property
+    def sum_name(self) -> str:
+        """What `token_pairs` is the sum over: all layers and heads, or those layers that were
+        attributed.
+        """
+        layers = ", ".join(map(str, self.row["layers"]))
+        return (
+            "all layers and heads"
+            if self.has_all_layers
+            else f"layer{'s' * (len(self.row['layers']) > 1)} {layers}, all heads"
+        )
+
+    @property
+    def has_all_layers(self) -> bool:
+        """Whether every layer of the model was attributed: a tree needs that."""
+        layers = self.row["layers"]
+        # Unknown in older files
+        return sorted(layers) == list(range(self.row.get("num_hidden_layers", len(layers))))
+
+    def tree(
+        self, threshold: float = THRESHOLD, penalty: float = 0.0, words: bool = False
+    ) -> AttributionTree:
+        """Return the attribution tree; see `attribution_tree`.
+
+        Args:
+          threshold, penalty: τ and λ.
+          words: of words instead of word pieces: attributions are summed over the pieces of each.
+
+        Raises:
+          InputError: the arrays were not kept, or are not of all layers.
+        """
+        layers = self.row["layers"]
+        if not self.has_all_layers:
+            raise InputError(
+                f"example {self.row['index']} has layers {layers} only: a tree needs those of all"
+                " layers"
+            )
+        by_layer = self.attributions.sum(axis=1, dtype=np.float64)[np.argsort(layers)]
+        if words:
+            return attribution_tree(
+                sum_over_pieces(by_layer, self.words, axes=(1, 2)),
+                self.word_labels,
+                threshold,
+                penalty,
+            )
+        return attribution_tree(by_layer, self.row["tokens"], threshold, penalty)
+
+    def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
+        """Show the report of this example: in a notebook below the cell, elsewhere as a file whose
+        path is returned.
+
+        Args:
+          file: where to write it; by default into a new temporary folder. An older report there is
+            replaced.
+          overwrite: replace any other file as well.
+        """
+        return _show([self], file, overwrite)
+
+    def _repr_html_(self) -> str:
+        return _notebook_frame([self])
+
+
+class Explanations(Sequence):
+    """Examples, explained, in order. As the last line of a notebook's cell they are shown as a
+    report.
+    """
+
+    def __init__(self, examples: Sequence[Explanation]):
+        self._examples = list(examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index):
+        return self._examples[index]
+
+    def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
+        """Show the report of these examples: in a notebook below the cell, elsewhere as a file
+        whose path is returned.
+
+        Args:
+          file: where to write it; by default into a new temporary folder. An older report there is
+            replaced.
+          overwrite: replace any other file as well.
+        """
+        return _show(self, file, overwrite)
+
+    def _repr_html_(self) -> str:
+        return _notebook_frame(self)
+
+
+def _show(
+    examples: Sequence[Explanation], file: str | os.PathLike | None, overwrite: bool
+) -> Path | None:
+    from ..views.report import write_report  # lazy import: the page's template is rarely needed
+
+    if file is None:
+        try:  # defined by IPython; a terminal of its shows no pages
+            is_notebook = get_ipython().has_trait("kernel")  # type: ignore[name-defined]
+        except NameError:
+            is_notebook = False
+        if is_notebook:
+            from IPython.display import HTML, display
+
+            display(HTML(_notebook_frame(examples)))
+            return None
+        file = Path(tempfile.mkdtemp(prefix="attattr-")) / "report.html"
+    return write_report(examples, file, overwrite=overwrite).file
+
+
+def _notebook_frame(examples: Sequence[Explanation]) -> str:
+    from ..views.report import notebook_frame
+
+    return notebook_frame(examples)

@@ -1,0 +1,127 @@
+"""What a row of `examples.jsonl` says of an example's arrays, and the summary over all examples."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import numpy as np
+
+from ..attribution.reductions import strongest_pairs, top_heads
+from .explanation import Explanation
+
+
+def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
+    """Return the fields of a row that come from the arrays of an example."""
+    logits, total = arrays["logits"], arrays.get("token_pairs", np.zeros((0, 0)))
+    # A model with one output has no classes: its softmax would be 1, whatever the text.
+    probabilities = arrays["probabilities"] if len(logits) > 1 else ()
+    largest = float(np.abs(total).max(initial=0)) or 1.0
+    return {
+        "predicted": id2label[int(logits.argmax())],
+        "target": id2label[int(arrays["target"])],
+        "probabilities": {id2label[at]: float(value) for at, value in enumerate(probabilities)},
+        "logits": {id2label[at]: float(value) for at, value in enumerate(logits)},
+        "score": float(arrays["score"]),
+        "layers": list(layers),
+        "baseline_scores": arrays["baseline_score"].tolist(),
+        "convergence_deltas": arrays["convergence_delta"].tolist(),
+        "absolute_attribution_sums": (
+            arrays["magnitude"].tolist() if "magnitude" in arrays else None
+        ),
+        "n_steps": arrays["n_steps"].tolist(),
+        "converged": arrays["converged"].tolist() if "converged" in arrays else None,
+        "token_attributions": (
+            arrays["token_attributions"].tolist() if "token_attributions" in arrays else None
+        ),
+        "token_convergence_delta": (
+            float(arrays["token_delta"]) if "token_delta" in arrays else None
+        ),
+        "token_n_steps": int(arrays["token_n_steps"]) if "token_n_steps" in arrays else None,
+        "token_converged": bool(arrays["token_converged"]) if "token_converged" in arrays else None,
+        "token_pairs_scale": largest,
+        "token_pairs": [
+            {"from": i, "to": j, "attribution": value}
+            for i, j, value in strongest_pairs(total / largest, num_pairs, left_out)
+        ],
+        # Shortest decimals that give the same float32.
+        "head_importance": [
+            [float(str(value)) for value in heads] for heads in arrays["head_importance"]
+        ],
+        "heads": [
+            {"layer": layer, "head": head, "importance": value}
+            for layer, head, value in top_heads(arrays["head_importance"], num_pairs, layers)
+        ],
+    }
+
+
+class DatasetSummary:
+    """What is kept over all examples: the mean head importance and the strongest token pairs.
+    Bounded, whatever the number of examples.
+    """
+
+    def __init__(self, num_pairs: int = 20):
+        self.num_pairs, self.num_examples = num_pairs, 0
+        # The largest |convergence delta| / Σ |attributions| of any layer of any example
+        self.worst_delta = 0.0
+        # (text, layer) that did not reach the tolerance: the first hundred, and how many there are.
+        self.not_converged: list[dict[str, int]] = []
+        self.num_not_converged = 0
+        self._importance_sum: np.ndarray | float = 0.0
+        self._n_steps_sum: np.ndarray | float = 0.0
+        self._pairs: list[tuple] = []
+
+    def add(self, explained: Explanation) -> None:
+        """Take one example."""
+        row = explained.row
+        self.num_examples += 1
+        self._importance_sum = self._importance_sum + np.asarray(row["head_importance"], np.float64)
+        self._n_steps_sum = self._n_steps_sum + np.asarray(row["n_steps"], np.float64)
+        for layer, converged in zip(row["layers"], row["converged"] or (), strict=False):
+            if not converged:
+                self.num_not_converged += 1
+                self.not_converged = [
+                    *self.not_converged,
+                    {"example": row["index"], "layer": layer},
+                ][:100]
+        self.worst_delta = max([self.worst_delta, *(explained.relative_deltas or ())])
+        for pair in row["token_pairs"]:
+            # Not normalised, so that examples compare; index and positions break ties.
+            value = pair["attribution"] * row["token_pairs_scale"]
+            entry = (
+                abs(value),
+                -row["index"],
+                -pair["from"],
+                -pair["to"],
+                value,
+                row["tokens"][pair["from"]],
+                row["tokens"][pair["to"]],
+            )
+            heapq.heappush(self._pairs, entry)
+            if len(self._pairs) > self.num_pairs:
+                heapq.heappop(self._pairs)
+
+    @property
+    def importance(self) -> np.ndarray:
+        """[L, N], float64."""
+        return self._importance_sum / self.num_examples
+
+    @property
+    def mean_n_steps(self) -> list[float]:
+        """Integration steps of each layer, the mean over examples."""
+        return (self._n_steps_sum / self.num_examples).tolist()
+
+    @property
+    def token_pairs(self) -> list[dict[str, Any]]:
+        """The strongest pairs of all examples, largest absolute value first."""
+        return [
+            {
+                "example": -index,
+                "from": -i,
+                "to": -j,
+                "from_token": source,
+                "to_token": destination,
+                "attribution": value,
+            }
+            for _, index, i, j, value, source, destination in sorted(self._pairs, reverse=True)
+        ]

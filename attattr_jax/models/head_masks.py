@@ -1,0 +1,165 @@
+"""Head masks and models without some of their heads: one rule for both.
+
+A static mask (NumPy, nested lists) is applied by slicing the masked heads out of the parameters, so
+that they are not computed. A traced mask (a JAX array) is multiplied into the context, so that one
+compiled program serves every mask.
+
+A layer of a model whose heads were removed (`config.kept_heads`) has fewer heads than N. Arrays
+inside the model and the attribution contain only the remaining heads; what the public functions
+take or return has all N, in the numbering of the whole model.
+
+Shapes: L layers, N heads, D hidden size, K head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from .config import BertConfig
+from .types import Array, HeadMask, Params
+
+
+def mask_row(head_mask: Any, config: BertConfig, layer: int) -> Any:
+    """Return the head mask of the heads that a layer has, of the mask [L, N] of the whole model;
+    None of None.
+
+    A list of factors for every row, [B, Q, N] of each layer, will do as well.
+    """
+    if head_mask is None:
+        return None
+    row = head_mask[layer]
+    return row if config.kept_heads is None else row[..., np.asarray(config.heads_of(layer), int)]
+
+
+def spread_heads(values: Array, config: BertConfig, layer: int) -> Array:
+    """Return `values` [B, heads that the layer has, ...] as [B, N, ...], zeros for those it does
+    not have.
+    """
+    kept = config.heads_of(layer)
+    if len(kept) == config.num_attention_heads:
+        return values
+    full = jnp.zeros((values.shape[0], config.num_attention_heads, *values.shape[2:]), values.dtype)
+    return full.at[:, np.asarray(kept, int)].set(values)
+
+
+def select_heads(params: Params, config: BertConfig, head_mask: Any) -> tuple[Params, BertConfig]:
+    """Return the parameters and geometry of the same model without the heads whose mask is 0,
+    sliced out of them.
+
+    Rows K of query, key and value, columns K of the output projection; its bias stays. NumPy stays
+    NumPy, JAX arrays may be traced.
+
+    Args:
+      params, config: of a model, some of whose heads may be gone already.
+      head_mask: static [L, N]. A factor other than 0 and 1 is multiplied into the output
+        projection.
+    """
+    factors = tuple(tuple(map(float, row)) for row in np.asarray(head_mask, np.float32))
+    kept_heads = [
+        tuple(head for head in config.heads_of(layer) if row[head])
+        for layer, row in enumerate(factors)
+    ]
+    changed = [
+        layer
+        for layer, row in enumerate(factors)
+        if any(row[head] != 1 for head in config.heads_of(layer))
+    ]
+    names = ("query", "key", "value", "attention_output")
+    old = {
+        f"layers_{layer}": {name: params[f"layers_{layer}"][name] for name in names}
+        for layer in changed
+    }
+    is_numpy = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(old))
+    new = (_cut_heads if is_numpy else _compiled_cut_heads)(old, config=config, factors=factors)
+    cut = {layer: {**params[layer], **attention} for layer, attention in new.items()}
+    return {**params, **cut}, dataclasses.replace(config, kept_heads=tuple(kept_heads))
+
+
+def _cut_heads(layers: Params, config: BertConfig, factors: HeadMask) -> Params:
+    """Return the attention parameters of `layers` without the heads whose factor is 0, the output
+    projection times the others' factors.
+    """
+    cut = {}
+    for name, old in layers.items():
+        layer = int(name.removeprefix("layers_"))
+        of_heads = np.asarray([factors[layer][head] for head in config.heads_of(layer)], np.float32)
+        split, at = (len(of_heads), config.head_size), np.flatnonzero(of_heads)
+        width = len(at) * config.head_size
+        cut[name] = {}
+        for part in ("query", "key", "value"):
+            kernel = (
+                old[part]["kernel"]
+                .reshape(config.hidden_size, *split)[:, at]
+                .reshape(config.hidden_size, width)
+            )
+            cut[name][part] = {
+                "kernel": kernel,
+                "bias": old[part]["bias"].reshape(split)[at].reshape(width),
+            }
+        output = old["attention_output"]["kernel"].reshape(*split, config.hidden_size)[at]
+        if (of_heads[at] != 1).any():
+            output = output * of_heads[at][:, None, None].astype(output.dtype)
+        cut[name]["attention_output"] = {"kernel": output.reshape(width, config.hidden_size)}
+    return cut
+
+
+_compiled_cut_heads = jax.jit(_cut_heads, static_argnames=("config", "factors"))
+
+
+def split_head_mask(
+    params: Params, config: BertConfig, head_mask: HeadMask | None
+) -> tuple[Params, BertConfig, Array | None]:
+    """Return (parameters, geometry, traced mask) that stand for a model under a head mask.
+
+    A JAX array is traced: one compiled program serves every mask. A NumPy array or nested sequence
+    is static: its heads are sliced out, and not computed.
+
+    Raises:
+      InputError: the mask is not a finite [L, N].
+    """
+    if head_mask is None:
+        return params, config, None
+    if isinstance(head_mask, jax.Array):
+        _check_mask_shape("head_mask", head_mask, config)
+        return params, config, head_mask
+    return *select_heads(params, config, static_mask("head_mask", head_mask, config)), None
+
+
+def static_mask(name: str, mask: Any, config: BertConfig) -> np.ndarray:
+    """Return a mask whose values are known, as float32 [L, N].
+
+    Raises:
+      InputError: it is not a finite [L, N] of numbers; the message begins with `name`.
+    """
+    try:
+        mask = np.asarray(mask)
+    except ValueError:  # rows of different lengths
+        mask = np.asarray(None)
+    _check_mask_shape(name, mask, config)
+    with np.errstate(over="ignore"):
+        values = (
+            mask.astype(np.float32) if mask.dtype.kind in "biuf" else np.full(mask.shape, np.nan)
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} must be of finite numbers: 1 keeps a head, 0 masks it")
+    return values
+
+
+def _check_mask_shape(name: str, mask: Any, config: BertConfig) -> None:
+    expected = (config.num_hidden_layers, config.num_attention_heads)
+    if np.shape(mask) != expected:
+        raise InputError(f"{name} must be [L, N] = {list(expected)}, not {list(np.shape(mask))}")
+
+
+def present_heads(config: BertConfig) -> np.ndarray:
+    """Return the mask int32 [L, N] of the heads that a model has."""
+    mask = np.zeros((config.num_hidden_layers, config.num_attention_heads), np.int32)
+    for layer, row in enumerate(mask):
+        row[list(config.heads_of(layer))] = 1
+    return mask

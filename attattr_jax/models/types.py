@@ -1,0 +1,15 @@
+"""Types of the arguments that every function on a model has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Params = Mapping[str, Any]  # the tree of parameters, by name
+Batch = Mapping[str, Any]  # input_ids, attention_mask, token_type_ids: int [B, T]
+# 1 keeps a head, 0 masks it, [L, N]. A JAX array is traced; of anything else the heads that are
+# masked are not computed.
+HeadMask = Any

@@ -1,0 +1,17 @@
+"""Text from users, made safe to print: control characters are escaped, long text is shortened."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal or a figure: characters that would control it, or reorder what is
+    shown, are written as escapes.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def shortened(text: str, limit: int = 300) -> str:
+    """Return text as `printable` does, in one line and with an end."""
+    return printable(text if len(text) <= limit else text[:limit] + "…")
