@@ -18,11 +18,11 @@ from .explanations.explain import explain_texts
 from .explanations.explanation import Explanation, Explanations
 from .explanations.from_result import explanations_of
 from .explanations.stored import load_attributions
-from .models.bert import init_params
 from .models.classifier import Classifier, load_classifier, save_classifier
-from .models.config import BertConfig
+from .models.families.bert import BertConfig
 from .models.head_masks import present_heads
 from .models.inference import forward
+from .models.tensors import init_params
 from .pruning.curves import remove_heads
 from .pruning.importance import head_importance
 from .pruning.masks import keep_top_heads, prune_lowest_heads

@@ -99,7 +99,7 @@ def test_slots_take_every_waiting_row_once():
         for layer, rows in {2: [0, 4, 8], 5: [7], 6: [], 11: [1, 2, 3, 8]}.items()
     }
     taken = []
-    for layers, (rows, used) in adaptive._slots(waiting, 11, 2):
+    for layers, (rows, used) in adaptive._slots(waiting, (11,), 2):
         assert rows.shape == used.shape == (len(layers), 9 if 11 in layers else 2)
         taken += [
             (layer, row)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax.models import bert, head_masks, inference
+from attattr_jax.models import head_masks, inference, tensors
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_large_geometry_without_memory():
     ids = jax.ShapeDtypeStruct((4, 128), jnp.int32)
     logits, probs = jax.eval_shape(
         lambda params, ids: aa.forward(params, {"input_ids": ids}, config),
-        bert.param_shapes(config),
+        tensors.param_shapes(config),
         ids,
     )
     assert logits.shape == (4, 5)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, as_index, root_cause
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
 from ..models.types import Array
 from . import adaptive, formula
 from .options import OBJECTIVES
@@ -35,7 +35,7 @@ def check_adaptive(tolerance: float, max_steps: int) -> tuple[int, ...]:
     return sizes
 
 
-def _is_adaptive(n_steps: int | str, method: Any, config: BertConfig, arrays) -> bool:
+def is_adaptive(n_steps: int | str, method: Any, config: EncoderConfig, arrays) -> bool:
     """Return whether n_steps is "auto", or raise an InputError if that is not possible here."""
     if not isinstance(n_steps, str):
         return False
@@ -55,7 +55,7 @@ def _is_adaptive(n_steps: int | str, method: Any, config: BertConfig, arrays) ->
     return True
 
 
-def check_objective(objective: str, config: BertConfig) -> None:
+def check_objective(objective: str, config: EncoderConfig) -> None:
     """Raise an InputError unless the model has this output."""
     if objective not in OBJECTIVES:
         raise InputError(
@@ -67,7 +67,7 @@ def check_objective(objective: str, config: BertConfig) -> None:
         )
 
 
-def checked_layers(layers: Sequence[int] | None, config: BertConfig) -> tuple[int, ...]:
+def checked_layers(layers: Sequence[int] | None, config: EncoderConfig) -> tuple[int, ...]:
     """Return the layers asked for, all if None, or raise an InputError."""
     if layers is None:
         return tuple(range(config.num_hidden_layers))
@@ -84,7 +84,7 @@ def checked_layers(layers: Sequence[int] | None, config: BertConfig) -> tuple[in
     return indices
 
 
-def _fixed_rule(method: str | tuple[Any, Any], n_steps: int) -> formula.Rule:
+def fixed_rule(method: str | tuple[Any, Any], n_steps: int) -> formula.Rule:
     """Return nodes [M] and weights [1, M] of a method, or of a caller's own rule."""
     if isinstance(method, str):
         nodes, weights = quadrature(method, n_steps)
@@ -101,7 +101,7 @@ def _fixed_rule(method: str | tuple[Any, Any], n_steps: int) -> formula.Rule:
     return nodes.astype(dtype), weights[None].astype(dtype)
 
 
-def _target_array(target: str | int | Array, batch_size: int, config: BertConfig) -> Array | None:
+def target_array(target: str | int | Array, batch_size: int, config: EncoderConfig) -> Array | None:
     """Return the target classes, int32 [B]; None stands for the predicted class."""
     if isinstance(target, str):
         if target != "predicted":
@@ -130,7 +130,7 @@ def _target_array(target: str | int | Array, batch_size: int, config: BertConfig
     return jnp.broadcast_to(jnp.asarray(target, jnp.int32), (batch_size,))
 
 
-def _checked_steps_at_once(size: int | None) -> int | None:
+def checked_steps_at_once(size: int | None) -> int | None:
     if size is None:
         return None
     index = as_index(size)

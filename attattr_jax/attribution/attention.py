@@ -1,4 +1,6 @@
-"""Self-attention attribution: the public function (Hao, Dong, Wei, Xu: Self-Attention Attribution, AAAI 2021).
+"""Self-attention attribution: the public function.
+
+Hao, Dong, Wei, Xu: Self-Attention Attribution, AAAI 2021.
 
 It checks its arguments, chooses how much to compute at once, and calls `formula` (pure) or, for
 n_steps="auto", `adaptive`.
@@ -15,22 +17,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
 from ..models.head_masks import split_head_mask
 from ..models.inference import complete_batch, forward
 from ..models.types import Array, Batch, HeadMask, Params
-from . import adaptive, formula, reductions
+from . import adaptive, formula
 from .arguments import (
-    _checked_steps_at_once,
-    _fixed_rule,
-    _is_adaptive,
-    _target_array,
     check_adaptive,
     check_objective,
     checked_layers,
+    checked_steps_at_once,
+    fixed_rule,
+    is_adaptive,
+    target_array,
 )
 from .memory import layer_groups, rows_per_device
 from .options import PATHS
+from .reductions import max_over_real
 
 
 class AttentionAttributions(NamedTuple):
@@ -60,7 +63,7 @@ class AttentionAttributions(NamedTuple):
 def attribute_attention(
     params: Params,
     batch: Batch,
-    config: BertConfig,
+    config: EncoderConfig,
     target: str | int | Array = "predicted",
     n_steps: int | str = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
@@ -118,65 +121,72 @@ def attribute_attention(
     """
     batch = complete_batch(batch, config)
     check_objective(objective, config)
-    if reduce not in (None, "head_max"):
-        raise InputError(f"reduce {reduce!r} is unknown; choose None or 'head_max'")
-    if path not in PATHS:
-        raise InputError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
+    _check_path_and_reduction(path, reduce)
     layers = checked_layers(layers, config)
     ascending = tuple(sorted(set(layers)))
-    shape = rows_per_device(batch), np.shape(batch["input_ids"])[1]
-    groups = layer_groups(config, ascending, *shape, _checked_steps_at_once(step_batch_size))
-    target = _target_array(target, np.shape(batch["input_ids"])[0], config)
+    num_rows, num_tokens = np.shape(batch["input_ids"])
+    steps_at_once = checked_steps_at_once(step_batch_size)
+    groups = layer_groups(config, ascending, rows_per_device(batch), num_tokens, steps_at_once)
+    target = target_array(target, num_rows, config)
     kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
+    inputs = kept_params, batch, target
     static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
 
     relative_change = converged = None
-    if _is_adaptive(n_steps, method, config, (params, batch, target, traced_mask)):
+    if is_adaptive(n_steps, method, config, (params, batch, target, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         if path != "layer":
             raise InputError(
                 "n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'"
             )
+        adaptivity = {"layers": ascending, "tolerance": tolerance, "sizes": sizes}
         result, n_steps, converged, relative_change = adaptive.attribute_adaptively(
-            kept_params,
-            batch,
-            target,
-            traced_mask,
-            layers=ascending,
-            tolerance=tolerance,
-            sizes=sizes,
-            **static,
+            *inputs, traced_mask, **adaptivity, **static
         )
     else:
-        rule = _fixed_rule(method, n_steps)
-        result = formula.attribute_fixed(
-            kept_params, batch, target, rule, traced_mask, path=path, **static
-        )
-        n_steps = np.full((np.shape(batch["input_ids"])[0], len(ascending)), len(rule[0]), np.int32)
-    # The engine knows nothing of the heads that are masked: their attribution is 0, their attention
-    # is not
+        rule = fixed_rule(method, n_steps)
+        result = formula.attribute_fixed(*inputs, rule, traced_mask, path=path, **static)
+        n_steps = np.full((num_rows, len(ascending)), len(rule[0]), np.int32)
+    # The formula knows nothing of the masked heads: their attribution is 0, their attention is not.
     if kept_config != config:
         _, probs = forward(params, batch, config, head_mask=head_mask)
         stacked = jnp.stack([probs[layer] for layer in ascending], axis=1)
-        real = jnp.asarray(batch["attention_mask"]) != 0
-        result = result._replace(
-            attention_probs=reductions.max_over_real(stacked, real) if reduce else stacked
-        )
-    num_rows = np.shape(batch["input_ids"])[0]
-    which = (
-        np.tile(np.asarray(layers, np.int32), (num_rows, 1)),
-        np.full(num_rows, config.num_hidden_layers, np.int32),
+        token_mask = jnp.asarray(batch["attention_mask"]) != 0
+        probs = max_over_real(stacked, token_mask) if reduce else stacked
+        result = result._replace(attention_probs=probs)
+    layers_of_rows = np.tile(np.asarray(layers, np.int32), (num_rows, 1))
+    num_hidden_layers = np.full(num_rows, config.num_hidden_layers, np.int32)
+    attributions = AttentionAttributions(
+        *result, n_steps, relative_change, converged, layers_of_rows, num_hidden_layers
     )
-    found = AttentionAttributions(*result, n_steps, relative_change, converged, *which)
+    return _in_order(attributions, layers, ascending, path)
+
+
+def _check_path_and_reduction(path: str, reduce: str | None) -> None:
+    """Raise an InputError unless there is such a path and such a reduction."""
+    if reduce not in (None, "head_max"):
+        raise InputError(f"reduce {reduce!r} is unknown; choose None or 'head_max'")
+    if path not in PATHS:
+        raise InputError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
+
+
+def _in_order(
+    attributions: AttentionAttributions,
+    layers: tuple[int, ...],
+    ascending: tuple[int, ...],
+    path: str,
+) -> AttentionAttributions:
+    """Return the attributions of `ascending` layers in the order, and with the repeats, asked for.
+
+    Fields that are of all layers together stay as they are.
+    """
     if layers == ascending:
-        return found
+        return attributions
     order = np.asarray([ascending.index(layer) for layer in layers])
-    by_layer = ("attributions", "attention_probs", "n_steps", "relative_change", "converged")
-    by_layer += ("baseline_score", "convergence_delta") if path == "layer" else ()
-    return found._replace(
-        **{
-            name: values[:, order]
-            for name in by_layer
-            if (values := getattr(found, name)) is not None
-        }
+    names = ["attributions", "attention_probs", "n_steps", "relative_change", "converged"]
+    if path == "layer":
+        names += ["baseline_score", "convergence_delta"]
+    fields = {name: getattr(attributions, name) for name in names}
+    return attributions._replace(
+        **{name: values[:, order] for name, values in fields.items() if values is not None}
     )

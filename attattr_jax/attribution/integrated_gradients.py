@@ -1,4 +1,6 @@
-"""Token-level integrated gradients (Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017).
+"""Token-level integrated gradients.
+
+Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017.
 
 For word embeddings x and the embeddings x' of a baseline, the attribution of token t is
 
@@ -6,8 +8,8 @@ For word embeddings x and the embeddings x' of a baseline, the attribution of to
 
 Completeness: Σ Attr = F(x) − F(x').
 
-Shapes: B examples, T tokens (padded), D embedding size, C classes, M integration steps, S weightings
-of them.
+Shapes: B examples, T tokens (padded), D embedding size, C classes, M integration steps, S
+weightings of them.
 """
 
 from __future__ import annotations
@@ -21,19 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, as_index
-from ..models.bert import BertClassifier
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
+from ..models.families import apply_encoder
 from ..models.head_masks import split_head_mask
 from ..models.inference import checked_tokens, complete_batch
 from ..models.types import Array, Batch, HeadMask, Params
-from .adaptive import _good, _levels, _rounding, refine
+from .adaptive import REFINED_SHARE, is_good_enough, levels_rule, refine, rounding_of
 from .arguments import (
-    _checked_steps_at_once,
-    _fixed_rule,
-    _is_adaptive,
-    _target_array,
     check_adaptive,
     check_objective,
+    checked_steps_at_once,
+    fixed_rule,
+    is_adaptive,
+    target_array,
 )
 from .formula import objective_of, sum_over_nodes
 from .memory import rows_per_device, token_steps_at_once
@@ -44,75 +46,67 @@ class TokenPath(NamedTuple):
 
     logits: Array  # [B, C]
     target: Array  # int32 [B]
-    real: Array  # bool [B, T]
+    inputs: dict[str, Array]  # the batch, [B, T] each: positions and segments are taken from there
     words: Array  # x, [B, T, D]
     baseline: Array  # x', [B, T, D]
+
+    @property
+    def token_mask(self) -> Array:
+        """True for real tokens, bool [B, T]."""
+        return self.inputs["attention_mask"] != 0
 
 
 def token_path(params, batch, special, target, head_mask, config, baseline_token_id) -> TokenPath:
     """Return the word embeddings of a batch and of its baseline, and the class to explain."""
-    real = batch["attention_mask"] != 0
-    kept = ~real | (_first_and_last(real) if special is None else jnp.asarray(special) != 0)
-    embed = functools.partial(
-        BertClassifier(dataclasses.replace(config, dtype=None)).apply,
-        {"params": params},
-        method="embed_words",
-    )
+    token_mask = batch["attention_mask"] != 0
+    is_special = _first_and_last(token_mask) if special is None else jnp.asarray(special) != 0
+    kept = ~token_mask | is_special
+    # In the parameters' own precision: what the path is, not what the model computes in.
+    precise = dataclasses.replace(config, dtype=None)
+    embed = functools.partial(apply_encoder, params, precise, method="embed_words")
     words = embed(batch["input_ids"])
     baseline = embed(jnp.where(kept, batch["input_ids"], baseline_token_id))
-    logits = _logits_of_words(params, config, batch["token_type_ids"], real, head_mask, words)
+    inputs = {name: jnp.asarray(values) for name, values in batch.items()}
+    logits = _logits_of_words(params, config, inputs, head_mask, words)
     target = jnp.argmax(logits, axis=-1).astype(jnp.int32) if target is None else target
-    return TokenPath(logits, target, real, words, baseline)
+    return TokenPath(logits, target, inputs, words, baseline)
 
 
-def _logits_of_words(params, config, token_type_ids, real, head_mask, words) -> Array:
+def _logits_of_words(params, config, inputs, head_mask, words) -> Array:
     words = words if config.dtype is None else words.astype(config.dtype)
-    return BertClassifier(config).apply(
-        {"params": params}, words, token_type_ids, real, head_mask, method="classify_words"
-    )
+    return apply_encoder(params, config, words, inputs, head_mask, method="classify_words")
 
 
 def token_gradients(
-    params,
-    token_type_ids,
-    head_mask,
-    config,
-    objective,
-    path: TokenPath,
-    rule,
-    steps_at_once,
-    start=0,
-    stop=None,
+    params, head_mask, config, objective, path: TokenPath, rule, steps_at_once, start=0, stop=None
 ):
     """Return Σ_k w_sk ∂F/∂x at x' + α_k (x − x'), [S, B, T, D]."""
 
     def output(words):
-        logits = _logits_of_words(params, config, token_type_ids, path.real, head_mask, words)
+        logits = _logits_of_words(params, config, path.inputs, head_mask, words)
         return jnp.sum(objective_of(logits, path.target, objective))
 
+    def gradient_at(alpha):
+        return jax.grad(output)(path.baseline + alpha * (path.words - path.baseline))
+
     def chunk(alphas, weights):
-        gradients = jax.vmap(
-            lambda alpha: jax.grad(output)(path.baseline + alpha * (path.words - path.baseline))
-        )(alphas)
+        gradients = jax.vmap(gradient_at)(alphas)  # [M, B, T, D]
         return jnp.einsum("sm,mbtd->sbtd", weights, gradients, precision="highest")
 
     return sum_over_nodes(chunk, rule, steps_at_once, path.words, start, stop)
 
 
-def token_scores(
-    params, token_type_ids, head_mask, config, objective, path: TokenPath
-) -> tuple[Array, Array]:
+def token_scores(params, head_mask, config, objective, path: TokenPath) -> tuple[Array, Array]:
     """Return F(x) and F(x'), [B]."""
-    baseline = _logits_of_words(params, config, token_type_ids, path.real, head_mask, path.baseline)
-    return objective_of(path.logits, path.target, objective), objective_of(
-        baseline, path.target, objective
-    )
+    baseline = _logits_of_words(params, config, path.inputs, head_mask, path.baseline)
+    score = objective_of(path.logits, path.target, objective)
+    return score, objective_of(baseline, path.target, objective)
 
 
-def _first_and_last(real: Array) -> Array:
+def _first_and_last(token_mask: Array) -> Array:
     """Return bool [B, T], True at each example's first and last real token."""
-    count = jnp.cumsum(real, axis=-1)
-    return real & ((count == 1) | (count == count[:, -1:]))
+    count = jnp.cumsum(token_mask, axis=-1)
+    return token_mask & ((count == 1) | (count == count[:, -1:]))
 
 
 class TokenResult(NamedTuple):
@@ -142,13 +136,8 @@ def attribute_tokens_fixed(
 ) -> TokenResult:
     """Attribute to tokens with the nodes and weights of one rule."""
     path = token_path(params, batch, special, target, head_mask, config, baseline_token_id)
-    segments = batch["token_type_ids"]
-    summed = token_gradients(
-        params, segments, head_mask, config, objective, path, rule, steps_at_once
-    )
-    return token_result(
-        path, summed[0], *token_scores(params, segments, head_mask, config, objective, path)
-    )
+    summed = token_gradients(params, head_mask, config, objective, path, rule, steps_at_once)
+    return token_result(path, summed[0], *token_scores(params, head_mask, config, objective, path))
 
 
 def token_result(
@@ -173,10 +162,12 @@ def attribute_tokens_adaptively(
     tolerance,
     sizes,
 ) -> tuple[TokenResult, np.ndarray, np.ndarray]:
-    """Attribute to tokens, each example with the nodes it needs; returns the result, n_steps and
-    converged [B].
+    """Attribute to tokens, each example with the nodes it needs (see `adaptive`).
+
+    Returns:
+      the result, n_steps and converged [B].
     """
-    rule = _levels(sizes)
+    rule = levels_rule(sizes)
     num_rows = np.shape(batch["input_ids"])[0]
     static = {"config": config, "objective": objective}
     path, score, baseline = _start_tokens(
@@ -188,26 +179,16 @@ def attribute_tokens_adaptively(
     def integrate(waiting, start, stop):
         nonlocal sums
         rows = np.flatnonzero(waiting["tokens"])
-        everything = start == 0 or num_rows < 2 * len(rows)
-        size = max(1, num_rows // 8)
-        for begin in [0] if everything else range(0, len(rows), size):
-            chosen = rows[begin : begin + size]
-            picked = (
-                None if everything else (np.resize(chosen, size), np.arange(size) < len(chosen))
-            )
-            segments = batch["token_type_ids"]
+        all_at_once = start == 0 or num_rows < 2 * len(rows)
+        size = max(1, num_rows // REFINED_SHARE)
+        for begin in [0] if all_at_once else range(0, len(rows), size):
+            picked = None
+            if not all_at_once:
+                chosen = rows[begin : begin + size]
+                picked = np.resize(chosen, size), np.arange(size) < len(chosen)
+            nodes = rule, start, stop
             sums = _integrate_tokens(
-                params,
-                segments,
-                path,
-                sums,
-                picked,
-                head_mask,
-                rule,
-                start,
-                stop,
-                steps_at_once=steps_at_once,
-                **static,
+                params, path, sums, picked, head_mask, *nodes, steps_at_once=steps_at_once, **static
             )
 
     def assess(_, level, rows):
@@ -224,58 +205,41 @@ def attribute_tokens_adaptively(
 @functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id"))
 def _start_tokens(params, batch, special, target, head_mask, config, objective, baseline_token_id):
     path = token_path(params, batch, special, target, head_mask, config, baseline_token_id)
-    return path, *token_scores(params, batch["token_type_ids"], head_mask, config, objective, path)
+    return path, *token_scores(params, head_mask, config, objective, path)
 
 
 @functools.partial(
     jax.jit, static_argnames=("config", "objective", "steps_at_once"), donate_argnames=("sums",)
 )
 def _integrate_tokens(
-    params,
-    segments,
-    path,
-    sums,
-    picked,
-    head_mask,
-    rule,
-    start,
-    stop,
-    config,
-    objective,
-    steps_at_once,
+    params, path, sums, picked, head_mask, rule, start, stop, config, objective, steps_at_once
 ):
-    """Add the nodes from `start` to `stop` to the sums [S, B, T, D] of all rows, or of the rows
-    picked.
+    """Add the nodes from `start` to `stop` to the sums [S, B, T, D].
+
+    With `picked`, only for those rows.
     """
     if picked is not None:
-        rows, used = picked
-        path, segments = (
-            jax.tree.map(lambda values: values[rows], path),
-            jnp.asarray(segments)[rows],
-        )
+        rows, is_used = picked
+        path = jax.tree.map(lambda values: values[rows], path)
     new = token_gradients(
-        params, segments, head_mask, config, objective, path, rule, steps_at_once, start, stop
+        params, head_mask, config, objective, path, rule, steps_at_once, start, stop
     )
-    return (
-        sums + new
-        if picked is None
-        else sums.at[:, rows].add(jnp.where(used[None, :, None, None], new, 0))
-    )
+    if picked is None:
+        return sums + new
+    return sums.at[:, rows].add(jnp.where(is_used[None, :, None, None], new, 0))
 
 
 @functools.partial(jax.jit, static_argnames=("objective",))
 def _assess_tokens(path, sums, score, baseline, before, pending, level, tolerance, objective):
     """Return the result, new where a row was pending, and which rows are good enough."""
     result = token_result(path, sums[level], score, baseline)
-    change = jnp.sum(
-        jnp.abs(
-            result.attributions - token_result(path, sums[level - 1], score, baseline).attributions
-        ),
-        axis=1,
-    )
+    coarser = token_result(path, sums[level - 1], score, baseline)
+    change = jnp.sum(jnp.abs(result.attributions - coarser.attributions), axis=1)
     magnitude = jnp.sum(jnp.abs(result.attributions), axis=1)
-    rounding = _rounding(path.logits, score, baseline, objective)
-    good = _good(magnitude, result.convergence_delta, change, rounding, path.real, tolerance)
+    rounding = rounding_of(path.logits, score, baseline, objective)
+    good = is_good_enough(
+        magnitude, result.convergence_delta, change, rounding, path.token_mask, tolerance
+    )
     if before is not None:
         result = jax.tree.map(
             lambda new, old: jnp.where(pending.reshape(-1, *[1] * (new.ndim - 1)), new, old),
@@ -300,7 +264,7 @@ class TokenAttributions(NamedTuple):
 def attribute_tokens(
     params: Params,
     batch: Batch,
-    config: BertConfig,
+    config: EncoderConfig,
     target: str | int | Array = "predicted",
     n_steps: int | str = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
@@ -311,12 +275,11 @@ def attribute_tokens(
     tolerance: float = 1e-3,
     max_steps: int = 63,
 ) -> TokenAttributions:
-    """Attribute the model's output to each token by integrated gradients (Sundararajan et al., ICML
-    2017) on the word embeddings.
+    """Attribute the model's output to each token by integrated gradients on the word embeddings.
 
-    The path runs from the baseline token's embedding to the real ones. Tokens marked in
-    `batch["special_tokens_mask"]` keep their own embedding (without that key, each example's first
-    and last real token), as do positions, segments and padding.
+    The path runs from the baseline token's embedding to the real ones (Sundararajan, Taly, Yan,
+    ICML 2017). Tokens marked in `batch["special_tokens_mask"]` keep their own embedding (without
+    that key, each example's first and last real token), as do positions, segments and padding.
 
     Args:
       baseline_token_id: the token of the baseline, by default [PAD], `config.pad_token_id`.
@@ -340,23 +303,23 @@ def attribute_tokens(
             f"baseline_token_id must be an id from 0 to {config.vocab_size - 1}, not"
             f" {baseline_token_id!r:.80}"
         )
-    steps_at_once = _checked_steps_at_once(step_batch_size)
+    steps_at_once = checked_steps_at_once(step_batch_size)
     if steps_at_once is None:
         steps_at_once = token_steps_at_once(config, rows_per_device(inputs), shape[1])
     kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
-    arrays = kept_params, inputs, special, _target_array(target, shape[0], config)
+    arrays = kept_params, inputs, special, target_array(target, shape[0], config)
     static = {
         "config": kept_config,
         "objective": objective,
         "baseline_token_id": baseline,
         "steps_at_once": steps_at_once,
     }
-    if _is_adaptive(n_steps, method, config, (arrays, traced_mask)):
+    if is_adaptive(n_steps, method, config, (arrays, traced_mask)):
         sizes = check_adaptive(tolerance, max_steps)
         result, n_steps, converged = attribute_tokens_adaptively(
             *arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static
         )
         return TokenAttributions(*result, n_steps, converged)
-    rule = _fixed_rule(method, n_steps)
+    rule = fixed_rule(method, n_steps)
     result = attribute_tokens_fixed(*arrays, rule, traced_mask, **static)
     return TokenAttributions(*result, np.full(shape[:1], len(rule[0]), np.int32))

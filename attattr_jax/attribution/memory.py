@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
 from ..models.types import Batch
 
 # What a backward pass may keep of the steps that are computed at once. On a CPU, chunks that fill
@@ -28,7 +28,7 @@ def memory_budget() -> int:
 
 
 def bytes_per_step(
-    config: BertConfig, layers: Sequence[int], batch_size: int, num_tokens: int
+    config: EncoderConfig, layers: Sequence[int], batch_size: int, num_tokens: int
 ) -> int:
     """Estimate what the backward pass of one node of all `layers` keeps, together."""
     last = config.num_hidden_layers - 1
@@ -43,7 +43,7 @@ def bytes_per_step(
 
 
 def layer_groups(
-    config: BertConfig,
+    config: EncoderConfig,
     layers: Sequence[int],
     batch_size: int,
     num_tokens: int,
@@ -76,7 +76,7 @@ def layer_groups(
     )
 
 
-def default_batch_size(config: BertConfig, num_tokens: int) -> int:
+def default_batch_size(config: EncoderConfig, num_tokens: int) -> int:
     """Return how many examples of a padded length to attribute at once on a device.
 
     On a CPU 8 of up to 32 tokens, fewer if longer: larger batches are not faster. On an accelerator
@@ -89,7 +89,7 @@ def default_batch_size(config: BertConfig, num_tokens: int) -> int:
     return max(rows, min(ACCELERATOR_ROWS, memory_budget() // per_row))
 
 
-def token_steps_at_once(config: BertConfig, batch_size: int, num_tokens: int) -> int:
+def token_steps_at_once(config: EncoderConfig, batch_size: int, num_tokens: int) -> int:
     """Return how many steps of a path on the word embeddings to compute at once: each passes all
     layers, once.
     """

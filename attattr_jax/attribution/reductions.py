@@ -1,4 +1,4 @@
-"""Attributions made smaller: maxima over real tokens, sums over layers, the strongest pairs and heads.
+"""Attributions made smaller: maxima over tokens, sums over layers, strongest pairs and heads.
 
 Shapes: B examples, T tokens (padded), L layers, N heads.
 """

@@ -4,7 +4,7 @@ that gathered most of it.
 Hao, Dong, Wei, Xu: Self-Attention Attribution, AAAI 2021, section 5.1 and algorithm 1. The paper
 asks for the tree with the largest
 
-    Σ_l Σ_{(i,j) ∈ E_l} Attr_l(i, j)  −  λ Σ_l |E_l|,    E_l ⊂ {(i, j): Attr_l(i, j) / max Attr_l > τ},
+    Σ_l Σ_{(i,j) ∈ E_l} Attr_l(i, j) − λ Σ_l |E_l|,  E_l ⊂ {(i, j): Attr_l(i, j) / max Attr_l > τ},
 
 and builds one greedily, from the top layer down, with τ = 0.4. What it leaves open is as in its
 published code: layers are visited from the last but one to the first, pairs by row and column, and

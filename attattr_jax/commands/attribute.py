@@ -204,7 +204,7 @@ def _attribute(options: Options) -> None:
     encoded = encode(
         classifier,
         split,
-        classifier.config.max_position_embeddings,
+        classifier.config.max_length,
         _labels(options, split, classifier),
     )
     cli.warn_truncated(encoded, split.source)

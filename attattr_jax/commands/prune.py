@@ -381,7 +381,7 @@ def _prune(options: Options) -> None:
         save_classifier(smaller, save_folder.path)
         save_folder.finish(results={"accuracy": after["accuracy"]})
         num_tokens = bucket_length(
-            int(np.median(evaluated_encoded.lengths)), classifier.config.max_position_embeddings
+            int(np.median(evaluated_encoded.lengths)), classifier.config.max_length
         )
         result["size"] = _sizes({"before": classifier, "after": smaller}, num_tokens)
         write_json(folder.path / "pruning.json", result)
@@ -823,7 +823,7 @@ def _encode(classifier: Classifier, split: Split, max_seq_length: int | None) ->
     """Tokenize as in training, so that the accuracy before pruning is the one that training
     reported.
     """
-    limit = classifier.config.max_position_embeddings
+    limit = classifier.config.max_length
     labels = class_indices(split, classifier.id2label)
     encoded = encode(classifier, split, min(max_seq_length or limit, limit), labels)
     cli.warn_truncated(encoded, split.source)

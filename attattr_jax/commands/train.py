@@ -160,7 +160,7 @@ def _labelled(splits: dict[str, Split], id2label: dict[int, str]) -> dict[str, S
 
 
 def _encode(classifier, split: Split, options: Options) -> Encoded:
-    max_length = min(options.max_seq_length, classifier.config.max_position_embeddings)
+    max_length = min(options.max_seq_length, classifier.config.max_length)
     encoded = encode(classifier, split, max_length, class_indices(split, classifier.id2label))
     cli.warn_truncated(encoded, split.source)
     return encoded

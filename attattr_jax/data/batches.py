@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..models.classifier import Classifier
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
 from ..runtime import processes, sharding
 from ..runtime.files import json_digest
 from .splits import Split
@@ -50,6 +50,9 @@ class Encoded:
     # Class indices, int32 [examples]; −1 where an example has no gold label
     labels: np.ndarray | None
     cut_tokens: Sequence[int] = ()  # how many were cut off each example
+    # Which text of a pair each token is of, 0 or 1, for models without segments; empty: as
+    # token_type_ids say.
+    text_ids: Sequence[list[int]] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -74,6 +77,10 @@ class Encoded:
             f"{self.num_truncated} of {len(self)} texts longer than {longest} tokens:"
             f" {self.num_cut_tokens} tokens were cut"
         )
+
+    def segments_of(self, index: int) -> list[int]:
+        """Return for each token of an example which text of a pair it is of, 0 or 1."""
+        return self.text_ids[index] if self.text_ids else self.token_type_ids[index]
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -139,16 +146,16 @@ def encode(
         leaves no room for text.
     """
     tokenizer, config = classifier.require_tokenizer(), classifier.config
-    if split.text_pairs is not None and config.type_vocab_size < 2:
+    if split.text_pairs is not None and not config.reads_pairs:
         raise InputError(
             f"{classifier.name} has one segment (type_vocab_size 1): it cannot read the pairs of"
             f" {split.source}"
         )
     room = tokenizer.num_special_tokens_to_add(pair=split.text_pairs is not None)
-    if not room < max_length <= config.max_position_embeddings:
+    if not room < max_length <= config.max_length:
         raise InputError(
             f"--max_seq_length must be more than {room} and at most"
-            f" {config.max_position_embeddings}, the model's, not {max_length}"
+            f" {config.max_length}, the model's, not {max_length}"
         )
     encoded = _tokenized(tokenizer, split, truncation=False)
     too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
@@ -168,6 +175,10 @@ def encode(
         for row, index in enumerate(too_long):
             for name in encoded:
                 encoded[name][index] = short[name][row]
+    text_ids = ()
+    if config.num_segments == 1 and config.reads_pairs:  # the model itself has no segments
+        text_ids = encoded["text_ids"]
+        encoded["token_type_ids"] = [[0] * len(ids) for ids in encoded["input_ids"]]
     return Encoded(
         encoded["input_ids"],
         encoded["token_type_ids"],
@@ -176,6 +187,7 @@ def encode(
         encoded["word_ids"],
         labels,
         cut_tokens,
+        text_ids,
     )
 
 
@@ -200,12 +212,27 @@ def _tokenized(tokenizer: Any, split: Split, **options: Any) -> dict[str, list]:
     finally:
         transformers_logging.set_verbosity(verbosity)
     if tokenizer.is_fast:
-        return {**encoded, "word_ids": [encoded.word_ids(index) for index in range(len(split))]}
+        indices = range(len(split))
+        return {
+            **encoded,
+            "word_ids": [encoded.word_ids(index) for index in indices],
+            "text_ids": [_text_ids(encoded.sequence_ids(index)) for index in indices],
+        }
     return {
         **encoded,
         "offset_mapping": [[(0, 0)] * len(ids) for ids in encoded["input_ids"]],
         "word_ids": [None] * len(split),
+        "text_ids": encoded["token_type_ids"],
     }
+
+
+def _text_ids(sequence_ids: Sequence[int | None]) -> list[int]:
+    """Return which text each token is of; a special token is of the text before it."""
+    text_ids, current = [], 0
+    for sequence_id in sequence_ids:
+        current = current if sequence_id is None else sequence_id
+        text_ids.append(current)
+    return text_ids
 
 
 def data_fingerprint(split: Split, encoded: Encoded) -> str:
@@ -223,7 +250,7 @@ def bucket_length(length: int, max_length: int) -> int:
 
 def inference_batches(
     encoded: Encoded,
-    config: BertConfig,
+    config: EncoderConfig,
     batch_size: int | Callable[[int], int],
     mesh: jax.sharding.Mesh | None = None,
     done: Container[int] = (),
@@ -242,7 +269,7 @@ def inference_batches(
       mesh: the devices; the number of rows is rounded up to a multiple of theirs.
       done: examples that need not be computed; batches of nothing else are left out.
     """
-    limit = config.max_position_embeddings
+    limit = config.max_length
     num_devices, num_shares = (1, 1) if mesh is None else (mesh.size, sharding.num_shares(mesh))
     buckets = np.asarray([bucket_length(length, limit) for length in encoded.lengths])
     planned = []

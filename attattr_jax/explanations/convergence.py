@@ -44,14 +44,12 @@ def convergence_by_steps(
     encoded = encode(
         classifier,
         Split("texts", "texts", texts, None if None in pairs else pairs, None),
-        config.max_position_embeddings,
+        config.max_length,
     )
     found = []
     # By themselves: one that is long makes no other longer
     for at, example in enumerate(explanations):
-        batch = encoded.batch(
-            np.asarray([at]), 1, config.pad_token_id, config.max_position_embeddings
-        ).inputs
+        batch = encoded.batch(np.asarray([at]), 1, config.pad_token_id, config.max_length).inputs
         relative = []
         for nodes, weights in rules:
             rule = tuple(np.pad(values, (0, longest - len(values))) for values in (nodes, weights))

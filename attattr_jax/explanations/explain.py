@@ -193,7 +193,7 @@ def _row(
         "tokens": classifier.tokenizer.convert_ids_to_tokens(encoded.input_ids[index]),
         "offsets": [list(span) for span in encoded.offsets[index]],
         "word_ids": encoded.word_ids[index],
-        "token_type_ids": encoded.token_type_ids[index],
+        "token_type_ids": encoded.segments_of(index),
         "special_tokens_mask": special,
         "num_cut_tokens": encoded.cut_tokens[index] if encoded.cut_tokens else 0,
         "label": None if label is None or label == NO_GOLD else classifier.id2label[label],
@@ -264,7 +264,7 @@ def explain_texts(
         options = dataclasses.replace(
             options, target=class_index(options.target, classifier.id2label)
         )
-    encoded = encode(classifier, split, classifier.config.max_position_embeddings, indices)
+    encoded = encode(classifier, split, classifier.config.max_length, indices)
     if encoded.truncation:
         warnings.warn(encoded.truncation, stacklevel=2)
     explained = explain(classifier, split, encoded, sharding.data_mesh(), options)

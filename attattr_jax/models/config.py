@@ -1,5 +1,7 @@
-"""The geometry of a BERT classifier: frozen and hashable, so that `jax.jit` takes it as a static
-argument.
+"""The geometry of a classifier: frozen and hashable, a static argument of `jax.jit`.
+
+`EncoderConfig` is what every family of encoders has; a family adds its own fields and states its
+facts (`families/`). Shapes: D hidden size, L layers, N heads, K head size, C classes.
 """
 
 from __future__ import annotations
@@ -7,21 +9,36 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from ..errors import InputError, as_index
 
-# No BERT is larger. A config.json that says so is refused before anything is made in its size.
+# No encoder is larger. A config.json that says so is refused before anything is made in its size.
 _LARGEST_SIZE = 2**24
 _LARGEST = {"num_hidden_layers": 1000, "num_attention_heads": 1000}
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+
+# Fields that are not read from, and written to, `config.json` under a name of their own.
+_DERIVED = ("num_labels", "dtype", "kept_heads")
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
-    """A BERT sequence classifier, with the field names of Hugging Face's `config.json` (defaults:
-    BERT-base, two classes).
-    """
+class EncoderConfig:
+    """A sequence classifier, with the field names of Hugging Face's BERT."""
+
+    model_type: ClassVar[str]  # of config.json
+    architecture: ClassVar[str]  # the class of `transformers` that reads what is saved
+    title: ClassVar[str]  # the family's name in error messages
+    # Where config.json has another name than the field; None: it is fixed, and not written there.
+    hf_names: ClassVar[Mapping[str, str | None]] = {}
+    # Values of config.json that are supported; a missing value is as good.
+    required_settings: ClassVar[Mapping[str, Any]] = {}
+    # Whether the classifier reads the first row of the last layer alone, so that the others need
+    # not be computed. False where it takes a mean over the tokens.
+    reads_first_row: ClassVar[bool] = True
+    # Whether positions are counted from pad_token_id, which then must be the tokenizer's.
+    counts_positions_from_padding: ClassVar[bool] = False
 
     vocab_size: int = 30522
     hidden_size: int = 768  # D
@@ -33,43 +50,22 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None  # None: hidden_dropout_prob
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2  # C; with 1, the output is a number (regression)
-    problem_type: str | None = (
-        None  # "regression" or "single_label_classification"; None: by the number of outputs
-    )
-    # Of each layer, ascending, in the numbering of the whole model; None: all. Hugging Face's
-    # config.json has the others, `pruned_heads`.
+    # "regression" or "single_label_classification"; None: by the number of outputs
+    problem_type: str | None = None
+    # The remaining heads of each layer, ascending, in the numbering of the whole model; None: all.
+    # Hugging Face's config.json has those that were removed, `pruned_heads`.
     kept_heads: tuple[tuple[int, ...], ...] | None = None
-    # Linen's meaning: what is computed in, e.g. "bfloat16"; None: the parameters' own dtype. Not
-    # part of config.json.
+    # As in Linen: what is computed in, e.g. "bfloat16"; None: the parameters' own dtype. Not part
+    # of config.json.
     dtype: str | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                least = 0 if field.name == "pad_token_id" else 1
-                most = _LARGEST.get(field.name, _LARGEST_SIZE)
-                index = as_index(value)
-                if index is None or not least <= index <= most:
-                    raise InputError(
-                        f"{field.name} must be an integer from {least} to {most}, not {value!r:.80}"
-                    )
-                object.__setattr__(self, field.name, index)  # NumPy's are not JSON
-            elif field.type == "float" or (
-                field.name == "classifier_dropout" and value is not None
-            ):
-                is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-                if not (is_number and 0 <= value < 1):
-                    raise InputError(
-                        f"{field.name} must be a number from 0 up to 1, not {value!r:.80}"
-                    )
-                if not isinstance(value, (int, float)):
-                    object.__setattr__(self, field.name, float(value))
+            self._check_number(field)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads"
@@ -92,91 +88,141 @@ class BertConfig:
         if self.kept_heads is not None:
             object.__setattr__(self, "kept_heads", self._checked_kept_heads())
 
+    def _check_number(self, field: dataclasses.Field) -> None:
+        """Check a field that is a number, and store it as Python's: NumPy's are not JSON."""
+        value = getattr(self, field.name)
+        if field.type == "int":
+            least = 0 if field.name == "pad_token_id" else 1
+            most = _LARGEST.get(field.name, _LARGEST_SIZE)
+            index = as_index(value)
+            if index is None or not least <= index <= most:
+                raise InputError(
+                    f"{field.name} must be an integer from {least} to {most}, not {value!r:.80}"
+                )
+            object.__setattr__(self, field.name, index)
+        elif field.type == "float" or (field.name == "classifier_dropout" and value is not None):
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not (is_number and 0 <= value < 1):
+                raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r:.80}")
+            if not isinstance(value, (int, float)):
+                object.__setattr__(self, field.name, float(value))
+
     def _checked_kept_heads(self) -> tuple[tuple[int, ...], ...] | None:
-        every = tuple(range(self.num_attention_heads))
+        all_heads = tuple(range(self.num_attention_heads))
         try:
-            kept = tuple({as_index(head) for head in heads} for heads in self.kept_heads)
+            kept = tuple({as_index(head) for head in heads} for heads in self.kept_heads or ())
         except TypeError:
             kept = ()
-        if len(kept) != self.num_hidden_layers or not all(heads <= set(every) for heads in kept):
+        if len(kept) != self.num_hidden_layers or not all(
+            heads <= set(all_heads) for heads in kept
+        ):
             expected = (
-                f"{self.num_hidden_layers} layers, some of the heads 0 to {every[-1]} of each"
+                f"{self.num_hidden_layers} layers, some of the heads 0 to {all_heads[-1]} of each"
             )
             raise InputError(
                 f"kept_heads must be a list for each of {expected}, not {self.kept_heads!r:.200}"
             )
-        kept = tuple(tuple(sorted(heads)) for heads in kept)
-        return None if all(heads == every for heads in kept) else kept
+        ordered = tuple(tuple(head for head in all_heads if head in heads) for heads in kept)
+        return None if all(heads == all_heads for heads in ordered) else ordered
 
     @property
     def head_size(self) -> int:
         """K, the width of one head."""
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def max_length(self) -> int:
+        """The largest number of tokens that the model has positions for."""
+        return self.max_position_embeddings
+
+    @property
+    def num_segments(self) -> int:
+        """How many different `token_type_ids` the model knows."""
+        return 1
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether the model can tell the two texts of a pair apart."""
+        return True
+
     def heads_of(self, layer: int) -> tuple[int, ...]:
         """Return the heads that a layer has, in the numbering of the whole model."""
-        return (
-            tuple(range(self.num_attention_heads))
-            if self.kept_heads is None
-            else self.kept_heads[layer]
-        )
+        if self.kept_heads is None:
+            return tuple(range(self.num_attention_heads))
+        return self.kept_heads[layer]
+
+    def num_queries(self, layer: int) -> int | None:
+        """Return how many rows of a layer's attention the output depends on; None: all."""
+        is_last = layer == self.num_hidden_layers - 1
+        return 1 if is_last and self.reads_first_row else None
+
+    def layer_name(self, layer: int) -> str:
+        """Return under what name a layer's parameters stand in the tree."""
+        return f"layers_{layer}"
+
+    def layer_kind(self, layer: int) -> int:
+        """Return the first layer that computes as this one does, with other parameters.
+
+        Programs that see one layer are compiled for each kind.
+        """
+        return 0
 
     @classmethod
-    def from_hf(cls, fields: dict[str, Any]) -> BertConfig:
+    def from_hf(cls, fields: dict[str, Any]) -> Self:
         """Read the contents of a Hugging Face `config.json`.
 
         Raises:
-          InputError: the model is not a BERT encoder, or a field has a value that this
+          InputError: the model is of another family, or a field has a value that this
             implementation does not have.
         """
-        if fields.get("model_type") != "bert":
+        if fields.get("model_type") != cls.model_type:
             raise InputError(
-                f"model_type is {fields.get('model_type')!r}; only 'bert' models can be used"
+                f"model_type is {fields.get('model_type')!r}; only {cls.model_type!r} models can be"
+                " used"
             )
-        for name, supported in (
-            ("position_embedding_type", "absolute"),
-            ("is_decoder", False),
-            ("add_cross_attention", False),
-        ):
+        for name, supported in cls.required_settings.items():
             if fields.get(name) not in (None, supported):
                 raise InputError(f"{name} is {fields[name]!r}; only {supported!r} is supported")
-        known = {field.name for field in dataclasses.fields(cls)} - {
-            "num_labels",
-            "dtype",
-            "kept_heads",
+        values = {
+            name: fields[hf_name]
+            for name, hf_name in cls._hf_fields()
+            if fields.get(hf_name) is not None
         }
-        given = {
-            name: value for name, value in fields.items() if name in known and value is not None
-        }
-        config = cls(**given, num_labels=num_labels_of(fields))
+        config = cls(**values, num_labels=num_labels_of(fields))
         pruned = fields.get("pruned_heads")
-        return (
-            config
-            if pruned in (None, {})
-            else dataclasses.replace(config, kept_heads=_without(pruned, config))
-        )
+        if pruned in (None, {}):
+            return config
+        return dataclasses.replace(config, kept_heads=_remaining_heads(pruned, config))
+
+    @classmethod
+    def _hf_fields(cls) -> list[tuple[str, str]]:
+        """Return (field, name in config.json) of every field that stands there."""
+        names = [(field.name, cls.hf_names.get(field.name, field.name)) for field in _fields(cls)]
+        return [(name, hf_name) for name, hf_name in names if hf_name is not None]
 
     def to_hf(self, id2label: dict[int, str]) -> dict[str, Any]:
-        """Return the contents of a `config.json` that `transformers` loads as
-        `BertForSequenceClassification`.
-        """
-        fields = dataclasses.asdict(self)
-        del fields["num_labels"], fields["dtype"], fields["kept_heads"]
+        """Return the contents of a `config.json` that `transformers` loads as `architecture`."""
+        fields = {hf_name: getattr(self, name) for name, hf_name in self._hf_fields()}
         if self.problem_type is None:
             del fields["problem_type"]
         if self.kept_heads is not None:
-            every = set(range(self.num_attention_heads))
+            all_heads = set(range(self.num_attention_heads))
             removed = {
-                str(layer): sorted(every - set(kept)) for layer, kept in enumerate(self.kept_heads)
+                str(layer): sorted(all_heads - set(kept))
+                for layer, kept in enumerate(self.kept_heads)
             }
             fields["pruned_heads"] = {layer: heads for layer, heads in removed.items() if heads}
         return {
-            "architectures": ["BertForSequenceClassification"],
-            "model_type": "bert",
+            "architectures": [self.architecture],
+            "model_type": self.model_type,
             **fields,
             "id2label": {str(index): name for index, name in sorted(id2label.items())},
             "label2id": {name: index for index, name in sorted(id2label.items())},
         }
+
+
+def _fields(config: type[EncoderConfig]) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(config) if field.name not in _DERIVED]
 
 
 def num_labels_of(fields: Mapping[str, Any]) -> int:
@@ -186,9 +232,7 @@ def num_labels_of(fields: Mapping[str, Any]) -> int:
 
 
 def unusable_problem_type(problem_type: Any, num_labels: int) -> str | None:
-    """Return why outputs of this Hugging Face `problem_type` cannot be explained, None where they
-    can.
-    """
+    """Return why outputs of this `problem_type` cannot be explained; None where they can."""
     if problem_type == "regression" and num_labels != 1:
         return (
             f"problem_type is regression with {num_labels} outputs; these have no probabilities,"
@@ -202,23 +246,25 @@ def unusable_problem_type(problem_type: Any, num_labels: int) -> str | None:
     return None
 
 
-def _without(pruned: Any, config: BertConfig) -> tuple[tuple[int, ...], ...]:
-    """Return the heads kept, given Hugging Face's `pruned_heads`: {layer: [head, …]}, the layer as
-    text.
+def _remaining_heads(pruned: Any, config: EncoderConfig) -> tuple[tuple[int, ...], ...]:
+    """Return the heads kept, given Hugging Face's `pruned_heads`.
+
+    Args:
+      pruned: {layer: [head, …]}, the layer as text.
+      config: the geometry of the whole model.
     """
-    every = range(config.num_attention_heads)
-    kept = [set(every) for _ in range(config.num_hidden_layers)]
-    is_mapping = isinstance(pruned, dict) and all(
+    all_heads = range(config.num_attention_heads)
+    kept = [set(all_heads) for _ in range(config.num_hidden_layers)]
+    if not isinstance(pruned, dict) or not all(
         isinstance(heads, list) for heads in pruned.values()
-    )
-    for layer, heads in pruned.items() if is_mapping else ():
+    ):
+        raise InputError(f"pruned_heads must be {{layer: [head, …]}}, not {pruned!r}")
+    for layer, heads in pruned.items():
         exists = str(layer) in map(str, range(len(kept)))
-        if not exists or not all(type(head) is int and head in every for head in heads):
+        if not exists or not all(type(head) is int and head in all_heads for head in heads):
             raise InputError(
                 f"pruned_heads names heads {heads} of layer {layer!r}; the model had layers 0 to"
-                f" {len(kept) - 1}, heads 0 to {every[-1]}"
+                f" {len(kept) - 1}, heads 0 to {all_heads[-1]}"
             )
         kept[int(layer)] -= set(heads)
-    if not is_mapping:
-        raise InputError(f"pruned_heads must be {{layer: [head, …]}}, not {pruned!r}")
     return tuple(tuple(sorted(heads)) for heads in kept)

@@ -21,15 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from .config import BertConfig
+from .config import EncoderConfig
 from .types import Array, HeadMask, Params
 
 
-def mask_row(head_mask: Any, config: BertConfig, layer: int) -> Any:
-    """Return the head mask of the heads that a layer has, of the mask [L, N] of the whole model;
-    None of None.
+def mask_row(head_mask: Any, config: EncoderConfig, layer: int) -> Any:
+    """Return the part of a head mask for the remaining heads of a layer; None if there is no mask.
 
-    A list of factors for every row, [B, Q, N] of each layer, will do as well.
+    Args:
+      head_mask: [L, N], or a factor for every row: a list over layers of [B, Q, N].
+      config: the geometry.
+      layer: its number.
     """
     if head_mask is None:
         return None
@@ -37,10 +39,8 @@ def mask_row(head_mask: Any, config: BertConfig, layer: int) -> Any:
     return row if config.kept_heads is None else row[..., np.asarray(config.heads_of(layer), int)]
 
 
-def spread_heads(values: Array, config: BertConfig, layer: int) -> Array:
-    """Return `values` [B, heads that the layer has, ...] as [B, N, ...], zeros for those it does
-    not have.
-    """
+def spread_heads(values: Array, config: EncoderConfig, layer: int) -> Array:
+    """Return `values` [B, remaining heads, ...] as [B, N, ...], zeros for the removed heads."""
     kept = config.heads_of(layer)
     if len(kept) == config.num_attention_heads:
         return values
@@ -48,12 +48,13 @@ def spread_heads(values: Array, config: BertConfig, layer: int) -> Array:
     return full.at[:, np.asarray(kept, int)].set(values)
 
 
-def select_heads(params: Params, config: BertConfig, head_mask: Any) -> tuple[Params, BertConfig]:
-    """Return the parameters and geometry of the same model without the heads whose mask is 0,
-    sliced out of them.
+def select_heads(
+    params: Params, config: EncoderConfig, head_mask: Any
+) -> tuple[Params, EncoderConfig]:
+    """Return the parameters and geometry of the same model without the masked heads.
 
-    Rows K of query, key and value, columns K of the output projection; its bias stays. NumPy stays
-    NumPy, JAX arrays may be traced.
+    Their columns of query, key and value and their rows of the output projection are sliced out;
+    its bias stays. NumPy stays NumPy, JAX arrays may be traced.
 
     Args:
       params, config: of a model, some of whose heads may be gone already.
@@ -72,40 +73,42 @@ def select_heads(params: Params, config: BertConfig, head_mask: Any) -> tuple[Pa
     ]
     names = ("query", "key", "value", "attention_output")
     old = {
-        f"layers_{layer}": {name: params[f"layers_{layer}"][name] for name in names}
-        for layer in changed
+        layer: {name: params[config.layer_name(layer)][name] for name in names} for layer in changed
     }
     is_numpy = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(old))
     new = (_cut_heads if is_numpy else _compiled_cut_heads)(old, config=config, factors=factors)
-    cut = {layer: {**params[layer], **attention} for layer, attention in new.items()}
+    layer_names = {layer: config.layer_name(layer) for layer in changed}
+    cut = {layer_names[layer]: {**params[layer_names[layer]], **new[layer]} for layer in changed}
     return {**params, **cut}, dataclasses.replace(config, kept_heads=tuple(kept_heads))
 
 
-def _cut_heads(layers: Params, config: BertConfig, factors: HeadMask) -> Params:
-    """Return the attention parameters of `layers` without the heads whose factor is 0, the output
-    projection times the others' factors.
+def _cut_heads(
+    layers: dict[int, Params], config: EncoderConfig, factors: tuple[tuple[float, ...], ...]
+) -> dict[int, Params]:
+    """Return the attention parameters of `layers` without the heads whose factor is 0.
+
+    The output projection is multiplied by the factors of the remaining heads.
     """
     cut = {}
-    for name, old in layers.items():
-        layer = int(name.removeprefix("layers_"))
-        of_heads = np.asarray([factors[layer][head] for head in config.heads_of(layer)], np.float32)
-        split, at = (len(of_heads), config.head_size), np.flatnonzero(of_heads)
-        width = len(at) * config.head_size
-        cut[name] = {}
+    for layer, old in layers.items():
+        present = np.asarray([factors[layer][head] for head in config.heads_of(layer)], np.float32)
+        kept = np.flatnonzero(present)
+        by_head = (len(present), config.head_size)
+        width = len(kept) * config.head_size
+        cut[layer] = {}
+        # Query, key, value: columns [N·K] of the kernel, entries of the bias.
         for part in ("query", "key", "value"):
-            kernel = (
-                old[part]["kernel"]
-                .reshape(config.hidden_size, *split)[:, at]
-                .reshape(config.hidden_size, width)
-            )
-            cut[name][part] = {
-                "kernel": kernel,
-                "bias": old[part]["bias"].reshape(split)[at].reshape(width),
+            kernel = old[part]["kernel"].reshape(config.hidden_size, *by_head)[:, kept]
+            bias = old[part]["bias"].reshape(by_head)[kept]
+            cut[layer][part] = {
+                "kernel": kernel.reshape(config.hidden_size, width),
+                "bias": bias.reshape(width),
             }
-        output = old["attention_output"]["kernel"].reshape(*split, config.hidden_size)[at]
-        if (of_heads[at] != 1).any():
-            output = output * of_heads[at][:, None, None].astype(output.dtype)
-        cut[name]["attention_output"] = {"kernel": output.reshape(width, config.hidden_size)}
+        # Output projection: rows [N·K].
+        output = old["attention_output"]["kernel"].reshape(*by_head, config.hidden_size)[kept]
+        if (present[kept] != 1).any():
+            output = output * present[kept][:, None, None].astype(output.dtype)
+        cut[layer]["attention_output"] = {"kernel": output.reshape(width, config.hidden_size)}
     return cut
 
 
@@ -113,8 +116,8 @@ _compiled_cut_heads = jax.jit(_cut_heads, static_argnames=("config", "factors"))
 
 
 def split_head_mask(
-    params: Params, config: BertConfig, head_mask: HeadMask | None
-) -> tuple[Params, BertConfig, Array | None]:
+    params: Params, config: EncoderConfig, head_mask: HeadMask | None
+) -> tuple[Params, EncoderConfig, Array | None]:
     """Return (parameters, geometry, traced mask) that stand for a model under a head mask.
 
     A JAX array is traced: one compiled program serves every mask. A NumPy array or nested sequence
@@ -131,7 +134,7 @@ def split_head_mask(
     return *select_heads(params, config, static_mask("head_mask", head_mask, config)), None
 
 
-def static_mask(name: str, mask: Any, config: BertConfig) -> np.ndarray:
+def static_mask(name: str, mask: Any, config: EncoderConfig) -> np.ndarray:
     """Return a mask whose values are known, as float32 [L, N].
 
     Raises:
@@ -151,13 +154,13 @@ def static_mask(name: str, mask: Any, config: BertConfig) -> np.ndarray:
     return values
 
 
-def _check_mask_shape(name: str, mask: Any, config: BertConfig) -> None:
+def _check_mask_shape(name: str, mask: Any, config: EncoderConfig) -> None:
     expected = (config.num_hidden_layers, config.num_attention_heads)
     if np.shape(mask) != expected:
         raise InputError(f"{name} must be [L, N] = {list(expected)}, not {list(np.shape(mask))}")
 
 
-def present_heads(config: BertConfig) -> np.ndarray:
+def present_heads(config: EncoderConfig) -> np.ndarray:
     """Return the mask int32 [L, N] of the heads that a model has."""
     mask = np.zeros((config.num_hidden_layers, config.num_attention_heads), np.int32)
     for layer, row in enumerate(mask):

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, as_index, root_cause
-from .bert import BertClassifier, BertLayer
-from .config import BertConfig
+from .config import EncoderConfig
+from .families import apply_encoder
 from .head_masks import select_heads, split_head_mask, spread_heads
 from .types import Array, Batch, HeadMask, Params
 
@@ -25,7 +25,7 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
 
 
-def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
+def complete_batch(batch: Batch, config: EncoderConfig) -> dict[str, Any]:
     """Return the arrays that the model reads, all int [B, T]; a missing mask means ones, missing
     segments zeros.
 
@@ -52,10 +52,10 @@ def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
     meaning = f"the model's vocab_size is {config.vocab_size}; is the tokenizer another model's?"
     ids = checked_tokens("input_ids", batch["input_ids"], config.vocab_size, meaning)
     shape = ids.shape
-    if shape[1] > config.max_position_embeddings:
+    if shape[1] > config.max_length:
         raise InputError(
             f"{shape[1]} tokens are more than the model's max_position_embeddings,"
-            f" {config.max_position_embeddings}"
+            f" {config.max_length}"
         )
     completed = {
         "input_ids": ids,
@@ -66,8 +66,8 @@ def complete_batch(batch: Batch, config: BertConfig) -> dict[str, Any]:
         ("attention_mask", 2, "1 for real tokens, 0 for padding"),
         (
             "token_type_ids",
-            config.type_vocab_size,
-            f"the model's type_vocab_size is {config.type_vocab_size}",
+            config.num_segments,
+            f"the model's type_vocab_size is {config.num_segments}",
         ),
     ):
         if batch.get(name) is not None:
@@ -153,7 +153,7 @@ def checked_tokens(
 def forward(
     params: Params,
     batch: Batch,
-    config: BertConfig,
+    config: EncoderConfig,
     attention_probs: Mapping[int, Array] | None = None,
     head_mask: HeadMask | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
@@ -191,7 +191,7 @@ def forward(
 
 
 def _checked_probs(
-    attention_probs: Mapping[int, Any] | None, shape: tuple[int, int], config: BertConfig
+    attention_probs: Mapping[int, Any] | None, shape: tuple[int, int], config: EncoderConfig
 ) -> dict[int, Any]:
     """Return the probabilities given for some layers as arrays, or raise an InputError; `shape` is
     [B, T].
@@ -228,20 +228,19 @@ def _checked_probs(
 
 @functools.partial(jax.jit, static_argnames=("config", "masked_config"))
 def _forward(params, batch, config, attention_probs, traced_mask, masked_params, masked_config):
+    """Return what `forward` does, with `masked_config` the model of the masked heads alone."""
     given = {
         layer: probs[:, np.asarray(config.heads_of(layer), int)]
         for layer, probs in attention_probs.items()
     }
-    logits, used, inputs = BertClassifier(config).apply(
-        {"params": params}, batch, given, traced_mask
-    )
+    logits, used, inputs = apply_encoder(params, config, batch, given, traced_mask)
     used = [spread_heads(probs, config, layer) for layer, probs in enumerate(used)]
+    # The masked heads see the same input, and their probabilities fill the gaps.
+    key_mask = batch["attention_mask"] != 0
     for layer, hidden in enumerate(inputs if masked_config else ()):
-        heads = masked_config.heads_of(layer)
-        if heads:
-            variables = {"params": masked_params[f"layers_{layer}"]}
-            probs = BertLayer(masked_config, len(heads)).apply(
-                variables, hidden, batch["attention_mask"] != 0, method="probs"
+        if masked_config.heads_of(layer):
+            probs = apply_encoder(
+                masked_params, masked_config, layer, hidden, key_mask, method="layer_probs"
             )
             used[layer] += spread_heads(probs, masked_config, layer)
     return logits, tuple(attention_probs.get(layer, probs) for layer, probs in enumerate(used))
@@ -249,17 +248,17 @@ def _forward(params, batch, config, attention_probs, traced_mask, masked_params,
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def predict_logits(params, batch, config, head_mask=None) -> Array:
-    """Return the logits [B, C] alone: `forward` without the rows of the last layer that no logit
-    depends on; `head_mask` is traced.
+    """Return the logits [B, C] alone, without computing rows that no logit depends on.
+
+    `head_mask` is traced.
     """
-    return BertClassifier(config).apply(
-        {"params": params}, batch, head_mask=head_mask, cls_only=True
-    )[0]
+    return apply_encoder(params, config, batch, head_mask=head_mask, only_read_rows=True)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def predict_logits_of_masks(params, batch, config, head_masks) -> Array:
-    """Return the logits [M, B, C] under each of `head_masks` [M, L, N]; what no mask changes is
-    computed once.
+    """Return the logits [M, B, C] under each of `head_masks` [M, L, N].
+
+    What no mask changes is computed once.
     """
     return jax.vmap(functools.partial(predict_logits, params, batch, config))(head_masks)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ..models.classifier import Classifier, file_size
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
 from ..models.inference import complete_batch, predict_logits
 
 BATCH_SIZES = (1, 32)
@@ -72,5 +72,5 @@ def latencies(
     return found
 
 
-def _inputs(config: BertConfig, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
+def _inputs(config: EncoderConfig, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
     return complete_batch({"input_ids": np.ones((batch_size, num_tokens), np.int32)}, config)

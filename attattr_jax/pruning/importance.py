@@ -34,9 +34,9 @@ from ..attribution.memory import bytes_per_step, default_batch_size, memory_budg
 from ..attribution.reductions import max_over_real
 from ..data.batches import Encoded, inference_batches
 from ..errors import InputError
-from ..models.bert import BertClassifier
 from ..models.classifier import Classifier
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
+from ..models.families import apply_encoder
 from ..models.head_masks import mask_row, present_heads, spread_heads
 from ..models.inference import model_inputs
 from ..models.types import Array
@@ -142,9 +142,9 @@ def _rows_of_one_pass(num_tokens: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def _attention(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array]:
+def _attention(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Array]:
     """Return each head's largest probability, [B, L, N]."""
-    _, probs, _ = BertClassifier(config).apply({"params": params}, inputs, head_mask=mask)
+    _, probs, _ = apply_encoder(params, config, inputs, head_mask=mask)
     real = inputs["attention_mask"] != 0
     maxima = [
         spread_heads(reductions.max_over_real(used, real), config, layer)
@@ -154,24 +154,22 @@ def _attention(params, inputs, labels, mask, config: BertConfig) -> dict[str, Ar
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array]:
+def _taylor(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Array]:
     """Return Σ over real tokens of |context · ∂loss/∂context|, [B, L, N].
 
     A factor g = 1 on the context of every row of every head makes it a gradient of its own:
     ∂loss/∂g = context · ∂loss/∂context.
     """
     num_rows, num_tokens = inputs["input_ids"].shape
-    last = config.num_hidden_layers - 1
     real = inputs["attention_mask"] != 0
 
     def loss(factors: list[Array]) -> Array:
         masked = [each * mask[layer][None, None, :] for layer, each in enumerate(factors)]
-        logits, _, _ = BertClassifier(config).apply(
-            {"params": params}, inputs, head_mask=masked, cls_only=True
-        )
+        logits, _, _ = apply_encoder(params, config, inputs, head_mask=masked, only_read_rows=True)
         return -jnp.sum(formula.objective_of(logits, labels, "log_prob"))
 
-    queries = [1 if layer == last else num_tokens for layer in range(last + 1)]
+    layers = range(config.num_hidden_layers)
+    queries = [config.num_queries(layer) or num_tokens for layer in layers]
     ones = [
         jnp.ones((num_rows, count, config.num_attention_heads), mask.dtype) for count in queries
     ]
@@ -185,7 +183,7 @@ def _taylor(params, inputs, labels, mask, config: BertConfig) -> dict[str, Array
 
 @functools.partial(jax.jit, static_argnames=("config", "heads_at_once"))
 def _ablation(
-    params, inputs, labels, mask, config: BertConfig, heads_at_once: int
+    params, inputs, labels, mask, config: EncoderConfig, heads_at_once: int
 ) -> dict[str, Array]:
     """Return the rise of the loss and the loss of accuracy without each head, [B, L, N]: every head
     of every layer in one program.
@@ -195,14 +193,15 @@ def _ablation(
     """
     layers = tuple(range(config.num_hidden_layers))
     clean = formula.clean_pass(params, inputs, labels, mask, config, "log_prob", layers)
-    real = [clean.real] * len(layers)
+    token_masks = [clean.token_mask] * len(layers)
 
     def logits_without(head: Array) -> Array:
         left = mask * (jnp.arange(config.num_attention_heads) != head)[None, :].astype(mask.dtype)
         mixed = [
-            formula.mix(
-                params[f"layers_{layer}"],
+            formula.attention_output(
+                formula.layer_params_of(params, config, layer),
                 config,
+                config.layer_kind(layer),
                 hidden,
                 probs[:, :, : added.shape[1]],
                 mask_row(left, config, layer),
@@ -214,9 +213,8 @@ def _ablation(
         mixed = [
             added.astype(hidden.dtype) for added, hidden in zip(mixed, clean.hidden, strict=True)
         ]
-        return BertClassifier(config).apply(
-            {"params": params}, layers, clean.hidden, mixed, real, mask, method="classify_branches"
-        )
+        branches = layers, clean.hidden, mixed, token_masks, mask
+        return apply_encoder(params, config, *branches, method="classify_branches")
 
     # [N, L, B, C]
     logits = jax.lax.map(

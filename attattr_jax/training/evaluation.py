@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.batches import Encoded, inference_batches
 from ..errors import InputError
-from ..models.config import BertConfig
+from ..models.config import EncoderConfig
 from ..models.head_masks import split_head_mask
 from ..models.inference import model_inputs, predict_logits, predict_logits_of_masks
 from ..models.types import Array, HeadMask
@@ -25,7 +25,7 @@ MASKS_AT_ONCE = 8  # head masks that an accelerator evaluates together
 
 def predict(
     params: Mapping[str, Any],
-    config: BertConfig,
+    config: EncoderConfig,
     encoded: Encoded,
     mesh: jax.sharding.Mesh,
     head_mask: HeadMask | None = None,
@@ -57,7 +57,7 @@ def predict(
 
 def predict_masks(
     params: Mapping[str, Any],
-    config: BertConfig,
+    config: EncoderConfig,
     encoded: Encoded,
     mesh: jax.sharding.Mesh,
     head_masks: np.ndarray,
@@ -95,7 +95,7 @@ def predict_masks(
 def _over_batches(
     compute: Callable[[Any], list[Array]],
     num_masks: int,
-    config: BertConfig,
+    config: EncoderConfig,
     encoded: Encoded,
     mesh,
     batch_size: int,

@@ -27,8 +27,8 @@ import optax
 
 from ..data.batches import Encoded, shuffled_batches
 from ..errors import InputError, root_cause
-from ..models.bert import BertClassifier
 from ..models.classifier import Classifier
+from ..models.families import apply_encoder
 from ..models.inference import model_inputs
 from ..models.types import Array
 from ..runtime import sharding
@@ -101,8 +101,9 @@ def make_train_step(
     """
 
     def loss_of(params, inputs, labels, weights, dropout_key):
-        logits, _, _ = BertClassifier(config).apply(
-            {"params": params}, inputs, cls_only=True, train=True, rngs={"dropout": dropout_key}
+        rngs = {"dropout": dropout_key}
+        logits, _, _ = apply_encoder(
+            params, config, inputs, only_read_rows=True, train=True, rngs=rngs
         )
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses * weights) / jnp.sum(weights)
@@ -212,9 +213,7 @@ class Trainer:
                 step = epoch * self.steps_per_epoch + position
                 if step >= first_step:
                     check_interrupted()
-                    batch = self.train.batch(
-                        indices, rows, config.pad_token_id, config.max_position_embeddings
-                    )
+                    batch = self.train.batch(indices, rows, config.pad_token_id, config.max_length)
                     arrays = (model_inputs(batch.inputs), batch.labels, batch.weights)
                     yield step, indices, sharding.shard_rows(arrays, self.mesh)
 
