@@ -26,7 +26,7 @@ from tiny_classifier import make_tiny
 
 import attattr_jax as aa
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
+GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "bert")
 WORDS = (
     "a the film movie story plot acting music script is was not never and but very good bad great"
     " dull bright slow warm cold sharp flat fine poor rich weak strong clever silly lovely"
@@ -64,7 +64,7 @@ def standard_promotion():
 
 @pytest.fixture(scope="session")
 def golden():
-    """Arrays computed in float64 by a separate implementation; see tests/golden."""
+    """Arrays computed in float64 by a separate implementation; see tests/golden/."""
     with np.load(os.path.join(GOLDEN, "expected.npz")) as file:
         return dict(file)
 

@@ -222,11 +222,14 @@ def test_golden_holds_as_compiled_for_users():
     """These tests run with less optimization; here is one golden array with what users get."""
     code = """
 import numpy as np, attattr_jax as aa
-model, expected = aa.load_classifier("tests/golden"), np.load("tests/golden/expected.npz")
-batch = {name: expected[name].astype(np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
+model = aa.load_classifier("tests/golden/bert")
+expected = np.load("tests/golden/bert/expected.npz")
+names = "input_ids", "attention_mask", "token_type_ids"
+batch = {name: expected[name].astype(np.int32) for name in names}
 result = aa.attribute_attention(model.params, batch, model.config, n_steps=8)
 scale = np.abs(expected["attributions_gauss8_predicted"]).max(axis=(0, 2, 3, 4))
-error = np.abs(result.attributions - expected["attributions_gauss8_predicted"]).max(axis=(0, 2, 3, 4))
+difference = result.attributions - expected["attributions_gauss8_predicted"]
+error = np.abs(difference).max(axis=(0, 2, 3, 4))
 assert (error <= 1e-5 * scale).all(), error / scale
 """
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
