@@ -1,4 +1,4 @@
-"""The families of models that can be used. A new one is a file here, and its name in `FAMILIES`."""
+"""The families of models that can be used. A new one is a file here, named in `MODULES`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..family import Family
 from ..types import Params
 from . import bert
 
-FAMILIES: dict[str, Family] = {module.FAMILY.config.model_type: module.FAMILY for module in (bert,)}
+MODULES = (bert,)
+FAMILIES: dict[str, Family] = {module.FAMILY.config.model_type: module.FAMILY for module in MODULES}
 
 
 def family_of(config: EncoderConfig) -> Family:
