@@ -9,9 +9,9 @@ from ..config import EncoderConfig
 from ..encoder import Encoder
 from ..family import Family
 from ..types import Params
-from . import bert
+from . import bert, distilbert
 
-MODULES = (bert,)
+MODULES = (bert, distilbert)
 FAMILIES: dict[str, Family] = {module.FAMILY.config.model_type: module.FAMILY for module in MODULES}
 
 
