@@ -9,9 +9,9 @@ from ..config import EncoderConfig
 from ..encoder import Encoder
 from ..family import Family
 from ..types import Params
-from . import bert, distilbert
+from . import bert, distilbert, roberta
 
-MODULES = (bert, distilbert)
+MODULES = (bert, distilbert, roberta)
 FAMILIES: dict[str, Family] = {module.FAMILY.config.model_type: module.FAMILY for module in MODULES}
 
 
