@@ -73,4 +73,5 @@ def latencies(
 
 
 def _inputs(config: EncoderConfig, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
-    return complete_batch({"input_ids": np.ones((batch_size, num_tokens), np.int32)}, config)
+    token = 1 if config.pad_token_id == 0 else 0  # any that is not padding
+    return complete_batch({"input_ids": np.full((batch_size, num_tokens), token)}, config)
