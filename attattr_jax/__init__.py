@@ -23,9 +23,10 @@ from .models.families.bert import BertConfig
 from .models.head_masks import present_heads
 from .models.inference import forward
 from .models.tensors import init_params
-from .pruning.curves import remove_heads
+from .pruning.experiment import prune_curve
 from .pruning.importance import head_importance
 from .pruning.masks import keep_top_heads, prune_lowest_heads
+from .pruning.removal import remove_heads
 
 __all__ = [
     "AttentionAttributions",
@@ -49,6 +50,7 @@ __all__ = [
     "load_attributions",
     "load_classifier",
     "present_heads",
+    "prune_curve",
     "prune_lowest_heads",
     "quadrature",
     "remove_heads",

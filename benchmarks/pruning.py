@@ -29,7 +29,8 @@ from attattr_jax.data.splits import load_split
 from attattr_jax.models import head_masks
 from attattr_jax.pruning import importance_file
 from attattr_jax.pruning.curves import curve_masks, removal_order
-from attattr_jax.pruning.importance import MEASURES, score_heads
+from attattr_jax.pruning.importance import score_heads
+from attattr_jax.pruning.measures import MEASURES
 from attattr_jax.runtime import sharding
 from attattr_jax.training import evaluation
 

@@ -7,9 +7,10 @@ import pytest
 
 import attattr_jax as aa
 from attattr_jax.attribution import adaptive
+from attattr_jax.attribution.quadrature import levels_within
 
 CAP = inspect.signature(aa.attribute_attention).parameters["max_steps"].default
-LEVELS = adaptive.levels_within(CAP)[1:]  # the first only gives a change
+LEVELS = levels_within(CAP)[1:]  # the first only gives a change
 SHARES = (2, 3, 4)  # axes of one layer's attributions
 
 

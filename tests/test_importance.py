@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax.attribution import memory
 from attattr_jax.data.batches import Encoded
-from attattr_jax.pruning import importance
+from attattr_jax.pruning import importance, measures
 from attattr_jax.pruning.importance import score_heads
 from attattr_jax.runtime import sharding
 
@@ -129,7 +128,7 @@ def test_devices_batches_and_filling_rows_change_nothing(score, unmasked, measur
     filling.
     """
     monkeypatch.setattr(importance, "_rows_of_one_pass", lambda num_tokens: 3)
-    monkeypatch.setattr(memory, "default_batch_size", lambda config, num_tokens: 3)
+    monkeypatch.setattr(importance, "default_batch_size", lambda config, num_tokens: 3)
     counts = []
     found, expected = (
         score(measure, mesh=sharding.data_mesh(jax.devices()[:1]), on_batch=counts.append),
@@ -140,3 +139,7 @@ def test_devices_batches_and_filling_rows_change_nothing(score, unmasked, measur
     assert found.details.keys() == expected.details.keys()
     for name in expected.details:
         assert_close(found.details[name], expected.details[name])
+
+
+def test_every_named_measure_is_computed():
+    assert {*importance._MEASURES, "random"} == set(measures.MEASURES)

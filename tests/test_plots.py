@@ -9,8 +9,8 @@ from attattr_jax.attribution.reductions import strongest_pairs
 from attattr_jax.attribution.tree import AttributionTree, TreeNode
 from attattr_jax.errors import InputError
 from attattr_jax.explanations.explanation import Explanation
+from attattr_jax.views.options import FIGURE_FORMATS
 from attattr_jax.views.plots import (
-    ALL_FORMATS,
     accuracy_curves,
     arcs,
     attribution_and_attention,
@@ -398,7 +398,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
     figures = made()
     for name, these in (("one", figures), ("two", figures), ("three", made())):
         for at, figure in enumerate(these):
-            files = save_figure(figure, tmp_path / f"{name}{at}", ALL_FORMATS)
+            files = save_figure(figure, tmp_path / f"{name}{at}", FIGURE_FORMATS)
             assert files == [
                 tmp_path / f"{name}{at}.{extension}" for extension in ("png", "svg", "pdf")
             ]

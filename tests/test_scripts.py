@@ -678,6 +678,27 @@ def accuracy_of(classifier, batch, labels, mask):
     return np.mean(np.asarray(logits).argmax(axis=-1) == labels)
 
 
+def test_prune_curve_in_memory_is_that_of_the_script(curves_folder, trained_folder, reviews_folder):
+    classifier = aa.load_classifier(trained_folder)
+    of_script = json.loads((curves_folder / "pruning.json").read_text())["curves"]
+    train, dev = (
+        [line.split("\t") for line in (reviews_folder / name).read_text().splitlines()[1:]]
+        for name in ("train.tsv", "dev.tsv")
+    )
+    scored = sorted(np.random.default_rng(0).permutation(len(train))[:11])
+    sets = [[list(column) for column in zip(*rows, strict=True)] for rows in (train, dev)]
+    texts, labels = ([column[row] for row in scored] for column in sets[0])
+    for expected in (of_script[1], of_script[4]):
+        curve = aa.prune_curve(classifier, texts, labels, *sets[1], measure=expected["measure"])
+        assert curve == {name: expected[name] for name in curve}
+    with pytest.raises(aa.InputError, match="measure 'luck' is unknown; choose one of attribution"):
+        aa.prune_curve(classifier, texts, labels, *sets[1], measure="luck")
+    with pytest.raises(aa.InputError, match="every example of eval_texts was scored on"):
+        aa.prune_curve(classifier, texts, labels, texts, labels)
+    with pytest.raises(aa.InputError, match="the labels of texts must be a list"):
+        aa.prune_curve(classifier, texts, labels[1:], *sets[1])
+
+
 def test_prune_draws_curves(curves_folder, trained_folder, reviews_folder):
     record = json.loads((curves_folder / "pruning.json").read_text())
     assert record["curve"] == record["curves"][0]["points"]

@@ -24,25 +24,16 @@ import numpy as np
 
 from ..models.config import EncoderConfig
 from ..models.head_masks import mask_row
-from ..models.types import Array, Params
+from ..models.types import AnyArray, Array, Params
 from . import formula
-from .quadrature import nested_rules
+from .quadrature import FIRST_LEVEL, nested_rules
 
 REFINED_STEPS = 4  # the fewest nodes that a level adds
 ROUNDINGS = 16  # of a float, that add up in F: up to 6 were seen where nothing is attributed
-FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes only give the change of the 7
 REFINED_SHARE = 8  # of the rows are refined at once: one in so many
 
 # Rows to refine of each layer: their numbers int [layers, E], and which of these count.
 Picked = tuple[np.ndarray, np.ndarray]
-
-
-def levels_within(max_steps: int) -> tuple[int, ...]:
-    """Return the numbers of nodes of the levels that `max_steps` allows.
-
-    The first of them only gives the first change.
-    """
-    return tuple(size for size in nested_rules().sizes if size <= max_steps)
 
 
 def levels_rule(sizes: Sequence[int]) -> formula.Rule:
@@ -57,8 +48,8 @@ def refine(
     keys: Sequence[Hashable],
     num_rows: int,
     sizes: Sequence[int],
-    integrate: Callable[[dict[Hashable, np.ndarray], int, int], None],
-    assess: Callable[[Hashable, int, np.ndarray], np.ndarray],
+    integrate: Callable[[dict[Any, np.ndarray], int, int], None],
+    assess: Callable[[Any, int, np.ndarray], AnyArray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Go from level to level until every (row, key) is good enough, or the levels end.
 

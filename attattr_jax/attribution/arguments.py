@@ -8,46 +8,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..errors import InputError, as_index, root_cause
 from ..models.config import EncoderConfig
 from ..models.types import Array
-from . import adaptive, formula
-from .options import OBJECTIVES
+from . import formula
+from .options import check_n_steps, check_objective_name
 from .quadrature import METHODS, check_adaptive_method, checked_rule, quadrature
-
-
-def check_adaptive(tolerance: float, max_steps: int) -> tuple[int, ...]:
-    """Return the numbers of nodes of the levels to try, or raise an InputError."""
-    if (
-        isinstance(tolerance, bool)
-        or not isinstance(tolerance, (int, float, np.floating))
-        or not 0 < tolerance < 1
-    ):
-        raise InputError(f"tolerance must be a number between 0 and 1, not {tolerance!r}")
-    most = as_index(max_steps)
-    sizes = () if most is None else adaptive.levels_within(most)
-    if len(sizes) <= adaptive.FIRST_LEVEL:
-        raise InputError(
-            "max_steps must be an integer of at least 7, the nodes of the first level, not"
-            f" {max_steps!r}"
-        )
-    return sizes
 
 
 def is_adaptive(n_steps: int | str, method: Any, config: EncoderConfig, arrays) -> bool:
     """Return whether n_steps is "auto", or raise an InputError if that is not possible here."""
     if not isinstance(n_steps, str):
         return False
-    if n_steps != "auto":
-        raise InputError(f"n_steps must be an integer or 'auto', not {n_steps!r}")
+    check_n_steps(n_steps)
     check_adaptive_method(method)
     if config.dtype in ("bfloat16", "float16"):
         raise InputError(
             f"n_steps 'auto' needs float32: the rounding of {config.dtype} is larger than what is"
             " to be detected"
         )
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays)):
         raise InputError(
             "n_steps 'auto' looks at values and cannot be traced: call it outside jit, vmap and"
             " grad"
@@ -57,10 +39,7 @@ def is_adaptive(n_steps: int | str, method: Any, config: EncoderConfig, arrays) 
 
 def check_objective(objective: str, config: EncoderConfig) -> None:
     """Raise an InputError unless the model has this output."""
-    if objective not in OBJECTIVES:
-        raise InputError(
-            f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}"
-        )
+    check_objective_name(objective)
     if config.num_labels == 1 and objective != "logit":
         raise InputError(
             f"objective {objective!r} is constant for a model with one output: use 'logit'"
@@ -72,19 +51,21 @@ def checked_layers(layers: Sequence[int] | None, config: EncoderConfig) -> tuple
     if layers is None:
         return tuple(range(config.num_hidden_layers))
     try:
-        indices = tuple(map(as_index, layers))
+        indices = [as_index(layer) for layer in layers]
     except TypeError:  # a single number
-        indices = ()
-    if not indices or not all(index in range(config.num_hidden_layers) for index in indices):
+        indices = []
+    known = range(config.num_hidden_layers)
+    checked = tuple(index for index in indices if index is not None and index in known)
+    if not checked or len(checked) != len(indices):
         given = list(layers) if isinstance(layers, (tuple, range)) else layers
         raise InputError(
             f"layers must be some of 0 to {config.num_hidden_layers - 1}, as a list, not"
             f" {given!r:.80}"
         )
-    return indices
+    return checked
 
 
-def fixed_rule(method: str | tuple[Any, Any], n_steps: int) -> formula.Rule:
+def fixed_rule(method: str | tuple[Any, Any], n_steps: Any) -> formula.Rule:
     """Return nodes [M] and weights [1, M] of a method, or of a caller's own rule."""
     if isinstance(method, str):
         nodes, weights = quadrature(method, n_steps)
@@ -101,8 +82,17 @@ def fixed_rule(method: str | tuple[Any, Any], n_steps: int) -> formula.Rule:
     return nodes.astype(dtype), weights[None].astype(dtype)
 
 
-def target_array(target: str | int | Array, batch_size: int, config: EncoderConfig) -> Array | None:
-    """Return the target classes, int32 [B]; None stands for the predicted class."""
+def target_array(target: Any, batch_size: int, config: EncoderConfig) -> Array | None:
+    """Return the target classes, int32 [B]; None stands for the predicted class.
+
+    Args:
+      target: "predicted", a class index, or int [B].
+      batch_size: B.
+      config: for the number of classes.
+
+    Raises:
+      InputError: it is none of these, or a host array names a class that does not exist.
+    """
     if isinstance(target, str):
         if target != "predicted":
             raise InputError(
@@ -120,17 +110,19 @@ def target_array(target: str | int | Array, batch_size: int, config: EncoderConf
         )
     if not jnp.issubdtype(values.dtype, jnp.integer):
         raise InputError(f"target must be an integer, not {target!r:.80}")
-    if not isinstance(values, jax.Array):  # looking into a device array would wait for it
-        if not (values.min() >= 0 and values.max() < config.num_labels):
-            raise InputError(
-                f"target {values.tolist()} is out of range: the model has classes 0 to"
-                f" {config.num_labels - 1}"
-            )
-        target = values.astype(np.int32)
-    return jnp.broadcast_to(jnp.asarray(target, jnp.int32), (batch_size,))
+    # Looking into a device array would wait for it.
+    if isinstance(values, np.ndarray) and not (
+        values.min() >= 0 and values.max() < config.num_labels
+    ):
+        raise InputError(
+            f"target {values.tolist()} is out of range: the model has classes 0 to"
+            f" {config.num_labels - 1}"
+        )
+    return jnp.broadcast_to(jnp.asarray(values, jnp.int32), (batch_size,))
 
 
 def checked_steps_at_once(size: int | None) -> int | None:
+    """Return `step_batch_size` as an integer, None if it is None, or raise an InputError."""
     if size is None:
         return None
     index = as_index(size)

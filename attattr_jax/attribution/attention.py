@@ -20,10 +20,9 @@ from ..errors import InputError
 from ..models.config import EncoderConfig
 from ..models.head_masks import split_head_mask
 from ..models.inference import complete_batch, forward
-from ..models.types import Array, Batch, HeadMask, Params
+from ..models.types import AnyArray, Array, Batch, HeadMask, Params
 from . import adaptive, formula
 from .arguments import (
-    check_adaptive,
     check_objective,
     checked_layers,
     checked_steps_at_once,
@@ -32,7 +31,8 @@ from .arguments import (
     target_array,
 )
 from .memory import layer_groups, rows_per_device
-from .options import PATHS
+from .options import check_adaptive_path, check_path
+from .quadrature import checked_levels
 from .reductions import max_over_real
 
 
@@ -49,15 +49,15 @@ class AttentionAttributions(NamedTuple):
     baseline_score: Array
     convergence_delta: Array  # [B, L], Σ attributions − (score − baseline_score)
     logits: Array  # [B, C]
-    n_steps: Array  # int32 [B, L], how many nodes were evaluated
+    n_steps: AnyArray  # int32 [B, L], how many nodes were evaluated
     # With n_steps="auto", else None: Σ|change from the level before| / Σ|attributions|, and whether
     # the tolerance was met, [B, L].
-    relative_change: Array | None = None
-    converged: Array | None = None
+    relative_change: AnyArray | None = None
+    converged: AnyArray | None = None
     # What the result is of. For each example, so that every field can be sliced, joined and divided
     # over devices alike.
-    layers: Array | None = None  # int32 [B, L], the model's numbers of the layers
-    num_hidden_layers: Array | None = None  # int32 [B], of the model
+    layers: AnyArray | None = None  # int32 [B, L], the model's numbers of the layers
+    num_hidden_layers: AnyArray | None = None  # int32 [B], of the model
 
 
 def attribute_attention(
@@ -127,26 +127,23 @@ def attribute_attention(
     num_rows, num_tokens = np.shape(batch["input_ids"])
     steps_at_once = checked_steps_at_once(step_batch_size)
     groups = layer_groups(config, ascending, rows_per_device(batch), num_tokens, steps_at_once)
-    target = target_array(target, num_rows, config)
+    classes = target_array(target, num_rows, config)
     kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
-    inputs = kept_params, batch, target
+    inputs = kept_params, batch, classes
     static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
 
     relative_change = converged = None
-    if is_adaptive(n_steps, method, config, (params, batch, target, traced_mask)):
-        sizes = check_adaptive(tolerance, max_steps)
-        if path != "layer":
-            raise InputError(
-                "n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'"
-            )
+    if is_adaptive(n_steps, method, config, (params, batch, classes, traced_mask)):
+        sizes = checked_levels(tolerance, max_steps)
+        check_adaptive_path(path)
         adaptivity = {"layers": ascending, "tolerance": tolerance, "sizes": sizes}
-        result, n_steps, converged, relative_change = adaptive.attribute_adaptively(
+        result, nodes, converged, relative_change = adaptive.attribute_adaptively(
             *inputs, traced_mask, **adaptivity, **static
         )
     else:
         rule = fixed_rule(method, n_steps)
         result = formula.attribute_fixed(*inputs, rule, traced_mask, path=path, **static)
-        n_steps = np.full((num_rows, len(ascending)), len(rule[0]), np.int32)
+        nodes = np.full((num_rows, len(ascending)), len(rule[0]), np.int32)
     # The formula knows nothing of the masked heads: their attribution is 0, their attention is not.
     if kept_config != config:
         _, probs = forward(params, batch, config, head_mask=head_mask)
@@ -154,10 +151,13 @@ def attribute_attention(
         token_mask = jnp.asarray(batch["attention_mask"]) != 0
         probs = max_over_real(stacked, token_mask) if reduce else stacked
         result = result._replace(attention_probs=probs)
-    layers_of_rows = np.tile(np.asarray(layers, np.int32), (num_rows, 1))
-    num_hidden_layers = np.full(num_rows, config.num_hidden_layers, np.int32)
     attributions = AttentionAttributions(
-        *result, n_steps, relative_change, converged, layers_of_rows, num_hidden_layers
+        **result._asdict(),
+        n_steps=nodes,
+        relative_change=relative_change,
+        converged=converged,
+        layers=np.tile(np.asarray(layers, np.int32), (num_rows, 1)),
+        num_hidden_layers=np.full(num_rows, config.num_hidden_layers, np.int32),
     )
     return _in_order(attributions, layers, ascending, path)
 
@@ -166,8 +166,7 @@ def _check_path_and_reduction(path: str, reduce: str | None) -> None:
     """Raise an InputError unless there is such a path and such a reduction."""
     if reduce not in (None, "head_max"):
         raise InputError(f"reduce {reduce!r} is unknown; choose None or 'head_max'")
-    if path not in PATHS:
-        raise InputError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
+    check_path(path)
 
 
 def _in_order(

@@ -38,10 +38,10 @@ import jax.numpy as jnp
 from ..models.config import EncoderConfig
 from ..models.families import apply_encoder, family_of
 from ..models.head_masks import mask_row, spread_heads
-from ..models.types import Array, Batch, Params
+from ..models.types import AnyArray, Array, Batch, Params
 from .reductions import max_over_real
 
-Rule = tuple[Array, Array]  # nodes [M] and weights [S, M]
+Rule = tuple[AnyArray, AnyArray]  # nodes [M] and weights [S, M]
 
 
 def attributions_by_definition(
@@ -163,7 +163,9 @@ def attention_output(
     precise = dataclasses.replace(config, dtype=None)
     layer = family_of(config).encoder.make_layer(precise, kind, probs.shape[1])
     hidden, probs = hidden.astype(dtype), probs.astype(dtype)
-    return layer.apply({"params": layer_params}, hidden, probs, head_mask, method="mix")
+    variables: Any = {"params": layer_params}
+    mixed: Any = layer.apply(variables, hidden, probs, head_mask, method="mix")
+    return mixed
 
 
 def baseline_scores(
@@ -415,13 +417,22 @@ def assemble(
     if baseline_score.shape[1] != totals.shape[1]:
         totals = totals.sum(axis=1, keepdims=True)
     delta = totals - (clean.score[:, None] - baseline_score)
-    stacked = []
-    for by_layer in (attributions, clean.probs):
+
+    def stacked(by_layer: list[Array]) -> Array:
         if reduce:
             by_layer = [max_over_real(values, clean.token_mask) for values in by_layer]
         full = [
             spread_heads(values, config, layer)
             for layer, values in zip(layers, by_layer, strict=True)
         ]
-        stacked.append(jnp.stack(full, axis=1))
-    return Result(*stacked, clean.target, clean.score, baseline_score, delta, clean.logits)
+        return jnp.stack(full, axis=1)
+
+    return Result(
+        attributions=stacked(attributions),
+        attention_probs=stacked(clean.probs),
+        target=clean.target,
+        score=clean.score,
+        baseline_score=baseline_score,
+        convergence_delta=delta,
+        logits=clean.logits,
+    )

@@ -27,10 +27,9 @@ from ..models.config import EncoderConfig
 from ..models.families import apply_encoder
 from ..models.head_masks import split_head_mask
 from ..models.inference import checked_tokens, complete_batch
-from ..models.types import Array, Batch, HeadMask, Params
+from ..models.types import AnyArray, Array, Batch, HeadMask, Params
 from .adaptive import REFINED_SHARE, is_good_enough, levels_rule, refine, rounding_of
 from .arguments import (
-    check_adaptive,
     check_objective,
     checked_steps_at_once,
     fixed_rule,
@@ -39,6 +38,7 @@ from .arguments import (
 )
 from .formula import objective_of, sum_over_nodes
 from .memory import rows_per_device, token_steps_at_once
+from .quadrature import checked_levels
 
 
 class TokenPath(NamedTuple):
@@ -174,7 +174,7 @@ def attribute_tokens_adaptively(
         params, batch, special, target, head_mask, baseline_token_id=baseline_token_id, **static
     )
     sums = jnp.zeros((len(sizes), *path.words.shape), path.words.dtype)
-    result = None
+    result: Any = None
 
     def integrate(waiting, start, stop):
         nonlocal sums
@@ -257,8 +257,10 @@ class TokenAttributions(NamedTuple):
     score: Array  # [B], F(x)
     baseline_score: Array  # [B], F(x')
     convergence_delta: Array  # [B], Σ attributions − (score − baseline_score)
-    n_steps: Array  # int32 [B], how many nodes were evaluated
-    converged: Array | None = None  # with n_steps="auto": whether the tolerance was met, bool [B]
+    n_steps: AnyArray  # int32 [B], how many nodes were evaluated
+    converged: AnyArray | None = (
+        None  # with n_steps="auto": whether the tolerance was met, bool [B]
+    )
 
 
 def attribute_tokens(
@@ -315,11 +317,12 @@ def attribute_tokens(
         "steps_at_once": steps_at_once,
     }
     if is_adaptive(n_steps, method, config, (arrays, traced_mask)):
-        sizes = check_adaptive(tolerance, max_steps)
-        result, n_steps, converged = attribute_tokens_adaptively(
+        sizes = checked_levels(tolerance, max_steps)
+        result, nodes, converged = attribute_tokens_adaptively(
             *arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static
         )
-        return TokenAttributions(*result, n_steps, converged)
+        return TokenAttributions(**result._asdict(), n_steps=nodes, converged=converged)
     rule = fixed_rule(method, n_steps)
     result = attribute_tokens_fixed(*arrays, rule, traced_mask, **static)
-    return TokenAttributions(*result, np.full(shape[:1], len(rule[0]), np.int32))
+    nodes = np.full(shape[:1], len(rule[0]), np.int32)
+    return TokenAttributions(**result._asdict(), n_steps=nodes)

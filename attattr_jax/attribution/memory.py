@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from ..models.config import EncoderConfig
 from ..models.types import Batch
@@ -102,6 +103,6 @@ def token_steps_at_once(config: EncoderConfig, batch_size: int, num_tokens: int)
 def rows_per_device(batch: Batch) -> int:
     """Return how many examples of a batch stand on one device."""
     input_ids = batch["input_ids"]
-    if isinstance(input_ids, jax.Array) and not isinstance(input_ids, jax.core.Tracer):
+    if isinstance(input_ids, jax.Array) and not isinstance(input_ids, Tracer):
         return input_ids.sharding.shard_shape(input_ids.shape)[0]
     return np.shape(input_ids)[0]

@@ -1,11 +1,15 @@
-"""How to attribute: the options of `attribute_attention` and `attribute_tokens` in one object."""
+"""How to attribute: the options of `attribute_attention` and `attribute_tokens` in one object.
+
+Light: importing it does not import JAX.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from .quadrature import DEFAULT_METHOD, check_adaptive_method
+from ..errors import InputError
+from .quadrature import DEFAULT_METHOD, check_adaptive_method, checked_levels, quadrature
 
 OBJECTIVES = ("prob", "logit", "log_prob")
 PATHS = ("layer", "joint")
@@ -13,11 +17,15 @@ PATHS = ("layer", "joint")
 
 @dataclasses.dataclass(frozen=True)
 class AttributionOptions:
-    """How to attribute, as the arguments of `attribute_attention`."""
+    """How to attribute, as the arguments of `attribute_attention`.
+
+    Raises:
+      InputError: a value is out of range, or two do not go together.
+    """
 
     target: str | int = "predicted"  # "predicted", "gold" or a class index
     n_steps: int | str = 20
-    method: str = "gausslegendre"
+    method: str = DEFAULT_METHOD
     objective: str = "prob"
     layers: tuple[int, ...] | None = None
     step_batch_size: int | None = None
@@ -27,20 +35,69 @@ class AttributionOptions:
     token_n_steps: int | str | None = None  # of the token-level integrated gradients; None: n_steps
     token_level: bool = True  # whether to compute these
 
+    def __post_init__(self):
+        check_objective_name(self.objective)
+        check_path(self.path)
+        for n_steps in (self.n_steps, self.token_steps):
+            if n_steps != "auto":
+                check_n_steps(n_steps)
+                quadrature(self.method, n_steps)
+        if "auto" in (self.n_steps, self.token_steps):
+            checked_levels(self.tolerance, self.max_steps)
+        if self.n_steps == "auto":
+            check_adaptive_path(self.path)
+        if {self.n_steps, self.token_steps if self.token_level else "auto"} == {"auto"}:
+            check_adaptive_method(self.method)  # nothing is integrated by it
+
     @property
     def token_steps(self) -> int | str:
         """The number of steps of the token-level gradients."""
         return self.n_steps if self.token_n_steps is None else self.token_n_steps
 
-    def check_method(self) -> None:
-        """Raise an InputError if `method` is another than the default, and nothing is integrated by
-        it.
-        """
-        if {self.n_steps, self.token_steps if self.token_level else "auto"} == {"auto"}:
-            check_adaptive_method(self.method)
+    def attention_keywords(self) -> dict[str, Any]:
+        """Return the keywords of `attribute_attention`, without the target."""
+        own = ("target", "token_n_steps", "token_level")
+        keywords = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in own
+        }
+        return keywords | self._rule(self.n_steps)
 
-    def rule(self, n_steps: int | str) -> dict[str, Any]:
-        """Return the arguments that name the rule of so many steps: `method` is not that of
-        "auto".
-        """
+    def token_keywords(self) -> dict[str, Any]:
+        """Return the keywords of `attribute_tokens`, without the target."""
+        keywords = self.attention_keywords() | self._rule(self.token_steps)
+        del keywords["layers"], keywords["path"]
+        return keywords
+
+    def _rule(self, n_steps: int | str) -> dict[str, Any]:
+        """Return the keywords that name the rule of so many steps; "auto" has rules of its own."""
         return {"n_steps": n_steps, "method": DEFAULT_METHOD if n_steps == "auto" else self.method}
+
+
+def check_objective_name(objective: object) -> None:
+    """Raise an InputError unless there is such an objective."""
+    if objective not in OBJECTIVES:
+        raise InputError(
+            f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}"
+        )
+
+
+def check_path(path: object) -> None:
+    """Raise an InputError unless there is such a path."""
+    if path not in PATHS:
+        raise InputError(f"path {path!r} is unknown; choose one of {', '.join(PATHS)}")
+
+
+def check_adaptive_path(path: str) -> None:
+    """Raise an InputError unless n_steps "auto" goes with this path."""
+    if path != "layer":
+        raise InputError(
+            "n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'"
+        )
+
+
+def check_n_steps(n_steps: object) -> None:
+    """Raise an InputError for text other than "auto"."""
+    if isinstance(n_steps, str) and n_steps != "auto":
+        raise InputError(f"n_steps must be an integer or 'auto', not {n_steps!r}")

@@ -7,7 +7,7 @@ Shapes: M nodes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,47 +15,73 @@ from numpy.polynomial import legendre
 
 from ..errors import InputError, as_index
 
-METHODS = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 MAX_STEPS = 10_000
+
 DEFAULT_METHOD = "gausslegendre"
 ADAPTIVE_METHOD = "nested Gauss-Patterson rules"  # of n_steps "auto"
+FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes only give the change of the 7
+
+
+def _riemann_left(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """α = k/M from 0: the rule of the published code."""
+    return np.arange(n_steps) / n_steps, np.full(n_steps, 1 / n_steps)
+
+
+def _riemann_right(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """α from 1/M: the paper's equation 3."""
+    return (np.arange(n_steps) + 1) / n_steps, np.full(n_steps, 1 / n_steps)
+
+
+def _riemann_middle(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """α = (k+½)/M."""
+    return (np.arange(n_steps) + 0.5) / n_steps, np.full(n_steps, 1 / n_steps)
+
+
+def _riemann_trapezoid(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """α = k/(M−1), with half the weight at both ends."""
+    weights = np.full(n_steps, 1 / (n_steps - 1))
+    weights[[0, -1]] /= 2
+    return np.arange(n_steps) / (n_steps - 1), weights
+
+
+def _gausslegendre(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact for polynomials of degree 2M−1."""
+    nodes, weights = legendre.leggauss(n_steps)
+    return (nodes + 1) / 2, weights / 2
+
+
+# The name of a rule: (the rule, the fewest steps that it is defined for).
+RULES: dict[str, tuple[Callable[[int], tuple[np.ndarray, np.ndarray]], int]] = {
+    "riemann_left": (_riemann_left, 1),
+    "riemann_right": (_riemann_right, 1),
+    "riemann_middle": (_riemann_middle, 1),
+    "riemann_trapezoid": (_riemann_trapezoid, 2),
+    "gausslegendre": (_gausslegendre, 1),
+}
+METHODS = tuple(RULES)
 
 
 def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return nodes α and weights, float64 [M] each, that integrate over [0, 1]; the weights sum to
-    1.
+    """Return nodes α and weights, float64 [M] each, that integrate over [0, 1].
 
-    `riemann_left`, α = k/M from 0, is the published code's rule; `riemann_right`, from 1/M, the
-    paper's equation 3; `riemann_middle` (k+½)/M; `riemann_trapezoid` k/(M−1) with half weight at
-    both ends; `gausslegendre` is exact for polynomials of degree 2M−1.
+    The weights sum to 1. `riemann_left`, α = k/M from 0, is the published code's rule;
+    `riemann_right`, from 1/M, the paper's equation 3; `riemann_middle` (k+½)/M; `riemann_trapezoid`
+    k/(M−1) with half weight at both ends; `gausslegendre` is exact for polynomials of degree 2M−1.
 
     Raises:
       InputError: an unknown method, or fewer steps than the rule needs (1; the trapezoid 2).
     """
-    least = 2 if method == "riemann_trapezoid" else 1
-    if method not in METHODS:
+    if method not in RULES:
         raise InputError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}")
-    given, n_steps = n_steps, as_index(n_steps)
-    if n_steps is None or n_steps < least:
+    rule, least = RULES[method]
+    count = as_index(n_steps)
+    if count is None or count < least:
         raise InputError(
-            f"n_steps must be an integer of at least {least} for {method}, not {given!r}"
+            f"n_steps must be an integer of at least {least} for {method}, not {n_steps!r}"
         )
-    if n_steps > MAX_STEPS:
-        raise InputError(f"n_steps must be at most {MAX_STEPS}, not {n_steps}")
-    steps = np.arange(n_steps)
-    weights = np.full(n_steps, 1 / n_steps)
-    if method == "riemann_left":
-        return steps / n_steps, weights
-    if method == "riemann_right":
-        return (steps + 1) / n_steps, weights
-    if method == "riemann_middle":
-        return (steps + 0.5) / n_steps, weights
-    if method == "riemann_trapezoid":
-        weights = np.full(n_steps, 1 / (n_steps - 1))
-        weights[[0, -1]] /= 2
-        return steps / (n_steps - 1), weights
-    nodes, weights = legendre.leggauss(n_steps)
-    return (nodes + 1) / 2, weights / 2
+    if count > MAX_STEPS:
+        raise InputError(f"n_steps must be at most {MAX_STEPS}, not {count}")
+    return rule(count)
 
 
 def checked_rule(nodes, weights) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +152,34 @@ def nested_rules() -> NestedRules:
     return NestedRules(sizes, (order + 1) / 2, weights / 2)
 
 
-def _patterson_extension(nodes: Sequence[float]) -> np.ndarray:
+def levels_within(max_steps: int) -> tuple[int, ...]:
+    """Return the numbers of nodes of the levels that `max_steps` allows.
+
+    The first of them only gives the first change.
+    """
+    return tuple(size for size in nested_rules().sizes if size <= max_steps)
+
+
+def checked_levels(tolerance: object, max_steps: object) -> tuple[int, ...]:
+    """Return the numbers of nodes of the levels to try.
+
+    Raises:
+      InputError: the tolerance is not between 0 and 1, or no level has so few nodes.
+    """
+    is_number = isinstance(tolerance, (int, float, np.floating)) and not isinstance(tolerance, bool)
+    if not (is_number and 0 < tolerance < 1):
+        raise InputError(f"tolerance must be a number between 0 and 1, not {tolerance!r}")
+    most = as_index(max_steps)
+    sizes = () if most is None else levels_within(most)
+    if len(sizes) <= FIRST_LEVEL:
+        raise InputError(
+            "max_steps must be an integer of at least 7, the nodes of the first level, not"
+            f" {max_steps!r}"
+        )
+    return sizes
+
+
+def _patterson_extension(nodes: np.ndarray) -> np.ndarray:
     """Return the n+1 nodes on [−1, 1], ascending, that extend n: roots of E with ∫ Π(x − nodes)
     E(x) x^k = 0 for k ≤ n.
     """

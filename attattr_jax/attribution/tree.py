@@ -31,6 +31,28 @@ THRESHOLD = 0.4  # τ of the paper's experiments
 
 
 @dataclasses.dataclass(frozen=True)
+class TreeOptions:
+    """How a tree is built: τ and λ.
+
+    Raises:
+      InputError: one is out of range.
+    """
+
+    threshold: float = THRESHOLD  # τ, in 0 … 1
+    penalty: float = 0.0  # λ, in units of the model's output
+
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold must be from 0 to 1, not {self.threshold}")
+        if not 0 <= self.penalty < float("inf"):
+            raise InputError(f"penalty must be 0 or more, not {self.penalty}")
+
+    def keywords(self) -> dict[str, float]:
+        """Return the keywords of the views: `tree_threshold` and `tree_penalty`."""
+        return {"tree_threshold": self.threshold, "tree_penalty": self.penalty}
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeNode:
     """A token in the tree, and the edge by which it joined."""
 
@@ -61,19 +83,26 @@ class AttributionTree:
     @property
     def edges(self) -> list[tuple[int, int, int]]:
         """(parent, child, layer) of every edge, in the order in which they joined."""
-        return [(node.parent, node.token, node.layer) for node in self.nodes[1:]]
+        return [
+            (node.parent, node.token, node.layer)
+            for node in self.nodes
+            if node.parent is not None and node.layer is not None
+        ]
 
     @property
     def objective(self) -> float:
         """Σ attribution − λ · number of edges."""
-        return sum(node.attribution - self.penalty for node in self.nodes[1:])
+        return sum(
+            node.attribution - self.penalty for node in self.nodes if node.attribution is not None
+        )
 
     @functools.cached_property
     def _children(self) -> dict[int, list[TreeNode]]:
-        found: dict[int, list[TreeNode]] = {node.token: [] for node in self.nodes}
-        for node in sorted(self.nodes[1:], key=lambda node: node.token):
-            found[node.parent].append(node)
-        return found
+        children: dict[int, list[TreeNode]] = {node.token: [] for node in self.nodes}
+        for node in sorted(self.nodes, key=lambda node: node.token):
+            if node.parent is not None:
+                children[node.parent].append(node)
+        return children
 
     def children(self, token: int) -> list[TreeNode]:
         """Return the nodes below a token, in the order of the sentence."""
@@ -212,7 +241,7 @@ def attribution_tree(
     tokens = tuple(map(str, range(num_tokens) if tokens is None else tokens))
     if len(tokens) != num_tokens:
         raise InputError(f"{len(tokens)} tokens for attributions of {num_tokens}")
-    check_tree_options(threshold, penalty)
+    TreeOptions(threshold, penalty)  # checks them
 
     # On the joint scale of the whole sentence: rows are who attends. [CLS], the first row, is where
     # the classifier reads.
@@ -245,11 +274,3 @@ def attribution_tree(
             )
             nodes[child] = TreeNode(child, level, parent, layer, attribution, proportion)
     return AttributionTree(tuple(nodes.values()), tokens, float(threshold), float(penalty))
-
-
-def check_tree_options(threshold: float, penalty: float) -> None:
-    """Raise an InputError unless τ and λ are within their bounds."""
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold must be from 0 to 1, not {threshold}")
-    if not 0 <= penalty < float("inf"):
-        raise InputError(f"penalty must be 0 or more, not {penalty}")

@@ -35,40 +35,32 @@ def convergence_by_steps(
       steps: S numbers.
     """
     classes = {name: index for index, name in classifier.id2label.items()}
-    rules = [quadrature(options.method, count) for count in steps]
     longest = max(steps)
+    rules = [
+        tuple(np.pad(values, (0, longest - count)) for values in quadrature(options.method, count))
+        for count in steps
+    ]
     config = classifier.config
     texts, pairs = (
         [example.row[name] for example in explanations] for name in ("text", "text_pair")
     )
-    encoded = encode(
-        classifier,
-        Split("texts", "texts", texts, None if None in pairs else pairs, None),
-        config.max_length,
-    )
-    found = []
-    # By themselves: one that is long makes no other longer
-    for at, example in enumerate(explanations):
-        batch = encoded.batch(np.asarray([at]), 1, config.pad_token_id, config.max_length).inputs
-        relative = []
-        for nodes, weights in rules:
-            rule = tuple(np.pad(values, (0, longest - len(values))) for values in (nodes, weights))
+    split = Split("texts", "texts", texts, None if None in pairs else pairs, None)
+    encoded = encode(classifier, split, config.max_length)
+    relative_deltas = []
+    # One example at a time: a long one makes no other longer.
+    for position, example in enumerate(explanations):
+        indices = np.asarray([position])
+        batch = encoded.batch(indices, 1, config.pad_token_id, config.max_length).inputs
+        of_example = []
+        for rule in rules:
+            keywords = options.attention_keywords() | {"method": rule, "n_steps": longest}
+            target = classes[example.row["target"]]
             result = attribute_attention(
-                classifier.params,
-                model_inputs(batch),
-                config,
-                classes[example.row["target"]],
-                method=rule,
-                objective=options.objective,
-                layers=options.layers,
-                step_batch_size=options.step_batch_size,
-                path=options.path,
+                classifier.params, model_inputs(batch), config, target, **keywords
             )
             sizes = np.abs(np.asarray(result.attributions)).sum(axis=(2, 3, 4))
             sizes = sizes if options.path == "layer" else sizes.sum(axis=1, keepdims=True)
-            relative.append(
-                np.abs(np.asarray(result.convergence_delta)[0])
-                / np.where(sizes[0] == 0, 1, sizes[0])
-            )
-        found.append(relative)
-    return np.asarray(found)
+            delta = np.abs(np.asarray(result.convergence_delta)[0])
+            of_example.append(delta / np.where(sizes[0] == 0, 1, sizes[0]))
+        relative_deltas.append(of_example)
+    return np.asarray(relative_deltas)

@@ -46,10 +46,10 @@ def explain(
     done: Container[int] = (),
     shard_params: bool = False,
 ) -> Iterator[Explanation]:
-    """Yield the explanation of every example, bucket by bucket: the order is that of the lengths,
-    `row["index"]` tells which.
+    """Yield the explanation of every example, bucket by bucket.
 
-    Of several processes, each yields its share.
+    The order is that of the lengths; `row["index"]` tells which example it is. Of several
+    processes, each yields its share.
 
     Args:
       classifier: the model.
@@ -68,92 +68,75 @@ def explain(
     config = classifier.config
     params = sharding.place_params(classifier.params, mesh, shard_params)
     layers = checked_layers(options.layers, config)
-    wanted = SAVED_ARRAYS[save]
-    options.check_method()
     if options.target == "gold":
-        if config.num_labels == 1:
-            raise InputError(
-                f"{classifier.name} has one output (regression): there is no gold class to explain"
-            )
-        if encoded.labels is None:
-            raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
-        if NO_GOLD in encoded.labels:
-            row = split.row(int(np.flatnonzero(encoded.labels == NO_GOLD)[0]))
-            raise InputError(f"{row} has no gold label: target 'gold' cannot be explained")
-
-    for batch in inference_batches(
-        encoded,
-        config,
-        batch_size or functools.partial(default_batch_size, config),
-        mesh,
-        done,
-    ):
+        _check_gold_labels(classifier, split, encoded)
+    size = batch_size or functools.partial(default_batch_size, config)
+    for batch in inference_batches(encoded, config, size, mesh, done):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
-        how = {
-            name: getattr(options, name)
-            for name in ("objective", "step_batch_size", "tolerance", "max_steps")
-        }
-        rule = options.rule(options.n_steps)
-        result = attribute_attention(
-            params,
-            model_inputs(inputs),
-            config,
-            target,
-            layers=layers,
-            path=options.path,
-            **rule,
-            **how,
-        )
-        device_arrays = {
-            **_summarize(result, inputs["attention_mask"]),
-            "target": result.target,
-            "score": result.score,
-            "baseline_score": result.baseline_score,
-            "convergence_delta": result.convergence_delta,
-            "n_steps": result.n_steps,
-            "converged": result.converged,
-        }
-        if options.token_level:
-            tokens = attribute_tokens(
-                params, inputs, config, result.target, **options.rule(options.token_steps), **how
-            )
-            device_arrays |= {
-                "token_attributions": tokens.attributions,
-                "token_delta": tokens.convergence_delta,
-                "token_n_steps": tokens.n_steps,
-                "token_converged": tokens.converged,
-            }
-        # Whether it converged is None for a given number of steps.
-        device_arrays = {
-            name: values for name, values in device_arrays.items() if values is not None
-        }
-        if "attributions" in wanted:
-            device_arrays |= {
-                "attributions": result.attributions,
-                "attention_probs": result.attention_probs,
-            }
-        host = jax.device_get(device_arrays)
+        arrays = jax.device_get(_attribute(params, inputs, config, target, options, save))
         for position in np.flatnonzero(batch.weights):
             index = int(batch.indices[position])
-            # Computed with the rest of its batch, so that the others come out to the bit as they
-            # would have
+            # Examples that are done are computed with the rest of their batch, so that the others
+            # come out to the bit as they would have.
             if index in done:
                 continue
-            if not np.isfinite(host["score"][position]):
+            score = arrays["score"][position]
+            if not np.isfinite(score):
                 raise InputError(
-                    f"the model's output for {split.row(index)} is {host['score'][position]}: its"
-                    " weights are not usable"
+                    f"the model's output for {split.row(index)} is {score}: its weights are not"
+                    " usable"
                 )
-            arrays = _unpad(
-                {name: values[position] for name, values in host.items()},
-                slice(encoded.lengths[index]),
-            )
-            row = _row(
-                classifier, split, encoded, index, arrays, layers, num_pairs, skip_special_tokens
-            ) | {"path": options.path}
-            kept = {name for name in {"head_importance", *wanted} if name in arrays}
-            yield Explanation(row, {name: np.ascontiguousarray(arrays[name]) for name in kept})
+            of_example = {name: values[position] for name, values in arrays.items()}
+            own = _unpad(of_example, slice(encoded.lengths[index]))
+            shown = num_pairs, skip_special_tokens
+            row = _row(classifier, split, encoded, index, own, layers, *shown)
+            row["path"] = options.path
+            kept = {"head_importance", *SAVED_ARRAYS[save]} & own.keys()
+            yield Explanation(row, {name: np.ascontiguousarray(own[name]) for name in kept})
+
+
+def _check_gold_labels(classifier: Classifier, split: Split, encoded: Encoded) -> None:
+    """Raise an InputError unless every example has a gold class."""
+    if classifier.config.num_labels == 1:
+        raise InputError(
+            f"{classifier.name} has one output (regression): there is no gold class to explain"
+        )
+    if encoded.labels is None:
+        raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
+    if NO_GOLD in encoded.labels:
+        row = split.row(int(np.flatnonzero(encoded.labels == NO_GOLD)[0]))
+        raise InputError(f"{row} has no gold label: target 'gold' cannot be explained")
+
+
+def _attribute(
+    params, inputs, config, target, options: AttributionOptions, save: str
+) -> dict[str, jax.Array]:
+    """Return what the rows and files of a batch need, on the device, by name."""
+    result = attribute_attention(
+        params, model_inputs(inputs), config, target, **options.attention_keywords()
+    )
+    arrays = {
+        **_summarize(result, inputs["attention_mask"]),
+        "target": result.target,
+        "score": result.score,
+        "baseline_score": result.baseline_score,
+        "convergence_delta": result.convergence_delta,
+        "n_steps": result.n_steps,
+        "converged": result.converged,
+    }
+    if options.token_level:
+        tokens = attribute_tokens(params, inputs, config, result.target, **options.token_keywords())
+        arrays |= {
+            "token_attributions": tokens.attributions,
+            "token_delta": tokens.convergence_delta,
+            "token_n_steps": tokens.n_steps,
+            "token_converged": tokens.converged,
+        }
+    if "attributions" in SAVED_ARRAYS[save]:
+        arrays |= {"attributions": result.attributions, "attention_probs": result.attention_probs}
+    # Whether it converged is None for a given number of steps.
+    return {name: values for name, values in arrays.items() if values is not None}
 
 
 @jax.jit

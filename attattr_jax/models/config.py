@@ -102,7 +102,7 @@ class EncoderConfig:
             object.__setattr__(self, field.name, index)
         elif field.type == "float" or (field.name == "classifier_dropout" and value is not None):
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not (is_number and 0 <= value < 1):
+            if not (is_number and 0 <= float(value) < 1):
                 raise InputError(f"{field.name} must be a number from 0 up to 1, not {value!r:.80}")
             if not isinstance(value, (int, float)):
                 object.__setattr__(self, field.name, float(value))

@@ -69,6 +69,7 @@ def look_up(table: nn.Embed, ids: Array) -> Array:
 
     `nn.Embed` itself counts a negative id from the end.
     """
+    embedding: Any
     (embedding,) = table.promote_dtype(table.embedding, dtype=table.dtype, inexact=False)
     return embedding.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -343,7 +344,8 @@ class Encoder(nn.Module):
           head_mask: [L, N].
         """
         entering = dict(zip(layers, zip(hidden, mixed, key_mask, strict=True), strict=True))
-        stream, stream_mask = None, None
+        stream: Any = None  # [branches · B, T, D]
+        stream_mask: Any = None
         for index in range(layers[0], self.config.num_hidden_layers):
             layer, num_queries = self.layers[index], self.config.num_queries(index)
             residual, added = [], []

@@ -14,6 +14,7 @@ Shapes: L layers, N heads, D hidden size, K head size.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,7 +84,7 @@ def select_heads(
 
 
 def _cut_heads(
-    layers: dict[int, Params], config: EncoderConfig, factors: tuple[tuple[float, ...], ...]
+    layers: Mapping[int, Params], config: EncoderConfig, factors: tuple[tuple[float, ...], ...]
 ) -> dict[int, Params]:
     """Return the attention parameters of `layers` without the heads whose factor is 0.
 

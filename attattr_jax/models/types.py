@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 Array = jax.Array
+AnyArray = jax.Array | np.ndarray  # on a device or on the host
 Params = Mapping[str, Any]  # the tree of parameters, by name
 Batch = Mapping[str, Any]  # input_ids, attention_mask, token_type_ids: int [B, T]
 # 1 keeps a head, 0 masks it, [L, N]. A JAX array is traced; of anything else the heads that are

@@ -1,5 +1,4 @@
-"""Head pruning: which examples to score and to evaluate on, in what order heads go, accuracy
-curves, physically smaller models.
+"""In what order heads are removed, and the accuracy along that order.
 
 Shapes: L layers, N heads, M masks. A mask is [L, N], 1 keeps a head; an order is [L·N], the numbers
 layer·N + head of all heads, the first to remove first.
@@ -7,49 +6,15 @@ layer·N + head of all heads, the first to remove first.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from ..data.splits import Split
-from ..errors import InputError
-from ..models.classifier import Classifier
-from ..models.head_masks import select_heads, static_mask
 from .masks import num_to_prune, rank_absent_last
 
 CURVE_FRACTIONS = tuple(tenth / 10 for tenth in range(11))
 REMOVABLE_LOSS = 0.01  # of accuracy: "removable within one point"
-
-
-def disjoint(scoring: Split, evaluated: Split, num_scoring: int, seed: int) -> tuple[Split, Split]:
-    """Return the examples to score on, drawn at random, and those to evaluate on, without any text
-    that is scored on.
-
-    Raises:
-      InputError: nothing would be left to evaluate on.
-    """
-    drawn = np.random.default_rng(seed).permutation(len(scoring))[:num_scoring]
-    scored = scoring.select(np.sort(drawn))
-    return scored, without(evaluated, scored.example_hashes())
-
-
-def without(evaluated: Split, hashes: Sequence[str]) -> Split:
-    """Return the split without the examples that have one of these hashes (`Split.example_hashes`).
-
-    Raises:
-      InputError: none is left.
-    """
-    known = set(hashes)
-    left = [index for index, digest in enumerate(evaluated.example_hashes()) if digest not in known]
-    if not left:
-        raise InputError(
-            f"every example of {evaluated.source} was scored on: score on fewer, or evaluate on"
-            " more or others (--eval_split)"
-        )
-    return evaluated.select(left)
 
 
 def removal_order(
@@ -59,8 +24,10 @@ def removal_order(
     heads_per_round: int | None = None,
     num_heads: int | None = None,
 ) -> np.ndarray:
-    """Return the order in which heads go, [L·N]: those that are not there, then the least
-    important; of equals, the lower number.
+    """Return the order in which heads are removed, [L·N].
+
+    First come heads that the model does not have, then the least important; of equals, the lower
+    number.
 
     Args:
       importance: [L, N].
@@ -72,17 +39,16 @@ def removal_order(
     mask = np.asarray(present).copy()
     order = np.flatnonzero(mask.ravel() == 0).tolist()
     while mask.any():
-        ranked = np.argsort(rank_absent_last(importance, mask).ravel(), kind="stable")[
-            mask.size - mask.sum() :
-        ]
-        is_last = score_again is None or len(order) + heads_per_round >= (
-            mask.size if num_heads is None else num_heads
-        )
-        gone = ranked if is_last else ranked[:heads_per_round]
-        order += gone.tolist()
-        mask.ravel()[gone] = 0
-        if not is_last:
-            importance = score_again(mask)
+        ranked = np.argsort(rank_absent_last(importance, mask).ravel(), kind="stable")
+        ranked = ranked[mask.size - mask.sum() :]  # without those that are removed already
+        wanted = mask.size if num_heads is None else num_heads
+        if score_again is None or heads_per_round is None or len(order) + heads_per_round >= wanted:
+            order += ranked.tolist()
+            break
+        removed = ranked[:heads_per_round]
+        order += removed.tolist()
+        mask.ravel()[removed] = 0
+        importance = score_again(mask)
     return np.asarray(order)
 
 
@@ -104,14 +70,14 @@ def curve_masks(order: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def curve_record(
-    measure: str, seed: int | None, masks: np.ndarray, found: Sequence[dict[str, float]]
+    measure: str, seed: int | None, masks: np.ndarray, metrics: Sequence[dict[str, float]]
 ) -> dict[str, Any]:
     """Return a curve as `pruning.json` has it.
 
     Args:
       measure, seed: what ranked the heads.
       masks: [M, L, N], from `curve_masks`.
-      found: the metrics under each.
+      metrics: those under each.
 
     Returns:
       `measure`, `seed`, `points` of `fraction`, `num_pruned` and the metrics, `area_under_curve`:
@@ -121,7 +87,7 @@ def curve_record(
     """
     points = [
         {"fraction": fraction, "num_pruned": int((mask == 0).sum()), **values}
-        for fraction, mask, values in zip(CURVE_FRACTIONS, masks, found, strict=True)
+        for fraction, mask, values in zip(CURVE_FRACTIONS, masks, metrics, strict=True)
     ]
     accuracies = [point["accuracy"] for point in points]
     return {
@@ -136,34 +102,9 @@ def curve_record(
 
 
 def last_above(accuracies: Sequence[float], floor: float) -> int:
-    """Return the index of the last of `accuracies` before the first that is below `floor`; −1 if
-    that is the first of all.
+    """Return the index of the last of `accuracies` before the first that is below `floor`.
+
+    −1 if the first of all is below it.
     """
     below = np.flatnonzero(np.asarray(accuracies) < floor - 1e-9)
     return int(below[0]) - 1 if below.size else len(accuracies) - 1
-
-
-def remove_heads(classifier: Classifier, mask) -> Classifier:
-    """Return the physically smaller model without the heads whose mask is 0: same logits as under
-    the mask.
-
-    Their rows of query, key and value and their columns of the attention output are cut out; a
-    layer without any head left still adds that output's bias. `config.kept_heads` keeps account, in
-    the numbering of the whole model.
-
-    Looks at values: `mask` cannot be traced.
-
-    Args:
-      classifier: the model, some of whose heads may be gone already.
-      mask: 0/1 [L, N].
-
-    Raises:
-      InputError: the mask is not [L, N], or has other values.
-    """
-    mask = static_mask("mask", mask, classifier.config)
-    if not np.isin(mask, (0, 1)).all():
-        raise InputError("mask must be of 0 and 1: a head is removed or kept")
-    params, smaller = select_heads(
-        jax.tree.map(np.asarray, classifier.params), classifier.config, mask
-    )
-    return dataclasses.replace(classifier, params=params, config=smaller)

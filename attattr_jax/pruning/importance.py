@@ -10,6 +10,8 @@ ablation: the increase of the mean loss when this head alone is masked (Michel e
   with the loss in place of the accuracy).
 random: a random rank, the control.
 
+A new measure is a function here, a line of `_MEASURES`, and its name in `measures`.
+
 The loss is the cross-entropy of the gold class. Every measure can be computed under a head mask,
 which is traced: ranking the remaining heads again needs no compilation. Heads that are masked or
 were removed have importance 0.
@@ -20,6 +22,7 @@ only the first row is needed).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..attribution import formula, reductions
+from ..attribution import formula
 from ..attribution.attention import attribute_attention
 from ..attribution.memory import bytes_per_step, default_batch_size, memory_budget, rows_per_device
 from ..attribution.reductions import max_over_real
@@ -43,8 +46,6 @@ from ..models.types import Array
 from ..runtime import sharding
 from .masks import random_importance
 
-MEASURES = ("attribution", "taylor", "attention", "ablation", "random")
-
 
 class HeadScores(NamedTuple):
     """What scoring gives."""
@@ -56,7 +57,7 @@ class HeadScores(NamedTuple):
 def score_heads(
     measure: str,
     classifier: Classifier,
-    encoded: Encoded,
+    encoded: Encoded | None,
     mesh: jax.sharding.Mesh,
     head_mask: np.ndarray | None = None,
     n_steps: int | str = 20,
@@ -70,9 +71,9 @@ def score_heads(
     Only [B, L, N] leaves the device.
 
     Args:
-      measure: one of `MEASURES`.
+      measure: one of `measures.MEASURES`.
       classifier: the model.
-      encoded: the scoring examples, with labels.
+      encoded: the scoring examples, with labels; not needed for "random".
       mesh: the devices of this process; of several processes, each does its share of the batches.
       head_mask: 0/1 [L, N]: score the model under this mask.
       n_steps, method: for "attribution", as for `attribute_attention`.
@@ -80,65 +81,48 @@ def score_heads(
       on_batch: called with the number of examples done, after each batch.
       params: the classifier's parameters on the mesh, if they are there already.
 
-    Returns: `HeadScores`. Details: "taylor" has `unnormalised`, the sums before the division;
-      "ablation" has `accuracy_loss`, the share of examples that are right with the head less those
-      that are right without it.
+    Returns:
+      `HeadScores`. Details: "taylor" has `unnormalised`, the sums before the division; "ablation"
+      has `accuracy_loss`, the share of examples that are right with the head less those that are
+      right without it.
     """
     config = classifier.config
     present = present_heads(config)
     mask = (present if head_mask is None else present * np.asarray(head_mask)).astype(np.float32)
     if measure == "random":
         return HeadScores(random_importance(*mask.shape, seed) * (mask != 0), {})
+    assert encoded is not None
+    definition = _MEASURES[measure]
     params = sharding.replicate(classifier.params, mesh) if params is None else params
     traced = sharding.replicate(jnp.asarray(mask), mesh)
+    options = {"n_steps": n_steps, "method": method} if definition.integrates else {}
 
-    def compute(inputs, labels) -> dict[str, Array]:
-        if measure == "attribution":
-            found = attribute_attention(
-                params, inputs, config, labels, n_steps, method, head_mask=traced, reduce="head_max"
-            )
-            return {"importance": found.attributions}
-        if measure == "ablation":
-            num_rows, num_tokens = rows_per_device(inputs), inputs["input_ids"].shape[1]
-            per_head = bytes_per_step(config, range(config.num_hidden_layers), num_rows, num_tokens)
-            return _ablation(
-                params, inputs, labels, traced, config, max(1, memory_budget() // per_head)
-            )
-        return {"taylor": _taylor, "attention": _attention}[measure](
-            params, inputs, labels, traced, config
-        )
-
-    total = {
-        name: np.zeros(mask.shape)
-        for name in ("importance", *(["accuracy_loss"] if measure == "ablation" else []))
-    }
-    rows = (
-        functools.partial(default_batch_size, config)
-        if measure in ("attribution", "ablation")
-        else _rows_of_one_pass
-    )
+    sums = {name: np.zeros(mask.shape) for name in ("importance", *definition.details)}
+    rows = _rows_of_one_pass
+    if definition.has_many_passes:
+        rows = functools.partial(default_batch_size, config)
     for batch in inference_batches(encoded, config, rows, mesh):
         inputs, labels = sharding.shard_rows((model_inputs(batch.inputs), batch.labels), mesh)
         is_example = batch.weights > 0
-        for name, values in compute(inputs, labels).items():
-            total[name] += np.asarray(values, np.float64)[is_example].sum(axis=0) * (mask != 0)
+        scores = definition.compute(params, inputs, labels, traced, config, **options)
+        for name, values in scores.items():
+            of_examples = np.asarray(values, np.float64)[is_example]
+            sums[name] += of_examples.sum(axis=0) * (mask != 0)
         on_batch(int(is_example.sum()))
-    total = sharding.sum_over_processes(total, mesh)
-    if measure == "taylor":
-        norms = np.linalg.norm(total["importance"], axis=1, keepdims=True)
-        return HeadScores(
-            total["importance"] / np.where(norms == 0, 1, norms),
-            {"unnormalised": total["importance"]},
-        )
-    means = {name: values / len(encoded) for name, values in total.items()}
-    return HeadScores(means.pop("importance"), means)
+    return definition.finish(sharding.sum_over_processes(sums, mesh), len(encoded))
 
 
 def _rows_of_one_pass(num_tokens: int) -> int:
-    """Return how many examples of a padded length to pass at once where each needs one pass or
-    two.
-    """
+    """Return how many examples of a padded length to compute at once in one or two passes."""
     return max(1, min(32, 4096 // num_tokens))
+
+
+def _attribution(params, inputs, labels, mask, config, n_steps, method) -> dict[str, Array]:
+    """Return each head's largest attribution for the gold class, [B, L, N]."""
+    result = attribute_attention(
+        params, inputs, config, labels, n_steps, method, head_mask=mask, reduce="head_max"
+    )
+    return {"importance": result.attributions}
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
@@ -147,8 +131,7 @@ def _attention(params, inputs, labels, mask, config: EncoderConfig) -> dict[str,
     _, probs, _ = apply_encoder(params, config, inputs, head_mask=mask)
     real = inputs["attention_mask"] != 0
     maxima = [
-        spread_heads(reductions.max_over_real(used, real), config, layer)
-        for layer, used in enumerate(probs)
+        spread_heads(max_over_real(used, real), config, layer) for layer, used in enumerate(probs)
     ]
     return {"importance": jnp.stack(maxima, axis=1)}
 
@@ -164,7 +147,7 @@ def _taylor(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Ar
     real = inputs["attention_mask"] != 0
 
     def loss(factors: list[Array]) -> Array:
-        masked = [each * mask[layer][None, None, :] for layer, each in enumerate(factors)]
+        masked = [of_heads * mask[layer][None, None, :] for layer, of_heads in enumerate(factors)]
         logits, _, _ = apply_encoder(params, config, inputs, head_mask=masked, only_read_rows=True)
         return -jnp.sum(formula.objective_of(logits, labels, "log_prob"))
 
@@ -175,66 +158,101 @@ def _taylor(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Ar
     ]
     gradients = jax.grad(loss)(ones)
     sums = [
-        jnp.sum(jnp.where(real[:, : each.shape[1], None], jnp.abs(each), 0), axis=1)
-        for each in gradients
+        jnp.sum(jnp.where(real[:, : of_rows.shape[1], None], jnp.abs(of_rows), 0), axis=1)
+        for of_rows in gradients
     ]
     return {"importance": jnp.stack(sums, axis=1)}
 
 
+def _ablation(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Array]:
+    """Return `_ablation_of` with as many heads at once as memory allows."""
+    num_rows, num_tokens = rows_per_device(inputs), inputs["input_ids"].shape[1]
+    per_head = bytes_per_step(config, range(config.num_hidden_layers), num_rows, num_tokens)
+    heads_at_once = max(1, memory_budget() // per_head)
+    return _ablation_of(params, inputs, labels, mask, config, heads_at_once)
+
+
 @functools.partial(jax.jit, static_argnames=("config", "heads_at_once"))
-def _ablation(
+def _ablation_of(
     params, inputs, labels, mask, config: EncoderConfig, heads_at_once: int
 ) -> dict[str, Array]:
-    """Return the rise of the loss and the loss of accuracy without each head, [B, L, N]: every head
-    of every layer in one program.
+    """Return the increase of the loss and the loss of accuracy without each head, [B, L, N].
 
-    To mask a head of a layer changes nothing below: a model without head n of layer l enters the
-    growing batch of `classify_branches` at layer l. The vmap runs over n, for all layers at once.
+    Every head of every layer is masked in one program: masking a head of a layer changes nothing
+    below, so a model without head n of layer l enters the growing batch of `classify_branches` at
+    layer l. The vmap runs over n, for all layers at once.
     """
     layers = tuple(range(config.num_hidden_layers))
     clean = formula.clean_pass(params, inputs, labels, mask, config, "log_prob", layers)
     token_masks = [clean.token_mask] * len(layers)
 
+    def output_without(head: Array, layer: int) -> Array:
+        """Return what the attention of a layer adds without this head, [B, Q, D]."""
+        others = (jnp.arange(config.num_attention_heads) != head)[None, :].astype(mask.dtype)
+        return formula.attention_output(
+            formula.layer_params_of(params, config, layer),
+            config,
+            config.layer_kind(layer),
+            clean.hidden[layer],
+            clean.probs[layer][:, :, : clean.mixed[layer].shape[1]],
+            mask_row(mask * others, config, layer),
+        ).astype(clean.hidden[layer].dtype)
+
     def logits_without(head: Array) -> Array:
-        left = mask * (jnp.arange(config.num_attention_heads) != head)[None, :].astype(mask.dtype)
-        mixed = [
-            formula.attention_output(
-                formula.layer_params_of(params, config, layer),
-                config,
-                config.layer_kind(layer),
-                hidden,
-                probs[:, :, : added.shape[1]],
-                mask_row(left, config, layer),
-            )
-            for layer, hidden, probs, added in zip(
-                layers, clean.hidden, clean.probs, clean.mixed, strict=True
-            )
-        ]
-        mixed = [
-            added.astype(hidden.dtype) for added, hidden in zip(mixed, clean.hidden, strict=True)
-        ]
+        mixed = [output_without(head, layer) for layer in layers]
         branches = layers, clean.hidden, mixed, token_masks, mask
         return apply_encoder(params, config, *branches, method="classify_branches")
 
-    # [N, L, B, C]
-    logits = jax.lax.map(
-        logits_without, jnp.arange(config.num_attention_heads), batch_size=heads_at_once
-    )
-    log_probs = jax.vmap(jax.vmap(lambda each: formula.objective_of(each, labels, "log_prob")))(
-        logits
-    )
-    rise = clean.score[None, None] - log_probs
-    is_right = (clean.logits.argmax(-1) == labels)[None, None].astype(rise.dtype)
-    accuracy_loss = is_right - (logits.argmax(-1) == labels[None, None]).astype(rise.dtype)
+    heads = jnp.arange(config.num_attention_heads)
+    logits = jax.lax.map(logits_without, heads, batch_size=heads_at_once)  # [N, L, B, C]
+    log_prob = functools.partial(formula.objective_of, target=labels, objective="log_prob")
+    increase = clean.score[None, None] - jax.vmap(jax.vmap(log_prob))(logits)
+    is_right = (clean.logits.argmax(-1) == labels)[None, None].astype(increase.dtype)
+    is_right_without = (logits.argmax(-1) == labels[None, None]).astype(increase.dtype)
     return {
-        "importance": rise.transpose(2, 1, 0),
-        "accuracy_loss": accuracy_loss.transpose(2, 1, 0),
+        "importance": increase.transpose(2, 1, 0),
+        "accuracy_loss": (is_right - is_right_without).transpose(2, 1, 0),
     }
 
 
+def _means(sums: dict[str, np.ndarray], num_examples: int) -> HeadScores:
+    """Return the means over the examples."""
+    means = {name: values / num_examples for name, values in sums.items()}
+    return HeadScores(means.pop("importance"), means)
+
+
+def _normalised_by_layer(sums: dict[str, np.ndarray], num_examples: int) -> HeadScores:
+    """Return the sums, those of each layer divided by their L2 norm over heads."""
+    importance = sums["importance"]
+    norms = np.linalg.norm(importance, axis=1, keepdims=True)
+    return HeadScores(importance / np.where(norms == 0, 1, norms), {"unnormalised": importance})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """How a measure is computed."""
+
+    # (params, inputs, labels, mask, config) -> importance and details of each example, [B, L, N].
+    compute: Callable[..., dict[str, Array]]
+    finish: Callable[[dict[str, np.ndarray], int], HeadScores] = _means  # sums over the examples ->
+    details: tuple[str, ...] = ()
+    has_many_passes: bool = False  # for each example: fewer of them at once
+    integrates: bool = False  # `compute` also takes n_steps and method
+
+
+# Beside "random", which needs no examples.
+_MEASURES = {
+    "attribution": _Measure(_attribution, has_many_passes=True, integrates=True),
+    "taylor": _Measure(_taylor, finish=_normalised_by_layer),
+    "attention": _Measure(_attention),
+    "ablation": _Measure(_ablation, details=("accuracy_loss",), has_many_passes=True),
+}
+
+
 def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.Array:
-    """Return each head's importance I_h = E_x[max(Attr_h)] (paper, equation 4): the mean over
-    examples of the signed maximum.
+    """Return each head's importance I_h = E_x[max(Attr_h)] (paper, equation 4).
+
+    That is the mean over examples of the signed maximum.
 
     Args:
       attributions: [B, L, N, T, T].

@@ -14,21 +14,20 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 import safetensors.numpy
 
 from ..attribution.tree import THRESHOLD
 from ..errors import InputError
 from ..runtime.files import check_new, replacing, user_path, write_file
 from .example import Example
+from .options import EXAMPLE_FORMATS, TABLE_FORMATS, TREE_FORMATS
 
-TABLE_FORMATS = ("parquet", "csv")
-TREE_FORMATS = ("json", "dot")
-EXAMPLE_FORMATS = ("npz", "safetensors", *TREE_FORMATS)
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BERTVIZ_VALUES = ("attributions", "negative_attributions", "attention_probs")
 COLUMNS = dict.fromkeys(("example", "layer", "head", "from", "to"), "int32")
 

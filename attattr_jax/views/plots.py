@@ -39,7 +39,6 @@ from ..runtime.files import write_file
 from ..runtime.text import printable
 from .example import Example, single_output
 
-ALL_FORMATS = ("png", "svg", "pdf")
 FORMATS = ("png", "svg")  # what is written unless formats are named
 UNIT = "change of probability"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

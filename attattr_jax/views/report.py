@@ -27,14 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..attribution.quadrature import ADAPTIVE_METHOD
-from ..attribution.tree import THRESHOLD, AttributionTree, check_tree_options
+from ..attribution.tree import THRESHOLD, AttributionTree
 from ..attribution.words import sum_over_pieces
 from ..errors import InputError
 from ..runtime.files import check_new, replacing, user_path
 from .example import Example, single_output
+from .options import MAX_EXAMPLES, MAX_MEGABYTES, ReportOptions
 
-MAX_EXAMPLES = 100
-MAX_MEGABYTES = 20.0
 NOTEBOOK_MEGABYTES = 5.0  # a notebook keeps the page in its own file
 # Of the largest number of a matrix; the others have as many decimals
 HEAD_DIGITS, SUM_DIGITS = (3, 4)
@@ -120,7 +119,7 @@ def write_report(
     Args:
       explanations: from `load_attributions`, `explain_texts`, or a list of `Explanation`.
       file: where to write.
-      max_examples: the first so many are shown.
+      max_examples: show at most this many, the first ones.
       max_megabytes: what all matrices together may take. Beyond that, an example is shown with as
         much as fits: its layers, its sum over layers, or its tokens and lists alone; the page says
         so.
@@ -135,8 +134,7 @@ def write_report(
       InputError: no explanations, an option is out of range, `file` is a folder, another file is
         there, or an array that was saved cannot be read.
     """
-    check_report_options(max_examples, max_megabytes)
-    check_tree_options(tree_threshold, tree_penalty)
+    ReportOptions(max_examples, max_megabytes, tree_threshold, tree_penalty)  # checks them
     if not len(explanations):
         raise InputError("there are no explanations to report")
     file = user_path(file)
@@ -185,23 +183,6 @@ def notebook_frame(explanations: Sequence[Example], height: int = 900) -> str:
         f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts"'
         f' style="width:100%;height:{height}px;border:0"></iframe>'
     )
-
-
-def check_report_options(max_examples: int, max_megabytes: float) -> None:
-    """Raise an InputError unless the bounds are such."""
-    if (
-        isinstance(max_examples, bool)
-        or not isinstance(max_examples, (int, np.integer))
-        or max_examples < 1
-    ):
-        raise InputError(
-            "the number of texts in a report must be an integer of at least 1, not"
-            f" {max_examples!r}"
-        )
-    if not 0 < max_megabytes <= 1000:
-        raise InputError(
-            f"the megabytes of a report must be more than 0 and at most 1000, not {max_megabytes}"
-        )
 
 
 @functools.cache

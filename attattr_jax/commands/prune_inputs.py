@@ -1,0 +1,353 @@
+"""What a run of `prune.py` works on: model, examples and folders, found and checked.
+
+Nothing is written here: bad input leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import readers
+from ..data.batches import Encoded, data_fingerprint, encode
+from ..data.labels import class_indices
+from ..data.splits import Split, absolute_name, task_name
+from ..errors import require
+from ..models import head_masks
+from ..models.classifier import Classifier, holds, load_classifier
+from ..pruning import importance_file
+from ..pruning.examples import disjoint, drop_examples
+from ..pruning.measures import MEASURES
+from ..runtime import output
+from ..runtime.files import json_digest, read_run, user_path
+from ..runtime.output import OutputFolder
+from ..training import evaluation
+from . import cli
+
+JOURNAL = "progress.jsonl"  # scores and metrics of a run that is not finished
+FROM_FILE = "file"  # stands for the measure of a head_importance.json
+FILES = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer*.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """All that a run needs before it computes."""
+
+    classifier: Classifier
+    given: dict[str, Any] | None  # the contents of the head_importance.json to prune by
+    wanted: list[
+        tuple[str, int | None]
+    ]  # (measure, seed) of the rankings, the one to prune by first
+    scored: Split | None  # the examples to score on, None where no measure needs any
+    scored_encoded: Encoded | None
+    evaluated: Split
+    evaluated_encoded: Encoded
+    task: str | None
+    folder: OutputFolder
+    save_folder: OutputFolder | None
+    options: Any  # of the run
+    saved_options: Any  # as the smaller model's folder records them
+    facts: dict[str, Any]
+    may_change: tuple[str, ...]  # options that a resumed run need not repeat
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a finished run with these inputs is there already, with all its results."""
+        return (
+            self.folder.is_finished(self.options, self.facts, self.may_change)
+            and (self.folder.path / "pruning.json").exists()
+            and self._is_saved()
+        )
+
+    def _is_saved(self) -> bool:
+        """Return whether what `--save_pruned` names holds the smaller model of the finished run."""
+        folder = self.save_folder
+        if folder is None:
+            return True
+        if not folder.previous.get("finished"):
+            return False
+        # Its own fingerprint follows from all others.
+        folder.check(self.saved_options, self.facts, (*self.may_change, "model_fingerprint"))
+        return holds(folder.path, folder.previous.get("model_fingerprint"))
+
+
+def prepare(options: Any) -> Inputs:
+    """Return what a run with these options works on.
+
+    Args:
+      options: of `prune.py`, `n_steps` parsed.
+
+    Raises:
+      InputError: options that do not go together, or anything that cannot be found or used.
+    """
+    _check_options(options)
+    path = options.output_dir or output.default_output_dir(options.checkpoint, "pruning")
+    folder = OutputFolder(path, "prune", FILES, options.overwrite, options.resume)
+    save_folder = _save_folder(options, folder)
+    classifier = load_classifier(options.checkpoint)
+    classifier.require_classes()
+    present = head_masks.present_heads(classifier.config)
+    fingerprint = classifier.fingerprint()
+    options.check_rule(present)
+    given = _given_importance(options, present.shape, fingerprint)
+    wanted = _wanted(options, given)
+
+    trained = _TrainedOn.read(options)
+    scored, evaluated = _examples(options, trained, wanted, given, classifier.id2label)
+    scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
+    evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
+    cli.say_assumptions([evaluated] if scored is None else [evaluated, scored], classifier.id2label)
+    task = task_name(trained.dataset)
+    roles = {"scoring": (scored, scored_encoded), "evaluation": (evaluated, evaluated_encoded)}
+    fingerprints = {
+        role: data_fingerprint(split, encoded)
+        for role, (split, encoded) in roles.items()
+        if split is not None and encoded is not None
+    }
+    facts = {
+        "dataset_path": absolute_name(trained.dataset),
+        "model_fingerprint": fingerprint,
+        "data_fingerprints": fingerprints,
+        "importance_fingerprint": None if given is None else json_digest(given),
+        "max_seq_length": trained.max_seq_length,
+        "task_metric": evaluation.TASK_METRICS.get(task),
+    }
+    return Inputs(
+        classifier=classifier,
+        given=given,
+        wanted=wanted,
+        scored=scored,
+        scored_encoded=scored_encoded,
+        evaluated=evaluated,
+        evaluated_encoded=evaluated_encoded,
+        task=task,
+        folder=folder,
+        save_folder=save_folder,
+        options=options,
+        # The smaller model's folder also says what the next run takes over: the columns that the
+        # model was trained with.
+        saved_options=dataclasses.replace(options, **trained.column_options),
+        facts=facts,
+        # The fingerprints tell whether model and data are the same, however they are written. Of
+        # the data set's name only the metric counts.
+        may_change=(
+            "checkpoint",
+            "dataset",
+            "dataset_path",
+            *(["importance"] if given is not None else []),
+        ),
+    )
+
+
+def _check_options(options: Any) -> None:
+    rules = [
+        name
+        for name in ("keep_per_layer", "prune_fraction", "prune_heads", "min_accuracy")
+        if getattr(options, name) is not None
+    ]
+    require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
+    for name in ("num_scoring_examples", "max_eval_examples", "iterations", "curve_seeds"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
+    floor = options.min_accuracy
+    require(floor is None or 0 <= floor <= 1, f"--min_accuracy must be from 0 to 1, not {floor}")
+    if options.protocol == "reference":
+        require(
+            options.n_steps == 20,
+            "--protocol reference integrates with 20 steps: leave --n_steps out",
+        )
+        require(
+            options.scoring_split == "train",
+            "--protocol reference scores on --eval_split: leave --scoring_split out",
+        )
+    cli.check_applies(
+        options,
+        [(name, options.curve, "without --curve") for name in ("curve_importances", "curve_seeds")],
+    )
+    by_hand = options.prune_heads is not None
+    require(
+        not by_hand or not options.curve,
+        "--curve ranks the heads: --prune_heads does not go with it",
+    )
+    require(
+        not by_hand or options.importance == "attribution",
+        "--prune_heads names the heads: leave --importance out",
+    )
+    ranks = options.curve or options.prune_fraction is not None or floor is not None
+    require(
+        options.iterations == 1 or ranks,
+        "--iterations goes with --prune_fraction, --min_accuracy or --curve",
+    )
+    require(
+        options.iterations == 1 or options.importance in MEASURES,
+        "--iterations scores anew: --importance must be a measure, not a file",
+    )
+
+
+def _save_folder(options: Any, folder: OutputFolder) -> OutputFolder | None:
+    if options.save_pruned is None:
+        return None
+    path = user_path(options.save_pruned)
+    for name, other in (
+        ("--output_dir", folder.path),
+        ("--checkpoint", user_path(options.checkpoint)),
+    ):
+        require(
+            path.resolve() != other.resolve(),
+            f"--save_pruned {path} is the folder of {name}: choose another",
+        )
+    # What the run that is resumed was allowed to overwrite may still be there.
+    overwrite = options.overwrite or (
+        folder.resume and bool(folder.previous["options"].get("overwrite"))
+    )
+    return OutputFolder(
+        path,
+        "save_pruned",
+        MODEL_FILES,
+        overwrite,
+        options.resume and not overwrite,
+        option_name="--save_pruned",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainedOn:
+    """What the heads are scored and evaluated on: as `--dataset` says, or as the checkpoint was
+    trained.
+    """
+
+    dataset: str
+    column_options: dict[str, Any]  # those of `cli.CommonOptions` that say what the columns are
+    columns: readers.Columns
+    max_seq_length: int | None
+
+    @classmethod
+    def read(cls, options: Any) -> _TrainedOn:
+        run = read_run(Path(options.checkpoint))
+        before = run.get("options", {})
+        max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
+        texts = (
+            run.get("dataset_path"),
+            *(before.get(name) for name in cli.COLUMN_OPTIONS if name != "skip_bad_rows"),
+        )
+        are_right = all(value is None or isinstance(value, str) for value in texts)
+        are_right &= type(before.get("skip_bad_rows", False)) is bool
+        are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
+        require(
+            are_right,
+            f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with"
+            " --dataset",
+        )
+        if options.dataset is None:
+            require(
+                "dataset_path" in run,
+                f"{options.checkpoint} does not say what it was trained on: name a data set with"
+                " --dataset",
+            )
+            taken_over = {
+                name: before[name]
+                for name in cli.COLUMN_OPTIONS
+                if name in before and not getattr(options, name)
+            }
+            options = dataclasses.replace(options, dataset=run["dataset_path"], **taken_over)
+        column_options = {name: getattr(options, name) for name in cli.COLUMN_OPTIONS}
+        return cls(options.dataset, column_options, options.columns, max_seq_length)
+
+
+def _wanted(options: Any, given: dict[str, Any] | None) -> list[tuple[str, int | None]]:
+    """Return the (measure, seed) to rank the heads by, the one to prune by first."""
+    names = tuple(part.strip() for part in options.curve_importances.split(","))
+    others = {("all",): MEASURES, ("none",): ()}.get(names, names)
+    unknown = [name for name in others if name not in MEASURES]
+    known = f"some of {', '.join(MEASURES)}, separated by commas, all, or none"
+    require(
+        not unknown,
+        f"--curve_importances: {', '.join(map(repr, unknown))} is unknown; give {known}",
+    )
+    if not options.curve:
+        others = ()
+    # A file stands for its measure; random orders stay beside one, as the control
+    if given is not None:
+        others = [
+            measure for measure in others if measure == "random" or measure != given["measure"]
+        ]
+    first = options.importance if given is None else FROM_FILE
+    seeds = range(options.seed, options.seed + (options.curve_seeds if options.curve else 1))
+    return [
+        (measure, seed)
+        for measure in dict.fromkeys([first, *others])
+        for seed in (seeds if measure == "random" else [None])
+    ]
+
+
+def _examples(
+    options: Any, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
+) -> tuple[Split | None, Split]:
+    """Return the examples to score on, None where no measure needs any, and those to evaluate
+    on.
+    """
+
+    def load(split: str, max_examples: int | None = None) -> Split:
+        return cli.with_gold_labels(
+            cli.load_split(trained.dataset, split, trained.columns, max_examples), id2label
+        )
+
+    evaluated = load(options.eval_split, options.max_eval_examples)
+    needs_examples = any(measure in MEASURES and measure != "random" for measure, _ in wanted)
+    if options.protocol == "reference":
+        return (
+            evaluated.select(range(min(options.num_scoring_examples, len(evaluated))))
+            if needs_examples
+            else None
+        ), evaluated
+    if given is not None:
+        evaluated = drop_examples(evaluated, given["examples"])
+    if not needs_examples:
+        return None, evaluated
+    return disjoint(
+        load(options.scoring_split), evaluated, options.num_scoring_examples, options.seed
+    )
+
+
+def _given_importance(
+    options: Any, shape: tuple[int, int], fingerprint: str
+) -> dict[str, Any] | None:
+    """Return the contents of the `head_importance.json` that `--importance` names, None where it
+    names a measure.
+    """
+    if options.prune_heads is not None:
+        return importance_file.importance_record("by hand", np.zeros(shape), fingerprint)
+    if options.importance in MEASURES:
+        return None
+    file = user_path(options.importance)
+    known = ", ".join(MEASURES)
+    require(
+        file.is_file(),
+        f"--importance {options.importance!r} is none of {known}, nor an existing"
+        " head_importance.json",
+    )
+    record = cli.named(
+        "--importance", lambda: importance_file.read_importance(file, shape, fingerprint)
+    )
+    return record | {"importance": record["importance"].tolist()}
+
+
+def _encode(classifier: Classifier, split: Split, max_seq_length: int | None) -> Encoded:
+    """Tokenize as in training, so that the accuracy before pruning is the one that training
+    reported.
+    """
+    limit = classifier.config.max_length
+    labels = class_indices(split, classifier.id2label)
+    encoded = encode(classifier, split, min(max_seq_length or limit, limit), labels)
+    cli.warn_truncated(encoded, split.source)
+    return encoded
