@@ -115,7 +115,8 @@ class CommonOptions:
     )
     distributed: bool = option(
         False,
-        "join the other processes of a job; Slurm, Kubernetes and Cloud TPU are found by JAX itself",
+        "join the other processes of a job; Slurm, Kubernetes and Cloud TPU are found by JAX"
+        " itself",
         RUN,
         starts_run=True,
     )
@@ -157,7 +158,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
 
 
 class OneLineErrors:
-    """Mixed into an `argparse.ArgumentParser`: bad use is an InputError, not the usage and an exit."""
+    """Mixed into an `argparse.ArgumentParser`: bad use is an InputError, not an exit."""
 
     def error(self, message):
         """Raise instead of exiting."""
@@ -169,13 +170,13 @@ class OneLineErrors:
         raise InputError(message + hint)
 
 
-class _Parser(OneLineErrors, argparse.ArgumentParser):
-    pass
+class Parser(OneLineErrors, argparse.ArgumentParser):
+    """A parser whose errors are InputErrors of one line."""
 
 
 def make_parser(options_type: type, description: str | None) -> argparse.ArgumentParser:
     """Return a parser of the options of a dataclass; underscores and dashes are alike."""
-    parser = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     hints = typing.get_type_hints(options_type)
     by_group: dict[str, list[dataclasses.Field]] = {}
     for field in dataclasses.fields(options_type):

@@ -1,24 +1,16 @@
-"""Prune attention heads: score them, remove the least important, compare accuracy before and after.
-
-    python prune.py --checkpoint runs/reviews
-    python prune.py --checkpoint runs/sst2 --curve --curve_importances all
-    python prune.py --checkpoint runs/sst2 --prune_fraction 0.5 --save_pruned runs/sst2-half
-
-Heads are scored on examples that accuracy is not measured on. Writes pruning.json,
-head_importance.json, the picture heads.png, with --curve also curve.csv and curve.png, and run.json
-into --output_dir. A run that was stopped goes on with --resume.
-"""
+"""`prune.py`: heads ranked, the least important removed, accuracy before and after."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..data.batches import bucket_length
+from ..errors import require
 from ..models.classifier import Classifier, save_classifier
 from ..pruning import costs
 from ..pruning.curves import REMOVABLE_LOSS, last_above, masks_along
@@ -26,125 +18,25 @@ from ..pruning.experiment import Experiment, Ranking
 from ..pruning.masks import (
     keep_top_heads,
     listed_heads,
-    num_to_prune,
-    prune_lowest_heads,
-    remove_listed_heads,
 )
-from ..pruning.measures import MEASURES
 from ..pruning.removal import remove_heads
 from ..runtime import sharding
 from ..runtime.files import Journal, write_file, write_json
 from ..views.plots import accuracy_curves, head_grid, save_figure
-from . import cli
-from .cli import option, require
+from . import cli, prune_options
+from .printing import curves_csv, print_curves, print_pruning, print_sizes
 from .prune_inputs import FROM_FILE, JOURNAL, Inputs, prepare
-from .prune_output import curves_csv, print_curves, print_pruning, print_sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(cli.CommonOptions):
-    """Options of `prune.py`."""
-
-    checkpoint: str = option(
-        "runs/sst2", "an output of train.py, any Hugging Face BERT classifier folder, or a Hub id"
-    )
-    dataset: str | None = option(
-        None, "a data set, named as for train.py (default: the one the checkpoint was trained on)"
-    )
-    importance: str = option(
-        "attribution", f"{', '.join(MEASURES)}, or a head_importance.json of the same model"
-    )
-    protocol: Literal["disjoint", "reference"] = option(
-        "disjoint",
-        "disjoint: no example is both scored and evaluated; reference: as the paper's code, scored"
-        " on the first examples of --eval_split, by 20 left Riemann steps, evaluated on all of it",
-    )
-    scoring_split: str = option("train", "the split that heads are scored on, for the gold class")
-    num_scoring_examples: int = option(200, "how many of its examples, drawn with --seed")
-    eval_split: str = option(
-        "validation", "the split that accuracy is measured on; scored examples are left out"
-    )
-    max_eval_examples: int | None = option(None, "the first so many only")
-    n_steps: str = option(
-        "20",
-        "integration steps of the attribution (Gauss-Legendre), or auto: as many as a tolerance of"
-        " 1e-3 needs",
-    )
-    keep_per_layer: int | None = option(None, "keep so many heads of every layer (default: 3)")
-    prune_fraction: float | None = option(
-        None, "instead: prune this fraction of all heads, the least important of all layers"
-    )
-    prune_heads: str | None = option(
-        None, "instead: prune the heads listed as layer:heads, as in 0:1,2;3:4"
-    )
-    min_accuracy: float | None = option(
-        None,
-        "instead: prune, the least important first, as long as accuracy stays at least this (0"
-        " to 1)",
-    )
-    iterations: int = option(
-        1,
-        "with --prune_fraction, --min_accuracy or --curve: prune in so many equal rounds, and score"
-        " the heads left anew after each",
-    )
-    curve: bool = option(
-        False, "accuracy with 0, 10, ... 100 % of all heads removed, as table and plot"
-    )
-    curve_importances: str = option(
-        "random",
-        "what else to show beside --importance: measures separated by commas, all, or none",
-    )
-    curve_seeds: int = option(5, "how many random orders to show, from --seed on")
-    save_pruned: str | None = option(
-        None,
-        "a folder for the physically smaller model; its size and speed are compared with the full"
-        " one's",
-    )
-    output_dir: str | None = option(None, "where to write (default: <checkpoint>/pruning)")
-
-    @property
-    def keeps_top_heads(self) -> bool:
-        """Whether the best heads of every layer are kept, the rule unless another one is named."""
-        others = (self.prune_fraction, self.prune_heads, self.min_accuracy)
-        return all(value is None for value in others)
-
-    def heads_per_layer(self, present: np.ndarray) -> int:
-        """Return how many heads of every layer that rule keeps."""
-        return min(3, present.shape[1]) if self.keep_per_layer is None else self.keep_per_layer
-
-    def check_rule(self, present: np.ndarray) -> None:
-        """Check the numbers of the rule against the heads that the model has, [L, N]."""
-        if self.prune_heads is not None:
-            self.listed_mask(present)
-        elif self.keeps_top_heads:
-            per_layer = self.heads_per_layer(present)
-            cli.named("--keep_per_layer", lambda: keep_top_heads(present, per_layer))
-        else:
-            fraction = self.prune_fraction or 0.0
-            cli.named("--prune_fraction", lambda: prune_lowest_heads(present, fraction))
-
-    def listed_mask(self, present: np.ndarray) -> np.ndarray:
-        """Return the mask [L, N] without the heads that --prune_heads names."""
-        return present * cli.named(
-            "--prune_heads", lambda: remove_listed_heads(self.prune_heads, *present.shape)
-        )
-
-    def num_to_remove(self, present: np.ndarray) -> int:
-        """Return how many heads are removed at most, removed ones included."""
-        if self.prune_fraction is None:
-            return present.size
-        return num_to_prune(self.prune_fraction, present.size)
+from .prune_options import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with these arguments, by default the process's; returns the exit status."""
-    return cli.script(_prune, Options, __doc__, argv)
+    return cli.script(_prune, Options, prune_options.__doc__, argv)
 
 
 def _prune(options: Options) -> None:
     """Rank the heads, choose a mask, measure the model under it, and write what came out."""
-    n_steps = cli.checked_n_steps(options.n_steps, "gausslegendre")
-    options = dataclasses.replace(options, n_steps=n_steps)
+    options = prune_options.checked(options)
     inputs = prepare(options)
     folder = inputs.folder
     if inputs.is_finished:

@@ -26,8 +26,11 @@ from ..runtime.files import json_digest, read_run, user_path
 from ..runtime.output import OutputFolder
 from ..training import evaluation
 from . import cli
+from .options import CommonOptions, named, names_with
+from .prune_options import Options
 
 JOURNAL = "progress.jsonl"  # scores and metrics of a run that is not finished
+_COLUMN_OPTIONS = names_with(CommonOptions, "is_column")
 FROM_FILE = "file"  # stands for the measure of a head_importance.json
 FILES = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
 MODEL_FILES = (
@@ -55,8 +58,8 @@ class Inputs:
     task: str | None
     folder: OutputFolder
     save_folder: OutputFolder | None
-    options: Any  # of the run
-    saved_options: Any  # as the smaller model's folder records them
+    options: Options  # of the run
+    saved_options: Options  # as the smaller model's folder records them
     facts: dict[str, Any]
     may_change: tuple[str, ...]  # options that a resumed run need not repeat
 
@@ -81,16 +84,15 @@ class Inputs:
         return holds(folder.path, folder.previous.get("model_fingerprint"))
 
 
-def prepare(options: Any) -> Inputs:
+def prepare(options: Options) -> Inputs:
     """Return what a run with these options works on.
 
     Args:
-      options: of `prune.py`, `n_steps` parsed.
+      options: checked.
 
     Raises:
       InputError: options that do not go together, or anything that cannot be found or used.
     """
-    _check_options(options)
     path = options.output_dir or output.default_output_dir(options.checkpoint, "pruning")
     folder = OutputFolder(path, "prune", FILES, options.overwrite, options.resume)
     save_folder = _save_folder(options, folder)
@@ -149,52 +151,7 @@ def prepare(options: Any) -> Inputs:
     )
 
 
-def _check_options(options: Any) -> None:
-    rules = [
-        name
-        for name in ("keep_per_layer", "prune_fraction", "prune_heads", "min_accuracy")
-        if getattr(options, name) is not None
-    ]
-    require(len(rules) <= 1, f"--{' and --'.join(rules)}: give only one of them")
-    for name in ("num_scoring_examples", "max_eval_examples", "iterations", "curve_seeds"):
-        value = getattr(options, name)
-        require(value is None or value >= 1, f"--{name} must be at least 1, not {value}")
-    floor = options.min_accuracy
-    require(floor is None or 0 <= floor <= 1, f"--min_accuracy must be from 0 to 1, not {floor}")
-    if options.protocol == "reference":
-        require(
-            options.n_steps == 20,
-            "--protocol reference integrates with 20 steps: leave --n_steps out",
-        )
-        require(
-            options.scoring_split == "train",
-            "--protocol reference scores on --eval_split: leave --scoring_split out",
-        )
-    cli.check_applies(
-        options,
-        [(name, options.curve, "without --curve") for name in ("curve_importances", "curve_seeds")],
-    )
-    by_hand = options.prune_heads is not None
-    require(
-        not by_hand or not options.curve,
-        "--curve ranks the heads: --prune_heads does not go with it",
-    )
-    require(
-        not by_hand or options.importance == "attribution",
-        "--prune_heads names the heads: leave --importance out",
-    )
-    ranks = options.curve or options.prune_fraction is not None or floor is not None
-    require(
-        options.iterations == 1 or ranks,
-        "--iterations goes with --prune_fraction, --min_accuracy or --curve",
-    )
-    require(
-        options.iterations == 1 or options.importance in MEASURES,
-        "--iterations scores anew: --importance must be a measure, not a file",
-    )
-
-
-def _save_folder(options: Any, folder: OutputFolder) -> OutputFolder | None:
+def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:
     if options.save_pruned is None:
         return None
     path = user_path(options.save_pruned)
@@ -227,18 +184,18 @@ class _TrainedOn:
     """
 
     dataset: str
-    column_options: dict[str, Any]  # those of `cli.CommonOptions` that say what the columns are
+    column_options: dict[str, Any]  # those that say what the columns are
     columns: readers.Columns
     max_seq_length: int | None
 
     @classmethod
-    def read(cls, options: Any) -> _TrainedOn:
+    def read(cls, options: Options) -> _TrainedOn:
         run = read_run(Path(options.checkpoint))
         before = run.get("options", {})
         max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
         texts = (
             run.get("dataset_path"),
-            *(before.get(name) for name in cli.COLUMN_OPTIONS if name != "skip_bad_rows"),
+            *(before.get(name) for name in _COLUMN_OPTIONS if name != "skip_bad_rows"),
         )
         are_right = all(value is None or isinstance(value, str) for value in texts)
         are_right &= type(before.get("skip_bad_rows", False)) is bool
@@ -256,15 +213,15 @@ class _TrainedOn:
             )
             taken_over = {
                 name: before[name]
-                for name in cli.COLUMN_OPTIONS
+                for name in _COLUMN_OPTIONS
                 if name in before and not getattr(options, name)
             }
             options = dataclasses.replace(options, dataset=run["dataset_path"], **taken_over)
-        column_options = {name: getattr(options, name) for name in cli.COLUMN_OPTIONS}
+        column_options = {name: getattr(options, name) for name in _COLUMN_OPTIONS}
         return cls(options.dataset, column_options, options.columns, max_seq_length)
 
 
-def _wanted(options: Any, given: dict[str, Any] | None) -> list[tuple[str, int | None]]:
+def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, int | None]]:
     """Return the (measure, seed) to rank the heads by, the one to prune by first."""
     names = tuple(part.strip() for part in options.curve_importances.split(","))
     others = {("all",): MEASURES, ("none",): ()}.get(names, names)
@@ -291,7 +248,7 @@ def _wanted(options: Any, given: dict[str, Any] | None) -> list[tuple[str, int |
 
 
 def _examples(
-    options: Any, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
+    options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
 ) -> tuple[Split | None, Split]:
     """Return the examples to score on, None where no measure needs any, and those to evaluate
     on.
@@ -320,7 +277,7 @@ def _examples(
 
 
 def _given_importance(
-    options: Any, shape: tuple[int, int], fingerprint: str
+    options: Options, shape: tuple[int, int], fingerprint: str
 ) -> dict[str, Any] | None:
     """Return the contents of the `head_importance.json` that `--importance` names, None where it
     names a measure.
@@ -336,7 +293,7 @@ def _given_importance(
         f"--importance {options.importance!r} is none of {known}, nor an existing"
         " head_importance.json",
     )
-    record = cli.named(
+    record = named(
         "--importance", lambda: importance_file.read_importance(file, shape, fingerprint)
     )
     return record | {"importance": record["importance"].tolist()}
