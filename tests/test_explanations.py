@@ -1,5 +1,7 @@
 import dataclasses
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,11 @@ from attattr_jax.attribution.options import AttributionOptions
 from attattr_jax.data.batches import encode
 from attattr_jax.data.labels import class_indices
 from attattr_jax.data.splits import Split
-from attattr_jax.explanations import explanation, findings, from_result, parts
+from attattr_jax.explanations import explanation, findings, from_result, parts, rows
 from attattr_jax.explanations.convergence import convergence_by_steps
 from attattr_jax.explanations.explain import explain
 from attattr_jax.explanations.rows import check_row
+from attattr_jax.explanations.stored import StoredExplanation
 from attattr_jax.runtime import sharding
 from attattr_jax.views.example import single_output
 
@@ -243,8 +246,8 @@ def test_a_model_that_gives_nan_is_refused(tiny, split):
 def test_a_batch_of_another_shape_is_named(tiny):
     batch = tiny.tokenize(TEXTS)
     result = aa.attribute_attention(tiny.params, batch, tiny.config, n_steps=1)
-    for rows, tokens in ((slice(1), slice(None)), (slice(None), slice(4))):
-        other = {name: values[rows, tokens] for name, values in batch.items()}
+    for chosen, tokens in ((slice(1), slice(None)), (slice(None), slice(4))):
+        other = {name: values[chosen, tokens] for name, values in batch.items()}
         with pytest.raises(
             aa.InputError,
             match=(
@@ -528,7 +531,7 @@ def test_arrays_of_another_example_are_refused(copied):
     (copied / second["arrays"]["file"]).write_bytes(b"cut short")
     with pytest.raises(aa.InputError, match=r"example 1 cannot be read: .*has 9 bytes, not \d+$"):
         _ = stored[1].attributions
-    moved = stored.StoredExplanation(
+    moved = StoredExplanation(
         copied,
         {**first, "arrays": {**first["arrays"], "file": stored[2].arrays["file"]}},
         stored._parts,
@@ -614,3 +617,14 @@ def test_shown_are_the_tokens_that_the_mask_says(tiny):
     np.testing.assert_array_equal(shown.array("attributions"), left)
     everything = from_result.explanations_of(result, tiny, {"input_ids": batch["input_ids"]})[0]
     assert len(everything.row["tokens"]) == 7
+
+
+def test_fields_of_an_explanation_are_those_of_the_schema_and_of_the_docs(explained):
+    """The table of `rows`, the types of `Explanation`, the rows written and docs/files.md agree."""
+    names = {field.name for field in rows.FIELDS}
+    assert names == set(aa.Explanation.__annotations__)
+    assert all(names == {"arrays", *one.row} for one in explained)
+    docs = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
+    table = docs.split("`examples.jsonl`, one row per text")[1].split("\n\n")[1]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == names

@@ -9,6 +9,7 @@ from attattr_jax.attribution.reductions import strongest_pairs
 from attattr_jax.attribution.tree import AttributionTree, TreeNode
 from attattr_jax.errors import InputError
 from attattr_jax.explanations.explanation import Explanation
+from attattr_jax.views.drawing import save_figure
 from attattr_jax.views.options import FIGURE_FORMATS
 from attattr_jax.views.plots import (
     accuracy_curves,
@@ -18,7 +19,6 @@ from attattr_jax.views.plots import (
     convergence,
     head_grid,
     heat_map,
-    save_figure,
     token_bars,
     tree,
 )

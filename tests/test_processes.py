@@ -24,7 +24,7 @@ import attattr_jax_start
 from attattr_jax.commands import attribute, cli, prune, train
 from attattr_jax.explanations import explanation
 from attattr_jax.runtime import files, output, processes
-from attattr_jax.training.trainer import MetricsLog, _is_news
+from attattr_jax.training.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -240,7 +240,7 @@ def test_preemption_saves_and_the_run_goes_on(
 
 TERM_AT_STEP_6 = """
 import os, signal, sys, time
-from attattr_jax.training import trainer as training
+from attattr_jax.training import metrics_log as training
 write = training.MetricsLog.write
 def signalling(self, **fields):
     if fields["step"] == 6 and sys.argv[1].endswith('"1"]]]'):
@@ -455,7 +455,7 @@ def test_tracebacks_of_what_is_said_in_one_line_are_not_logged():
         (OSError(28, "No space left on device"), False),
         (ValueError("x"), True),
     ):
-        assert _is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)})) is is_news
+        assert is_news(logging.makeLogRecord({"exc_info": (type(error), error, None)})) is is_news
 
 
 def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):

@@ -21,7 +21,7 @@ import attattr_jax as aa
 from attattr_jax.commands import attribute, cli, correlate, prune, train
 from attattr_jax.data.splits import Split
 from attattr_jax.explanations import parts
-from attattr_jax.pruning import costs
+from attattr_jax.pruning import costs, experiment
 from attattr_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -838,13 +838,13 @@ def test_prune_down_to_an_accuracy(curves_folder, trained_folder, reviews_folder
 
 def test_two_rounds_are_pruning_twice(trained_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "ROUND_SECONDS", 0)
-    left = []
+    left, score_heads = [], experiment.score_heads
 
-    def score_heads(measure, classifier, encoded, mesh, mask, *others):
+    def counting(measure, classifier, encoded, mesh, mask, *others, **named):
         left.append(int(mask.sum()))
-        return score_heads(measure, classifier, encoded, mesh, mask, *others)
+        return score_heads(measure, classifier, encoded, mesh, mask, *others, **named)
 
-    monkeypatch.setattr(prune, "score_heads", score_heads)
+    monkeypatch.setattr(experiment, "score_heads", counting)
     command = (
         "--checkpoint {c} --importance taylor --num_scoring_examples 11 --prune_fraction {f}"
         " --output_dir {o}"
@@ -1430,7 +1430,7 @@ def test_what_fails_while_drawing_leaves_the_explanations(
     def no_space(*arguments, **more):
         raise OSError(28, "No space left on device", str(tmp_path / "out" / "report.html"))
 
-    monkeypatch.setattr(attribute.report, "write_report", no_space)
+    monkeypatch.setattr(attribute, "write_report", no_space)
     command = words(
         "--checkpoint {c} --n_steps 2 --text good --output_dir {o}",
         c=trained_folder,

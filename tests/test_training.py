@@ -13,13 +13,13 @@ from attattr_jax.data.labels import class_indices
 from attattr_jax.data.splits import load_split
 from attattr_jax.models import inference
 from attattr_jax.runtime import sharding
-from attattr_jax.training.trainer import (
-    Trainer,
+from attattr_jax.training.step import (
     TrainingOptions,
     TrainState,
     make_optimizer,
     make_train_step,
 )
+from attattr_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

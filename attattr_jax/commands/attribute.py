@@ -27,9 +27,10 @@ from ..runtime import output, sharding
 from ..runtime.files import write_json
 from ..runtime.output import OutputFolder
 from ..runtime.processes import Terminated, preemption
+from ..views.drawing import save_figure
 from ..views.export import export
 from ..views.options import TREE_FORMATS
-from ..views.plots import convergence, example_figures, save_figure
+from ..views.plots import convergence, example_figures
 from ..views.report import write_report
 from . import attribute_options, cli
 from .attribute_options import Options

@@ -22,7 +22,8 @@ from ..pruning.masks import (
 from ..pruning.removal import remove_heads
 from ..runtime import sharding
 from ..runtime.files import Journal, write_file, write_json
-from ..views.plots import accuracy_curves, head_grid, save_figure
+from ..views.drawing import save_figure
+from ..views.plots import accuracy_curves, head_grid
 from . import cli, prune_options
 from .printing import curves_csv, print_curves, print_pruning, print_sizes
 from .prune_inputs import FROM_FILE, JOURNAL, Inputs, prepare

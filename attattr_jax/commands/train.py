@@ -173,10 +173,7 @@ def _fine_tune(
     options: Options, inputs: _Inputs, folder: OutputFolder
 ) -> tuple[Classifier, dict[str, Any]]:
     """Return the classifier of the best epoch, and the summary for run.json."""
-    from ..training.trainer import (  # lazy import: slow, not for --eval_only
-        Trainer,
-        TrainingOptions,
-    )
+    from ..training.trainer import Trainer, TrainingOptions  # lazy import: slow
 
     fields = dataclasses.fields(TrainingOptions)
     recipe = TrainingOptions(**{field.name: getattr(options, field.name) for field in fields})

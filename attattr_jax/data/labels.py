@@ -4,13 +4,15 @@ It holds for training, evaluation, gold targets, `--target` and `explain_texts`.
 wherever there are names: in the data (the names of a `datasets.ClassLabel`, or labels that are
 text) or in the model (`id2label` other than LABEL_0, LABEL_1, …).
 
-| label in the data           | model with names                               | model with LABEL_0, LABEL_1, … |
-|-----------------------------|------------------------------------------------|--------------------------------|
-| text, or ClassLabel's names | the class of that name                         | ClassLabel: by position, if    |
-|                             |                                                | there are as many; text: error |
-| a number without a name     | where class names are numbers: the class of    | the class with that index      |
-|                             | that name; else the class with that index      |                                |
-| −1, "-", empty              | no gold label, unless it is a class name       | no gold label                  |
+What a label in the data means
+  that is text, or a ClassLabel's name:
+    on a model with names, the class of that name;
+    on a model with LABEL_0, LABEL_1, …, for a ClassLabel the class of that position if there are as
+      many, for text an error;
+  that is a number without a name:
+    on a model whose class names are numbers, the class of that name;
+    on any other, the class with that index;
+  that is −1, "-" or empty: no gold label, unless it is a class name.
 
 A name is matched exactly, else with case folded where that leaves one class. Where all class names
 have a number in them that is not their index ("1 star", "2 stars", …), numbers could be meant both

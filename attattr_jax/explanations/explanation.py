@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -33,9 +33,44 @@ SAVED_ARRAYS = {
 
 
 class Explanation:
-    """One example, explained. Fields of its row in `examples.jsonl` (docs/files.md) are attributes:
-    `.text`, `.tokens`, `.predicted`, …
+    """One example, explained.
+
+    Fields of its row in `examples.jsonl` (docs/files.md) are attributes: T tokens, L layers (those
+    asked for), N heads.
     """
+
+    index: int  # of the example
+    text: str
+    text_pair: str | None
+    label: str | None  # the gold class
+    tokens: list[str]
+    offsets: list[list[int]]  # [start, end) of each token, in characters of its own text
+    word_ids: list[int | None] | None  # the word of its own text that each token is a piece of
+    token_type_ids: list[int]  # which text each token is of
+    special_tokens_mask: list[int]  # 1 for special tokens
+    num_cut_tokens: int  # cut off, because the model has no positions for them
+    predicted: str  # class
+    target: str  # the class explained
+    probabilities: dict[str, float]  # by class; empty for a model with one output
+    logits: dict[str, float]  # by class
+    score: float  # F(A)
+    baseline_scores: list[float]  # F with each layer's attention at zero, [L], or [1]
+    layers: list[int]
+    path: str  # "layer" or "joint"
+    num_hidden_layers: int  # of the model
+    convergence_deltas: list[float]  # [L], or [1] on the joint path
+    absolute_attribution_sums: list[float] | None  # Σ|attributions|, [L]
+    n_steps: list[int]  # [L]
+    converged: list[bool] | None  # [L], with n_steps="auto"
+    token_attributions: list[float] | None  # [T]
+    token_convergence_delta: float | None
+    token_n_steps: int | None
+    token_converged: bool | None
+    token_pairs: list[dict[str, Any]]  # the strongest: from, to, attribution
+    token_pairs_scale: float  # the largest sum over layers and heads, in absolute terms
+    heads: list[dict[str, Any]]  # the most important: layer, head, importance
+    head_importance: list[list[float]]  # [L, N], each head's largest attribution
+    arrays: dict[str, Any] | None  # where they are saved
 
     def __init__(self, row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
         self.row, self._arrays = row, arrays
@@ -44,9 +79,8 @@ class Explanation:
         try:
             return self.__dict__["row"][name]
         except KeyError:
-            raise AttributeError(
-                f"no field {name!r}; there are {', '.join(self.__dict__.get('row', ()))}"
-            ) from None
+            fields = ", ".join(self.__dict__.get("row", ()))
+            raise AttributeError(f"no field {name!r}; there are {fields}") from None
 
     @property
     def array_names(self) -> Sequence[str]:
@@ -76,7 +110,7 @@ class Explanation:
         return self._arrays[name]
 
     def loaded(self) -> Explanation:
-        """Return the same with its arrays in memory: for who needs them more than once."""
+        """Return the same example with its arrays in memory, to use them more than once."""
         return Explanation(self.row, {name: self.array(name) for name in self.array_names})
 
     @property
@@ -182,9 +216,10 @@ class Explanation:
         return _notebook_frame([self])
 
 
-class Explanations(Sequence):
-    """Examples, explained, in order. As the last line of a notebook's cell they are shown as a
-    report.
+class Explanations(Sequence[Explanation]):
+    """Explained examples, in order.
+
+    As the last line of a notebook's cell they are shown as a report.
     """
 
     def __init__(self, examples: Sequence[Explanation]):
@@ -192,6 +227,12 @@ class Explanations(Sequence):
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Explanation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Explanation]: ...
 
     def __getitem__(self, index):
         return self._examples[index]

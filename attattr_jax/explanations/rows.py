@@ -1,9 +1,13 @@
-"""What a row of `examples.jsonl` and its arrays must be: whoever reads them may then rely on it."""
+"""The schema of a row of `examples.jsonl`, and of its arrays, as one table: readers may rely on it.
+
+docs/files.md says what the fields mean.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,139 +16,198 @@ from ..errors import InputError, require
 LARGEST_NUMBER = 3.5e38  # of float32: what is computed is within
 
 
+class _Sizes(NamedTuple):
+    """What the lengths of a row's lists depend on."""
+
+    row: Mapping[str, Any]
+    T: int  # tokens
+    L: int  # layers
+    P: int  # paths: L, or 1 where all layers are scaled together
+
+
+_Check = Callable[[Any, _Sizes], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a row."""
+
+    name: str
+    is_right: _Check
+    what: str  # it must be, for the error message; $T, $L and $P stand for the lengths
+    may_be_absent: bool = False  # in files of earlier versions
+
+
+# --- kinds of values --------------------------------------------------------------------------
+
+
+def _text(value: Any, sizes: _Sizes) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any, sizes: _Sizes) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _layer(value: Any, sizes: _Sizes) -> bool:
+    return _count(value, sizes) and value <= 1000
+
+
+def _number(value: Any, sizes: _Sizes) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER  # NaN is not
+
+
+def _truth(value: Any, sizes: _Sizes) -> bool:
+    return isinstance(value, bool)
+
+
+def _segment(value: Any, sizes: _Sizes) -> bool:
+    return value in (0, 1) or _count(value, sizes)
+
+
+def _position(value: Any, sizes: _Sizes) -> bool:
+    return _count(value, sizes) and value < sizes.T
+
+
+def _pair(value: Any, sizes: _Sizes) -> bool:
+    fields = {"from": _position, "to": _position, "attribution": _number}
+    return _has(value, fields, sizes)
+
+
+def _head(value: Any, sizes: _Sizes) -> bool:
+    fields = {"head": _count, "importance": _number}
+    return _has(value, fields, sizes) and value.get("layer") in sizes.row["layers"]
+
+
+def _arrays(value: Any, sizes: _Sizes) -> bool:
+    return _has(value, {"file": _text, "prefix": _text, "names": _each(_text)}, sizes)
+
+
+def _numbers_by_name(value: Any, sizes: _Sizes) -> bool:
+    is_named = isinstance(value, dict) and sizes.row["predicted"] in value
+    return is_named and all(_number(number, sizes) for number in value.values())
+
+
+def _probabilities(value: Any, sizes: _Sizes) -> bool:
+    return value == {} or _numbers_by_name(value, sizes)  # empty: a model with one output
+
+
+def _by_head(value: Any, sizes: _Sizes) -> bool:
+    are_lists = _each(_each(_number), "L")(value, sizes)
+    return are_lists and len({len(of_layer) for of_layer in value}) == 1
+
+
+def _different_layers(value: Any, sizes: _Sizes) -> bool:
+    return _each(_layer)(value, sizes) and len(set(value)) == len(value) > 0
+
+
+def _has(value: Any, fields: Mapping[str, _Check], sizes: _Sizes) -> bool:
+    """Return whether a value is an object with these fields."""
+    return isinstance(value, dict) and all(
+        is_right(value.get(name), sizes) for name, is_right in fields.items()
+    )
+
+
+def _each(is_right: _Check, *lengths: str | int) -> _Check:
+    """Return the check of a list of such values, of one of these lengths if any are given."""
+
+    def check(values: Any, sizes: _Sizes) -> bool:
+        if not isinstance(values, (list, tuple)):
+            return False
+        allowed = [getattr(sizes, size) if isinstance(size, str) else size for size in lengths]
+        fits = not lengths or len(values) in allowed
+        return fits and all(is_right(value, sizes) for value in values)
+
+    return check
+
+
+def _maybe(is_right: _Check) -> _Check:
+    """Return the check of a value that may also be null."""
+    return lambda value, sizes: value is None or is_right(value, sizes)
+
+
+_BY_TOKEN = "a list of $T, one for each token"
+_BY_NAME = "numbers by class, the predicted one among them"
+
+# Checked in this order: lengths depend on the first ones.
+FIELDS = (
+    Field("text", _text, "text"),
+    Field("predicted", _text, "text"),
+    Field("target", _text, "text"),
+    Field("text_pair", _maybe(_text), "text or null"),
+    Field("label", _maybe(_text), "text or null"),
+    Field("index", _count, "a number from 0"),
+    Field("tokens", _each(_text), "a list of tokens"),
+    Field("layers", _different_layers, "a list of different layers"),
+    Field("path", lambda path, sizes: path in ("layer", "joint"), "layer or joint"),
+    Field("offsets", _each(_each(_count, 2), "T"), f"{_BY_TOKEN}: [start, end)"),
+    Field("token_type_ids", _each(_segment, "T"), f"{_BY_TOKEN}: numbers from 0"),
+    Field("special_tokens_mask", _each(_segment, "T"), f"{_BY_TOKEN}: numbers from 0"),
+    Field("probabilities", _probabilities, _BY_NAME),
+    Field("score", _number, "a number"),
+    Field("baseline_scores", _each(_number, "P"), "a list of $P numbers"),
+    Field("convergence_deltas", _each(_number, "P"), "a list of $P numbers"),
+    Field("absolute_attribution_sums", _maybe(_each(_number, "L")), "null or a list of $L numbers"),
+    Field("n_steps", _each(_count, "L", "P"), "a list of $L numbers from 0"),
+    Field("converged", _maybe(_each(_truth, "L")), "null or a list of $L truth values"),
+    Field("token_attributions", _maybe(_each(_number, "T")), f"null or {_BY_TOKEN}: numbers"),
+    Field("token_convergence_delta", _maybe(_number), "a number or null"),
+    Field(
+        "token_pairs", _each(_pair), "a list of {from, to, attribution}, with positions of tokens"
+    ),
+    Field(
+        "heads",
+        _each(_head),
+        "a list of {layer, head, importance}, with layers that were attributed",
+    ),
+    Field(
+        "token_pairs_scale",
+        lambda value, sizes: _number(value, sizes) and value > 0,
+        "a number above 0",
+    ),
+    Field("arrays", _maybe(_arrays), "null, or file, prefix and names"),
+    Field(
+        "word_ids",
+        _maybe(_each(_maybe(_count), "T")),
+        f"null or {_BY_TOKEN}: numbers from 0 or null",
+        may_be_absent=True,
+    ),
+    Field("num_cut_tokens", _count, "a number from 0", may_be_absent=True),
+    Field("num_hidden_layers", _layer, "a number of layers", may_be_absent=True),
+    Field("logits", _numbers_by_name, _BY_NAME, may_be_absent=True),
+    Field(
+        "head_importance",
+        _by_head,
+        "a list of numbers for each of $L layers, all of one length",
+        may_be_absent=True,
+    ),
+    Field("token_n_steps", _maybe(_count), "a number from 0 or null", may_be_absent=True),
+    Field("token_converged", _maybe(_truth), "true, false or null", may_be_absent=True),
+)
+
+
 def check_row(row: Any) -> None:
-    """Check that a row of `examples.jsonl` has what is read of it, in the types, ranges and lengths
-    of docs/files.md.
+    """Check that a row of `examples.jsonl` has the fields of the table, each as it must be.
 
     Raises:
-      InputError: names the first field that is not so.
+      InputError: names the first field that is not.
     """
     require(isinstance(row, dict), "it must be a JSON object")
-
-    def check(name: str, is_right: Callable[[Any], bool], what: str) -> None:
-        require(name in row, f"it has no {name!r}")
-        if not is_right(row[name]):
-            raise InputError(f"{name} must be {what}, not {row[name]!r:.80}")
-
-    def each(is_right: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
-        return lambda values: (
-            isinstance(values, (list, tuple))
-            and len(values) in (lengths or (len(values),))
-            and all(map(is_right, values))
-        )
-
-    def maybe(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-        return lambda value: value is None or is_right(value)
-
-    for name in ("text", "predicted", "target"):
-        check(name, _is_text, "text")
-    for name in ("text_pair", "label"):
-        check(name, maybe(_is_text), "text or null")
-    check("index", _is_count, "a number from 0")
-    check("tokens", each(_is_text), "a list of tokens")
-    layers_differ = "a list of different layers"
-    check(
-        "layers",
-        lambda layers: each(_is_layer)(layers) and len(set(layers)) == len(layers) > 0,
-        layers_differ,
-    )
-    check("path", lambda path: path in ("layer", "joint"), "layer or joint")
-    num_tokens, num_layers = len(row["tokens"]), len(row["layers"])
-    num_paths = num_layers if row["path"] == "layer" else 1
-
-    def is_position(value: Any) -> bool:
-        return _is_count(value) and value < num_tokens
-
-    def is_pair(pair: Any) -> bool:
-        return (
-            isinstance(pair, dict)
-            and is_position(pair.get("from"))
-            and is_position(pair.get("to"))
-            and _is_number(pair.get("attribution"))
-        )
-
-    def is_head(head: Any) -> bool:
-        return (
-            isinstance(head, dict)
-            and head.get("layer") in row["layers"]
-            and _is_count(head.get("head"))
-            and _is_number(head.get("importance"))
-        )
-
-    def are_arrays(where: Any) -> bool:
-        return (
-            isinstance(where, dict)
-            and _is_text(where.get("file"))
-            and _is_text(where.get("prefix"))
-            and each(_is_text)(where.get("names"))
-        )
-
-    def are_by_head(values: Any) -> bool:
-        return (
-            each(each(_is_number), num_layers)(values)
-            and len({len(layer) for layer in values}) == 1
-        )
-
-    by_token = f"a list of {num_tokens}, one for each token"
-    check("offsets", each(each(_is_count, 2), num_tokens), f"{by_token}: [start, end)")
-    for name in ("token_type_ids", "special_tokens_mask"):
-        check(
-            name,
-            each(lambda value: value in (0, 1) or _is_count(value), num_tokens),
-            f"{by_token}: numbers from 0",
-        )
-    by_name = "numbers by class, the predicted one among them"
-    # Empty of a model with one output.
-    check(
-        "probabilities",
-        lambda values: values == {} or (_are_numbers(values) and row["predicted"] in values),
-        by_name,
-    )
-    check("score", _is_number, "a number")
-    for name, count in (("baseline_scores", num_paths), ("convergence_deltas", num_paths)):
-        check(name, each(_is_number, count), f"a list of {count} numbers")
-    check(
-        "absolute_attribution_sums",
-        maybe(each(_is_number, num_layers)),
-        f"null or a list of {num_layers} numbers",
-    )
-    check(
-        "n_steps", each(_is_count, num_layers, num_paths), f"a list of {num_layers} numbers from 0"
-    )
-    check(
-        "converged",
-        maybe(each(lambda value: isinstance(value, bool), num_layers)),
-        f"null or a list of {num_layers} truth values",
-    )
-    check("token_attributions", maybe(each(_is_number, num_tokens)), f"null or {by_token}: numbers")
-    check("token_convergence_delta", maybe(_is_number), "a number or null")
-    check(
-        "token_pairs", each(is_pair), "a list of {from, to, attribution}, with positions of tokens"
-    )
-    check(
-        "heads",
-        each(is_head),
-        "a list of {layer, head, importance}, with layers that were attributed",
-    )
-    check("token_pairs_scale", lambda value: _is_number(value) and value > 0, "a number above 0")
-    check("arrays", maybe(are_arrays), "null, or file, prefix and names")
-    for name, is_right, what in (  # not in older files
-        (
-            "word_ids",
-            maybe(each(maybe(_is_count), num_tokens)),
-            f"null or {by_token}: numbers from 0 or null",
-        ),
-        ("num_cut_tokens", _is_count, "a number from 0"),
-        ("num_hidden_layers", _is_layer, "a number of layers"),
-        ("logits", lambda values: _are_numbers(values) and row["predicted"] in values, by_name),
-        (
-            "head_importance",
-            are_by_head,
-            f"a list of numbers for each of {num_layers} layers, all of one length",
-        ),
-    ):
-        if name in row:
-            check(name, is_right, what)
+    sizes = _Sizes(row, 0, 0, 0)
+    for field in FIELDS:
+        if field.name not in row and field.may_be_absent:
+            continue
+        require(field.name in row, f"it has no {field.name!r}")
+        value = row[field.name]
+        if not field.is_right(value, sizes):
+            what = field.what
+            for name in "TLP":
+                what = what.replace(f"${name}", str(getattr(sizes, name)))
+            raise InputError(f"{field.name} must be {what}, not {value!r:.80}")
+        if field.name == "path":  # all that the lengths depend on is checked
+            num_layers = len(row["layers"])
+            num_paths = num_layers if value == "layer" else 1
+            sizes = _Sizes(row, len(row["tokens"]), num_layers, num_paths)
 
 
 def check_array(row: Mapping[str, Any], name: str, values: np.ndarray) -> None:
@@ -175,23 +238,3 @@ def check_array(row: Mapping[str, Any], name: str, values: np.ndarray) -> None:
         )
     if not np.isfinite(values).all():
         raise InputError(f"example {row['index']}: {name} has values that are not finite")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
-
-
-def _is_layer(value: Any) -> bool:
-    return _is_count(value) and value <= 1000
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER  # NaN is not
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, dict) and all(map(_is_number, values.values()))

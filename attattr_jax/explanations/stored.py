@@ -8,6 +8,7 @@ are asked for.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -75,8 +76,9 @@ class StoredExplanation(Explanation):
 
 
 class StoredExplanations(Explanations):
-    """The examples of a folder written by `attribute.py`, in order. Rows are read when an example
-    is asked for.
+    """The examples of a folder written by `attribute.py`, in order.
+
+    A row is read when its example is asked for.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -91,27 +93,37 @@ class StoredExplanations(Explanations):
             raise InputError(
                 f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py"
             )
-        self._parts = self._checked_parts()
-        self._starts = [0]
+        # One pass over the file: where its rows begin, and whether they are what was written.
+        self._starts, digest = [0], hashlib.sha256()
         with open(self._file, "rb") as file:
             self._version = _version(file)
             for line in file:
                 self._starts.append(self._starts[-1] + len(line))
+                digest.update(line)
+        self._parts = self._checked_parts(digest.hexdigest())
 
-    def _checked_parts(self) -> dict[str, Part] | None:
-        """Return what the manifest says of each file of arrays, if there is one, and the rows are
-        as it says.
+    def _checked_parts(self, sha256: str) -> dict[str, Part] | None:
+        """Return what the manifest says of each file of arrays; None without a manifest.
+
+        Args:
+          sha256: of the rows' file.
+
+        Raises:
+          InputError: the rows are not as the manifest says.
         """
         manifest = self.folder / MANIFEST_FILE
         if not manifest.is_file():  # of an earlier version, or a run that --resume is mending
             return None
         try:
             rows, parts = read_manifest(self.folder)
-            reason = damage_of(self.folder, rows)
+            reason = damage_of(self.folder, rows, is_read=False)
+            if reason is None and (rows["file"], rows["sha256"]) != (EXAMPLES_FILE, sha256):
+                reason = f"{self._file} is damaged"
         except (ValueError, OSError) as error:
             reason = str(error)
-        if reason is None:
-            return {part.arrays["file"]: part for part in parts if part.arrays is not None}
+        else:
+            if reason is None:
+                return {part.arrays["file"]: part for part in parts if part.arrays is not None}
         if not manifest.is_file():  # --resume has begun meanwhile
             return None
         raise InputError(
@@ -123,22 +135,20 @@ class StoredExplanations(Explanations):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        start = self._starts[index % len(self)]
+        number = index % len(self)
         with open(self._file, "rb") as file:
             if _version(file) != self._version:
                 raise InputError(f"{self._file} has changed since it was opened: load it again")
-            file.seek(start)
+            file.seek(self._starts[number])
             try:
                 row = json.loads(file.readline())
                 check_row(row)
             except (ValueError, RecursionError) as error:
                 reason = shortened(str(error))
-                raise InputError(
-                    f"{self._file}, row {index % len(self) + 1} is damaged: {reason}"
-                ) from None
+                raise InputError(f"{self._file}, row {number + 1} is damaged: {reason}") from None
         return StoredExplanation(self.folder, row, self._parts)
 
     @functools.cached_property

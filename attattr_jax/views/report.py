@@ -1,9 +1,8 @@
 """One HTML page of explanations that needs nothing else: no network, no other file. `page/` has its
 template, style and script.
 
-The page is written as it is made, one example in memory at a time. Each example is a block of JSON
-with its matrices packed: decimal fixed-point numbers of 16 bits, low bytes before high bytes,
-deflated, base64. What would make the page too large is left out, and said.
+The page is written as it is made, one example in memory at a time; `report_data` makes the data of
+each. Colours and sizes are in `page/report.css`.
 
 Text from users reaches the page through Jinja's escaping, or as JSON that the script puts into text
 nodes; a content security policy lets no other script run and nothing be loaded.
@@ -19,35 +18,24 @@ import functools
 import hashlib
 import html
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..attribution.quadrature import ADAPTIVE_METHOD
-from ..attribution.tree import THRESHOLD, AttributionTree
-from ..attribution.words import sum_over_pieces
+from ..attribution.tree import THRESHOLD
 from ..errors import InputError
 from ..runtime.files import check_new, replacing, user_path
 from .example import Example, single_output
 from .options import MAX_EXAMPLES, MAX_MEGABYTES, ReportOptions
+from .report_data import LeftOut, count_of_texts, page_examples
 
 NOTEBOOK_MEGABYTES = 5.0  # a notebook keeps the page in its own file
-# Of the largest number of a matrix; the others have as many decimals
-HEAD_DIGITS, SUM_DIGITS = (3, 4)
-_LARGEST_CODE = 2**15 - 1
-# A number takes at least so much of the page: what cannot fit is not packed in vain
-_FEWEST_BYTES = 0.25
-_RESERVED_BYTES = 4.0  # for each token pair of an example: two numbers, at the most
 _OLDER_HEAD = (
     rb'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     rb"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src"
     rb" 'sha256-"
 )
-# How much of an example's matrices is in the page, from most to least.
-_DETAILS = ("heads", "layers", "sentence", "none")
 
 
 class WrittenReport(NamedTuple):
@@ -57,49 +45,6 @@ class WrittenReport(NamedTuple):
     num_examples: int
     num_bytes: int
     left_out: list[str]  # a phrase for each kind of thing that is not in the page
-
-
-class _LeftOut:
-    """Counts what is not in the page; complete when all examples have gone by."""
-
-    def __init__(self, num_unlisted: int):
-        self.num_unlisted = num_unlisted
-        self.counts = dict.fromkeys(_DETAILS[1:], 0)
-        self.num_unsaved = 0
-
-    def lines(self) -> list[str]:
-        """Return a phrase for each kind."""
-        kinds = {
-            "layers": "the matrices of single heads of {}",
-            "sentence": "those of layers and heads of {}",
-            "none": "all matrices of {}",
-        }
-        lines = (
-            [f"{self.num_unlisted} more texts, which are in examples.jsonl"]
-            if self.num_unlisted
-            else []
-        )
-        lines += [
-            kinds[detail].format(_texts(count)) for detail, count in self.counts.items() if count
-        ]
-        return lines + (
-            [f"what was not saved of {_texts(self.num_unsaved)}"] if self.num_unsaved else []
-        )
-
-    @property
-    def remedy(self) -> str:
-        """What helps."""
-        tips = (
-            ["--report_examples and --report_megabytes allow more"]
-            if self.num_unlisted or any(self.counts.values())
-            else []
-        )
-        tips += ["--save full keeps everything"] if self.num_unsaved else []
-        return "; ".join(tips) + "."
-
-
-def _texts(count: int) -> str:
-    return "1 text" if count == 1 else f"{count} texts"
 
 
 def write_report(
@@ -144,8 +89,8 @@ def write_report(
         check_new(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     count = min(max_examples, len(explanations))
-    left_out = _LeftOut(len(explanations) - count)
-    packed = _page_examples(
+    left_out = LeftOut(len(explanations) - count)
+    packed = page_examples(
         explanations, count, max_megabytes, (tree_threshold, tree_penalty), left_out, on_example
     )
     with replacing(file) as written:
@@ -175,9 +120,9 @@ def notebook_frame(explanations: Sequence[Example], height: int = 900) -> str:
     """Return the report as an HTML element of its own for a notebook: its style and script touch
     nothing around it.
     """
-    left_out = _LeftOut(max(0, len(explanations) - MAX_EXAMPLES))
+    left_out = LeftOut(max(0, len(explanations) - MAX_EXAMPLES))
     count = len(explanations) - left_out.num_unlisted
-    packed = _page_examples(explanations, count, NOTEBOOK_MEGABYTES, (THRESHOLD, 0.0), left_out)
+    packed = page_examples(explanations, count, NOTEBOOK_MEGABYTES, (THRESHOLD, 0.0), left_out)
     page = _template().render(**_outline(explanations, count), examples=packed, left_out=left_out)
     return (
         f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts"'
@@ -235,7 +180,7 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
             else "Attention attribution"
         ),
         "summary": (
-            _texts(len(items))
+            count_of_texts(len(items))
             + (f", {labelled - num_wrong} of {labelled} predicted as labelled" if labelled else "")
         ),
         "items": items,
@@ -271,192 +216,4 @@ def _item(example: Example) -> dict[str, Any]:
         "is_wrong": row["label"] not in (None, row["predicted"]),
         "worst_delta": f"{max(example.relative_deltas):.1g}" if example.relative_deltas else "–",
         "num_cut_tokens": row.get("num_cut_tokens", 0),
-    }
-
-
-def _page_examples(
-    explanations, count, max_megabytes, tree_options, left_out: _LeftOut, on_example=lambda: None
-) -> Iterator[dict]:
-    """Yield the data of each example, with as much of its matrices as there is still room for.
-
-    Room is kept for the sum over layers of every example that is yet to come: the first ones do not
-    take everything.
-    """
-    room = max_megabytes * 1e6
-    reserves = [_RESERVED_BYTES * len(explanations[at].row["tokens"]) ** 2 for at in range(count)]
-    kept_free = sum(reserves)
-    share = min(1.0, room / max(kept_free, 1.0))
-    for at, reserve in enumerate(reserves):
-        kept_free -= reserve
-        example = explanations[at]
-        packed = _packed_example(example.loaded(), room - share * kept_free, tree_options, left_out)
-        room -= len(packed["data"])
-        yield packed
-        on_example()
-
-
-def _packed_example(
-    example: Example, room: float, tree_options: tuple[float, float], left_out: _LeftOut
-) -> dict[str, Any]:
-    """Return all that the page's script knows of one example."""
-    row, names = example.row, example.array_names
-    num_layers, num_tokens = len(row["layers"]), len(row["tokens"])
-    importance = example.array("head_importance") if "head_importance" in names else None
-    attributions = probs = total = tree = word_tree = None
-    if "token_pairs" in names:
-        total = example.array("token_pairs")
-    if "attributions" in names:
-        attributions, probs = example.attributions, example.attention_probs
-        if example.has_all_layers:
-            tree, word_tree = (
-                _tree_data(example.tree(*tree_options, words=words)) for words in (False, True)
-            )
-
-    available = "none" if total is None else "sentence" if attributions is None else "heads"
-    left_out.num_unsaved += available != "heads"
-    detail, data = available, {"data": "", "decimals": {}}
-    for detail in _DETAILS[_DETAILS.index(available) :]:
-        num_matrices = {
-            "heads": 1 + num_layers + (0 if probs is None else num_layers * probs.shape[1]),
-            "layers": 1 + num_layers,
-        }
-        numbers = (
-            num_matrices.get(detail, detail == "sentence")
-            * num_tokens**2
-            * (1 if probs is None else 2)
-        )
-        if numbers * _FEWEST_BYTES <= room:
-            data = _packed_matrices(total, attributions, probs, detail)
-            if len(data["data"]) <= room:
-                break
-    if detail != available:
-        left_out.counts[detail] += 1
-
-    groups = example.words
-    values = row["token_attributions"]
-    return {
-        **{
-            name: row[name]
-            for name in (
-                "index",
-                "text",
-                "text_pair",
-                "label",
-                "predicted",
-                "target",
-                "probabilities",
-                "score",
-                "tokens",
-            )
-        },
-        **{
-            name: row[name]
-            for name in (
-                "layers",
-                "baseline_scores",
-                "convergence_deltas",
-                "n_steps",
-                "converged",
-                "path",
-            )
-        },
-        "output": single_output(row),
-        "relative_deltas": example.relative_deltas,
-        "num_cut_tokens": row.get("num_cut_tokens", 0),
-        "special": row["special_tokens_mask"],
-        "token_attributions": values,
-        "token_delta": row["token_convergence_delta"],
-        "listed_pairs": (
-            []
-            if total is not None
-            else [[pair["from"], pair["to"], pair["attribution"]] for pair in row["token_pairs"]]
-        ),
-        "importance": (
-            None
-            if importance is None
-            else [[float(f"{value:.6g}") for value in layer] for layer in importance]
-        ),
-        "tree": tree,
-        "words": {
-            "groups": groups,
-            "labels": example.word_labels,
-            "token_attributions": (
-                None if values is None else sum_over_pieces(values, groups, axes=(0,)).tolist()
-            ),
-            "tree": word_tree,
-        },
-        "detail": detail,
-        "is_saved": available == "heads",
-        "is_reduced": row["absolute_attribution_sums"] is None,
-        "sum_name": example.sum_name,
-        **data,
-    }
-
-
-def _packed_matrices(total, attributions, probs, detail: str) -> dict[str, Any]:
-    """Return the matrices [K, T, T] of an example, packed: the sum over layers, each layer's sum
-    over heads, each head's; then the attention likewise, means for sums.
-
-    Returns:
-      `decimals`: of each attribution matrix, and one number for the attention; `data`: base64.
-    """
-    if detail == "none":
-        return {"decimals": {}, "data": ""}
-    sums = (
-        [total[None]]
-        if detail == "sentence"
-        else [total[None], attributions.sum(axis=1, dtype=np.float64)]
-    )
-    codes, decimals = _fixed_point(np.concatenate(sums), SUM_DIGITS)
-    parts = [codes]
-    if detail == "heads":
-        codes, more = _fixed_point(attributions.reshape(-1, *total.shape), HEAD_DIGITS)
-        parts.append(codes)
-        decimals += more
-    if probs is not None:
-        means = [probs.mean(axis=(0, 1), dtype=np.float64)[None]]
-        means += [] if detail == "sentence" else [probs.mean(axis=1, dtype=np.float64)]
-        means += [probs.reshape(-1, *total.shape)] if detail == "heads" else []
-        parts.append(np.rint(np.concatenate(means) * 10**HEAD_DIGITS).astype("<i2"))
-    flat = np.concatenate([part.ravel() for part in parts])
-    # The high bytes are nearly all 0: together they take next to nothing
-    planes = flat.view(np.uint8).reshape(-1, 2).T.tobytes()
-    return {
-        "decimals": {"attribution": decimals, "attention": None if probs is None else HEAD_DIGITS},
-        "data": base64.b64encode(zlib.compress(planes, 6)).decode(),
-    }
-
-
-def _fixed_point(matrices: np.ndarray, digits: int) -> tuple[np.ndarray, list[int]]:
-    """Return (codes int16 [K, T, T], decimals of each matrix): value = code · 10^−decimals, the
-    largest with `digits` digits.
-    """
-    largest = np.abs(matrices).max(axis=(1, 2)).astype(np.float64)
-    if not np.isfinite(largest).all():
-        raise InputError("attributions have values that are not finite")
-    decimals = np.floor(digits - np.log10(np.where(largest > 0, largest, 1))).astype(int)
-    decimals = np.where(largest > 0, decimals, digits)
-    codes = np.empty(matrices.shape, "<i2")
-    # One at a time in float64, which holds 10^decimals
-    for code, matrix, places in zip(codes, matrices, decimals, strict=True):
-        code[:] = np.clip(
-            np.rint(matrix.astype(np.float64) * 10.0**places), -_LARGEST_CODE, _LARGEST_CODE
-        )
-    return codes, decimals.tolist()
-
-
-def _tree_data(tree: AttributionTree) -> dict[str, Any]:
-    """Return a tree as the script draws it: [token, column, level, parent, layer, attribution] of
-    each node.
-    """
-    places = tree.positions()
-    nodes = [
-        [node.token, *places[node.token], node.parent, node.layer, node.attribution]
-        for node in tree.nodes
-    ]
-    return {
-        "nodes": nodes,
-        "threshold": tree.threshold,
-        "penalty": tree.penalty,
-        "objective": tree.objective,
     }
