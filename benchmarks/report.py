@@ -15,22 +15,18 @@ import json
 import platform
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 import tracemalloc
 from pathlib import Path
 
+import browser as browser_driver
 import numpy as np
+from pruning import make
 
 import attattr_jax as aa
 from attattr_jax.explanations.explanation import Explanations
 from attattr_jax.views.report import write_report
-
-ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "tests"))
-import browser as browser_driver  # noqa: E402
-from pruning import make  # noqa: E402
 
 ROUNDS = 5
 SENTENCES = 20
@@ -104,7 +100,8 @@ def milliseconds(page, script: str) -> float:
     (() => {%s})();
     (async () => {
       await new Promise((r) => setTimeout(r, 0));
-      for (let quiet = 0; quiet < 2; ) quiet += await new Promise((r) => requestAnimationFrame(() => r(1)));
+      for (let quiet = 0; quiet < 2; )
+        quiet += await new Promise((r) => requestAnimationFrame(() => r(1)));
       done(performance.now() - start);
     })();"""
     return page.browser.execute_async_script(waiting % script)

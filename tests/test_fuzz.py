@@ -1,4 +1,4 @@
-"""A short run of benchmarks/fuzz.py, and whether it would see what it looks for."""
+"""A short run of tests/endurance/fuzz.py, and whether it would see what it looks for."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import pytest
 
 import attattr_jax as aa
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
+SCRIPT = Path(__file__).parent / "endurance" / "fuzz.py"
 
 
 @pytest.fixture(scope="module")

@@ -347,9 +347,12 @@ def test_every_text_can_be_read(browser, file, scheme):
     page.open(0)
     colours = page.run(
         """const known = (element) => { for (; element; element = element.parentElement) {
-          const colour = getComputedStyle(element).backgroundColor; if (!colour.endsWith(", 0)")) return colour; } };
-        const texts = document.querySelectorAll("p, dt, dd, h1, h2, label, td, th, .token, .token .value, #example-list button, .quiet");
-        return [...texts].filter((each) => each.textContent.trim()).map((each) => [getComputedStyle(each).color, known(each)])"""
+          const colour = getComputedStyle(element).backgroundColor;
+          if (!colour.endsWith(", 0)")) return colour; } };
+        const texts = document.querySelectorAll("p, dt, dd, h1, h2, label, td, th, .token," +
+          " .token .value, #example-list button, .quiet");
+        return [...texts].filter((text) => text.textContent.trim())
+          .map((text) => [getComputedStyle(text).color, known(text)])"""
     )
     background = {tuple(colour) for _, colour in colours}
     assert len(colours) > 100 and background

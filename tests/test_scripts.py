@@ -703,8 +703,10 @@ def test_prune_draws_curves(curves_folder, trained_folder, reviews_folder):
     record = json.loads((curves_folder / "pruning.json").read_text())
     assert record["curve"] == record["curves"][0]["points"]
     assert [(curve["measure"], curve["seed"]) for curve in record["curves"]] == [
-        ("attribution", None), ("taylor", None), ("attention", None), ("ablation", None), ("random", 0), ("random", 1),
-    ]  # fmt: skip
+        *((measure, None) for measure in ("attribution", "taylor", "attention", "ablation")),
+        ("random", 0),
+        ("random", 1),
+    ]
     for curve in record["curves"]:
         assert [point["fraction"] for point in curve["points"]] == [at / 10 for at in range(11)]
         assert [point["num_pruned"] for point in curve["points"]] == [

@@ -1,4 +1,4 @@
-"""A classifier small enough for tests and for benchmarks/fuzz.py."""
+"""A classifier small enough for tests and for tests/endurance/fuzz.py."""
 
 import jax
 

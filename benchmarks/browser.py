@@ -87,10 +87,12 @@ class Page:
         shown.
         """
         self.run(
-            """const map = document.getElementById("attribution"), box = map.getBoundingClientRect();
+            """const map = document.getElementById("attribution");
+            const box = map.getBoundingClientRect();
             const at = (k) => map.gutter + (k + 0.5) * map.cell;
+            const [x, y] = [box.left + at(arguments[1]), box.top + at(arguments[0])];
             map.dispatchEvent(new PointerEvent("pointermove",
-              {clientX: box.left + at(arguments[1]), clientY: box.top + at(arguments[0]), bubbles: true}));""",
+              {clientX: x, clientY: y, bubbles: true}));""",
             i,
             j,
         )
@@ -105,7 +107,8 @@ class Page:
         """
         rows = self.run(
             """return [...document.querySelectorAll("#pairs tbody tr")].map((row) =>
-            [row.dataset.from, row.dataset.to, ...[...row.querySelectorAll(".number")].map((cell) => cell.textContent)])"""
+            [row.dataset.from, row.dataset.to,
+             ...[...row.querySelectorAll(".number")].map((cell) => cell.textContent)])"""
         )
         return [[int(row[0]), int(row[1]), *row[2:]] for row in rows]
 

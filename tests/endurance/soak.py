@@ -1,6 +1,6 @@
 """Kill and resume a long attribution: is every example there once, and is memory flat?
 
-    python benchmarks/soak.py --checkpoint runs/sst2-minilm --dataset path/to/sst2 --split train \\
+    python tests/endurance/soak.py --checkpoint runs/sst2-minilm --dataset path/to/sst2 --split train \\
         --output benchmarks/results/soak.json
 
 Starts attribute.py on a whole split, kills it with SIGKILL after --minutes, looks at what is there,
@@ -29,7 +29,7 @@ from attattr_jax.data.splits import load_split
 from attattr_jax.errors import require
 from attattr_jax.explanations import parts
 
-ATTRIBUTE = Path(__file__).parent.parent / "attribute.py"
+ATTRIBUTE = Path(__file__).parent.parent.parent / "attribute.py"
 
 
 def resident_megabytes(pid: int) -> float:

@@ -1,8 +1,8 @@
 """Kill the three scripts at random moments, go on with --resume, and compare with a run that nobody
 disturbed.
 
-    python benchmarks/kill.py --kills 36 --output benchmarks/results/kill.json
-    python benchmarks/kill.py --kills 12 --num_processes 2 \\
+    python tests/endurance/kill.py --kills 36 --output benchmarks/results/kill.json
+    python tests/endurance/kill.py --kills 12 --num_processes 2 \\
         --output benchmarks/results/kill_processes.json
 
 Each script is first run to its end. Then it is started with --resume, killed with SIGKILL after a
@@ -37,7 +37,7 @@ import safetensors.numpy
 import attattr_jax as aa
 from attattr_jax.errors import require
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent))
 from jobs import joining
 
 from attattr_jax.runtime.files import read_json, read_run, write_json

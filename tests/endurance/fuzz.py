@@ -1,9 +1,9 @@
 """Feed damaged files to everything that reads one, and count what comes of it. Bad input may only
 ever give `attattr_jax.InputError`.
 
-    python benchmarks/fuzz.py --cases 12000 --seed 0 --failures runs/fuzz \\
+    python tests/endurance/fuzz.py --cases 12000 --seed 0 --failures runs/fuzz \\
         --output benchmarks/results/fuzz.json
-    python benchmarks/fuzz.py --replay runs/fuzz/00042.json
+    python tests/endurance/fuzz.py --replay runs/fuzz/00042.json
 
 Each case is a valid file with a few mutations, read by a worker process that goes through many
 cases. A case fails if anything but an InputError of one line comes out, if it takes longer than 20
@@ -52,7 +52,7 @@ from attattr_jax.pruning.masks import keep_top_heads, prune_lowest_heads
 from attattr_jax.runtime.files import Journal, read_run, write_json
 from attattr_jax.views.report import write_report
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))  # for the tiny classifier
+sys.path.append(str(Path(__file__).parent.parent))  # for the tiny classifier
 
 HANG_SECONDS = 20
 # Later: code that does not even let Python handle the alarm is ended from outside
@@ -63,7 +63,8 @@ LONGEST_MESSAGE = 2000  # characters: more is not one clear line
 CLEAR_EVERY = 200  # cases: compiled programs of as many configurations are kept
 
 TEXTS = ("the film is very good .", "bad", "a dull story , but the music is lovely")
-WORDS = "a the film movie story plot music is was not but very good bad dull lovely , . ##s ##ly".split()  # noqa: SIM905
+WORDS = "a the film movie story plot music is was not but very good bad dull lovely , .".split()
+WORDS += ["##s", "##ly"]
 
 
 # ---- What is read --------------------------------------------------------------------------------
