@@ -1,4 +1,4 @@
-"""How several processes on this machine are told to join, for tests and for tests/endurance/kill.py."""
+"""How several processes on this machine are told to join, for tests and endurance/kill.py."""
 
 import socket
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -61,10 +61,10 @@ RULES: dict[str, tuple[Callable[[int], tuple[np.ndarray, np.ndarray]], int]] = {
 METHODS = tuple(RULES)
 
 
-def quadrature(method: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+def quadrature(method: str, n_steps: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes α and weights, float64 [M] each, that integrate over [0, 1].
 
-    The weights sum to 1. `riemann_left`, α = k/M from 0, is the published code's rule;
+    `n_steps` is their number M; the weights sum to 1. `riemann_left`, α = k/M from 0, is the published code's rule;
     `riemann_right`, from 1/M, the paper's equation 3; `riemann_middle` (k+½)/M; `riemann_trapezoid`
     k/(M−1) with half weight at both ends; `gausslegendre` is exact for polynomials of degree 2M−1.
 
@@ -160,7 +160,7 @@ def levels_within(max_steps: int) -> tuple[int, ...]:
     return tuple(size for size in nested_rules().sizes if size <= max_steps)
 
 
-def checked_levels(tolerance: object, max_steps: object) -> tuple[int, ...]:
+def checked_levels(tolerance: Any, max_steps: Any) -> tuple[int, ...]:
     """Return the numbers of nodes of the levels to try.
 
     Raises:

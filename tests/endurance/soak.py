@@ -1,7 +1,7 @@
 """Kill and resume a long attribution: is every example there once, and is memory flat?
 
-    python tests/endurance/soak.py --checkpoint runs/sst2-minilm --dataset path/to/sst2 --split train \\
-        --output benchmarks/results/soak.json
+    python tests/endurance/soak.py --checkpoint runs/sst2-minilm --dataset path/to/sst2 \\
+        --split train --output benchmarks/results/soak.json
 
 Starts attribute.py on a whole split, kills it with SIGKILL after --minutes, looks at what is there,
 resumes it, and so on, --kills times; the last one ends with SIGTERM. After each end: the examples
