@@ -64,9 +64,10 @@ METHODS = tuple(RULES)
 def quadrature(method: str, n_steps: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes α and weights, float64 [M] each, that integrate over [0, 1].
 
-    `n_steps` is their number M; the weights sum to 1. `riemann_left`, α = k/M from 0, is the published code's rule;
-    `riemann_right`, from 1/M, the paper's equation 3; `riemann_middle` (k+½)/M; `riemann_trapezoid`
-    k/(M−1) with half weight at both ends; `gausslegendre` is exact for polynomials of degree 2M−1.
+    `n_steps` is their number M; the weights sum to 1. `riemann_left`, α = k/M from 0, is the
+    published code's rule; `riemann_right`, from 1/M, the paper's equation 3; `riemann_middle`
+    (k+½)/M; `riemann_trapezoid` k/(M−1) with half weight at both ends; `gausslegendre` is exact for
+    polynomials of degree 2M−1.
 
     Raises:
       InputError: an unknown method, or fewer steps than the rule needs (1; the trapezoid 2).
