@@ -12,20 +12,23 @@ numbers before the comment, in order, in the same paragraph, list item or table 
 a number that is not measured. A number must equal the value of its expression, rounded to the
 digits that are printed. `8 min 50 s` is one number, in seconds.
 
-    training.eval_accuracy              a value; "time of scoring".examples, training["seed"]: keys
-    in quotation marks curve.points[3], [3:10], [1, 4]     one item; several. `.name` of a list is
-    the list of its items' `name` token_pairs[to == 3]                the only item whose `to` is 3
-    + - * /                             of numbers, or item by item of lists: share * 100, bytes /
-    1e6 max min mean median sum len abs     of a list, or of the values of an object after("passed
-    in ")                 of a .txt file or a string: the number after the first occurrence of this
-    text
+    training.eval_accuracy              a value
+    "time of scoring".examples          keys in quotation marks, also training["seed"]
+    curve.points[3], [3:10], [1, 4]     one item; several. `.name` of a list is the list of its
+                                        items' `name`
+    token_pairs[to == 3]                the only item whose `to` is 3
+    + - * /                             of numbers, or item by item of lists: share * 100
+    max min mean median sum len abs     of a list, or of the values of an object
+    after("passed in ")                 of a .txt file or a string: the number after the first
+                                        occurrence of this text
 
 Other comments:
 
     <!-- pruning.json "time of scoring".warm_seconds: attribution; ablation -->
         The expressions start from the value before the colon; `it` is that value itself.
-    <!-- engine_cpu.json parts.memory.rows[row]: B; T; temporary_mib --> In a paragraph of its own:
-        applies to each row of the table below that has no comment itself, with `row` 0, 1, ...
+    <!-- engine_cpu.json parts.memory.rows[row]: B; T; temporary_mib -->
+        In a paragraph of its own: applies to each row of the table below that has no comment
+        itself, with `row` 0, 1, ...
     <!-- not measured -->
         The numbers since the comment before are settings, versions or tolerances.
     <!-- demo.txt: verbatim -->
