@@ -32,4 +32,4 @@ lint: $(VENV)/.installed
 	$(RUN) benchmarks/check_figures.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DEMO)-pruned
+	rm -rf $(VENV) $(DEMO) $(DEMO)-pruned tests/.cache
