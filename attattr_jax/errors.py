@@ -1,6 +1,4 @@
-"""The one exception for bad input, whatever its source, and how to put another library's into one
-line.
-"""
+"""The one exception for bad input, and how to put another library's into one line."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ class InputError(ValueError):
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the first line of what a library's exception was raised from, or the exception's name
-    where it says nothing.
+    """Return the first line of what a library's exception was raised from.
 
-    A line that ends with a colon goes on with the others.
+    The exception's name where that says nothing. A line that ends with a colon goes on with the
+    others.
     """
     while error.__cause__ is not None:
         error = error.__cause__
@@ -30,8 +28,9 @@ def root_cause(error: BaseException) -> str:
 
 
 def as_index(value: Any) -> int | None:
-    """Return an integer of any kind (Python's, NumPy's, a JAX scalar whose value is known); None
-    for anything else, booleans too.
+    """Return an integer of any kind as Python's; None for anything else, booleans too.
+
+    NumPy's integers count, and JAX scalars whose value is known.
     """
     try:
         return None if isinstance(value, bool) else operator.index(value)

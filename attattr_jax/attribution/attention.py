@@ -76,12 +76,11 @@ def attribute_attention(
     tolerance: float = 1e-3,
     max_steps: int = 63,
 ) -> AttentionAttributions:
-    """Attribute the model's output to the attention of every token pair in every head (paper,
-    equations 2 and 3).
+    """Attribute the model's output to the attention of every token pair in every head.
 
-    Pure; jit-compiled when called plainly, safe under `jit`, `vmap` and `grad`. Padding never
-    changes a result; its attribution is 0. With n_steps="auto" it looks at values, and cannot be
-    traced.
+    Paper, equations 2 and 3. Pure; jit-compiled when called plainly, safe under `jit`, `vmap` and
+    `grad`. Padding never changes a result; its attribution is 0. With n_steps="auto" it looks at
+    values, and cannot be traced.
 
     Args:
       params: the parameter tree.

@@ -91,8 +91,9 @@ def default_batch_size(config: EncoderConfig, num_tokens: int) -> int:
 
 
 def token_steps_at_once(config: EncoderConfig, batch_size: int, num_tokens: int) -> int:
-    """Return how many steps of a path on the word embeddings to compute at once: each passes all
-    layers, once.
+    """Return how many steps of a path on the word embeddings to compute at once.
+
+    Each step passes all layers once.
     """
     per_step = config.num_hidden_layers * bytes_per_step(
         config, [config.num_hidden_layers - 1], batch_size, num_tokens

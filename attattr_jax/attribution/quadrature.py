@@ -1,7 +1,6 @@
-"""Integration rules on [0, 1] as data: nodes and weights in float64, nothing of them is compiled
-in.
+"""Integration rules on [0, 1] as data: nodes and weights in float64.
 
-Shapes: M nodes.
+They are arguments of compiled programs, not constants in them. Shapes: M nodes.
 """
 
 from __future__ import annotations
@@ -181,8 +180,9 @@ def checked_levels(tolerance: Any, max_steps: Any) -> tuple[int, ...]:
 
 
 def _patterson_extension(nodes: np.ndarray) -> np.ndarray:
-    """Return the n+1 nodes on [−1, 1], ascending, that extend n: roots of E with ∫ Π(x − nodes)
-    E(x) x^k = 0 for k ≤ n.
+    """Return the n+1 nodes on [−1, 1], ascending, that extend n nodes.
+
+    They are the roots of E with ∫ Π(x − nodes) E(x) x^k = 0 for k ≤ n.
     """
     size = len(nodes)
     points, weights = legendre.leggauss(2 * size + 4)

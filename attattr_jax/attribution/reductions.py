@@ -15,8 +15,9 @@ from ..models.types import Array
 
 
 def max_over_real(values: Array, real: Array) -> Array:
-    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens, 0 without
-    one; `real` bool [B, T].
+    """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens.
+
+    It is 0 without a real token; `real` is bool [B, T].
     """
     pairs = real[:, :, None] & real[:, None, :]
     pairs = jnp.expand_dims(pairs, tuple(range(1, values.ndim - 2)))
@@ -25,8 +26,9 @@ def max_over_real(values: Array, real: Array) -> Array:
 
 
 def sum_over_layers(attributions: Array) -> Array:
-    """Sum over layers and heads and divide by the largest absolute value: one table of token pairs
-    per example.
+    """Sum over layers and heads and divide by the largest absolute value.
+
+    This gives one table of token pairs per example.
 
     Args:
       attributions: [B, L, N, T, T].
@@ -49,8 +51,7 @@ def sum_over_layers(attributions: Array) -> Array:
 def strongest_pairs(
     matrix: np.ndarray, count: int, left_out: Sequence[int] | None = None
 ) -> list[tuple[int, int, float]]:
-    """Return (from, to, value) of the entries of `matrix` [T, T] with the largest absolute value,
-    largest first.
+    """Return (from, to, value) of the entries with the largest absolute value, largest first.
 
     Args:
       matrix: row attends to column.
@@ -69,8 +70,9 @@ def strongest_pairs(
 def top_heads(
     values, count: int, layers: Sequence[int] | None = None
 ) -> list[tuple[int, int, float]]:
-    """Return (layer, head, value) of the largest of `values` [L, N], largest first; `layers` are
-    the numbers of its rows.
+    """Return (layer, head, value) of the largest of `values` [L, N], largest first.
+
+    `layers` are the numbers of its rows.
     """
     values = np.asarray(values)
     order = np.argsort(-values.ravel(), kind="stable")[:count]

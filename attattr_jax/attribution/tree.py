@@ -1,5 +1,4 @@
-"""Attribution trees: how information flows between tokens, from the lowest layers up to the token
-that gathered most of it.
+"""Attribution trees: how information flows between tokens, from the lowest layers to the root.
 
 Hao, Dong, Wei, Xu: Self-Attention Attribution, AAAI 2021, section 5.1 and algorithm 1. The paper
 asks for the tree with the largest
@@ -66,8 +65,9 @@ class TreeNode:
 
 @dataclasses.dataclass(frozen=True)
 class AttributionTree:
-    """A tree of tokens: edges go from a token to those it drew information from. `str` draws it as
-    text.
+    """A tree of tokens: edges go from a token to those it drew information from.
+
+    `str` draws it as text.
     """
 
     nodes: tuple[TreeNode, ...]  # in the order in which they joined, the root first
@@ -109,8 +109,9 @@ class AttributionTree:
         return self._children[token]
 
     def positions(self) -> dict[int, tuple[float, int]]:
-        """Return where to draw each token: (column, level). Edges do not cross; a parent stands
-        above the middle of its children.
+        """Return where to draw each token: (column, level).
+
+        Edges do not cross; a parent stands above the middle of its children.
         """
         columns: dict[int, float] = {}
         next_column = 0
@@ -121,9 +122,7 @@ class AttributionTree:
         return {node.token: (columns[node.token], node.level) for node in self.nodes}
 
     def _bottom_up(self) -> list[int]:
-        """Return the tokens so that children come before their parent, subtrees from left to
-        right.
-        """
+        """Return the tokens, children before their parent, subtrees from left to right."""
         order, stack = [], [self.root]
         while stack:  # not recursive: a chain may have as many levels as the sentence has tokens
             token = stack.pop()
@@ -197,16 +196,16 @@ def attribution_tree(
     threshold: float = THRESHOLD,
     penalty: float = 0.0,
 ) -> AttributionTree:
-    """Build the attribution tree of one example (paper, algorithm 1, by the rules of the published
-    code).
+    """Build the attribution tree of one example.
 
-    E_l is the attribution of layer l summed over heads; P_l is E_l divided by its largest value
-    outside the [CLS] row, in absolute terms. The root is the token (not the first, [CLS]) with the
-    largest sum of positive attributions to other tokens, over all layers. In layer L−2 the root
-    takes every token with P > τ. In the layers below, pair by pair in the order of rows and
-    columns, a token of the tree other than [CLS] takes every token with P > τ that is not in the
-    tree. A child stands one level below its parent, except where the parent already has children
-    from a layer above: then it stands at the lowest level so far.
+    Paper, algorithm 1, by the rules of the published code. E_l is the attribution of layer l summed
+    over heads; P_l is E_l divided by its largest value outside the [CLS] row, in absolute terms.
+    The root is the token (not the first, [CLS]) with the largest sum of positive attributions to
+    other tokens, over all layers. In layer L−2 the root takes every token with P > τ. In the layers
+    below, pair by pair in the order of rows and columns, a token of the tree other than [CLS] takes
+    every token with P > τ that is not in the tree. A child stands one level below its parent,
+    except where the parent already has children from a layer above: then it stands at the lowest
+    level so far.
 
     Args:
       attributions: [L, N, T, T] or, summed over heads, [L, T, T]: row attends to column, of all

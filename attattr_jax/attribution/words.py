@@ -45,8 +45,9 @@ def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
 
 
 def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list[str]:
-    """Return each word as the text has it, case and accents included; special tokens by their
-    names.
+    """Return each word as the text has it, case and accents included.
+
+    Special tokens are given by their names.
     """
     labels = []
     for group in groups:
@@ -69,8 +70,9 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
 
 
 def _continues_word(char: str) -> bool:
-    """Return whether a character has no place of its own: marks, joiners, and the letters of a
-    flag's tag.
+    """Return whether a character belongs to the one before it.
+
+    So do marks, joiners, and the letters of a flag's tag.
     """
     return (
         unicodedata.category(char)[0] == "M"
@@ -89,8 +91,6 @@ def sum_over_pieces(values, groups: Sequence[Sequence[int]], axes: Sequence[int]
 
 
 def attention_between_words(probs, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return [..., W, W] of attention probabilities [..., T, T]: rows still sum to what they
-    did.
-    """
+    """Return [..., W, W] of attention probabilities [..., T, T]; the sums of rows are kept."""
     sizes = np.asarray([len(group) for group in groups])
     return sum_over_pieces(probs, groups, axes=(-2, -1)) / sizes[:, None]

@@ -123,8 +123,9 @@ def _load_texts(options: Options) -> Split:
 
 
 def _labels(options: Options, split: Split, classifier: Classifier) -> np.ndarray | None:
-    """Return the labels as class indices; those that are not the model's are left out, unless they
-    are to be explained.
+    """Return the labels as class indices; None where there are none to show.
+
+    Labels that are not the model's classes are left out, unless they are to be explained.
     """
     if split.raw_labels is None and options.target != "gold":
         return None

@@ -34,8 +34,9 @@ def script(
     dataset_defaults: dict[str, dict[str, Any]] | None = None,
     together: Callable[[Any], bool] = lambda options: False,
 ) -> int:
-    """Run `work` with the options given on the command line, in each process of the job; returns
-    the exit status.
+    """Run `work` with the options given on the command line; return the exit status.
+
+    Every process of a job does so.
 
     Args:
       work: options -> None.
@@ -84,10 +85,10 @@ def script(
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a script's work and return its exit status, with one line: 2 for what the user can mend,
-    130 for Ctrl-C, 143 for SIGTERM.
+    """Run a script's work and return its exit status; a failure is one line on stderr.
 
-    Signal handlers are those of before when it returns.
+    The status is 2 for what the user can correct, 130 for Ctrl-C, 143 for SIGTERM. Signal handlers
+    are those of before when it returns.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character shows its escape
@@ -133,8 +134,9 @@ def _complain(message: str, status: int) -> int:
 
 @contextlib.contextmanager
 def progress(total: int, unit: str, description: str) -> Iterator[Any]:
-    """Show a progress bar on stderr for work over a second, with rate and time left; every ten
-    seconds where that is a file.
+    """Show a progress bar on stderr, with rate and time left, for work over a second.
+
+    Where stderr is a file, a line is written every ten seconds.
     """
     from tqdm import tqdm
 
@@ -217,8 +219,9 @@ def with_gold_labels(split: Split, id2label: dict[int, str]) -> Split:
 
 
 def say_assumptions(splits: Iterable[Split], id2label: dict[int, str]) -> None:
-    """Say, once for all splits, what is assumed about labels where only data or model names the
-    classes.
+    """Say once for all splits what is assumed about labels.
+
+    Something is assumed where only the data or only the model names the classes.
     """
     sources: dict[str | None, str] = {}
     for split in splits:
@@ -229,8 +232,9 @@ def say_assumptions(splits: Iterable[Split], id2label: dict[int, str]) -> None:
 
 
 def say(message: str) -> None:
-    """Say on stderr what is not a result; of several processes, one says it. What would control the
-    terminal is escaped.
+    """Print a message that is not a result on stderr, from the first process alone.
+
+    What would control the terminal is escaped.
     """
     if sharding.is_main():
         print(printable(message), file=sys.stderr)

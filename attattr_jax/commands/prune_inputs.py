@@ -179,8 +179,9 @@ def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainedOn:
-    """What the heads are scored and evaluated on: as `--dataset` says, or as the checkpoint was
-    trained.
+    """The data that heads are scored and evaluated on.
+
+    It is what `--dataset` names, or what the checkpoint was trained on.
     """
 
     dataset: str
@@ -250,8 +251,9 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
 def _examples(
     options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
 ) -> tuple[Split | None, Split]:
-    """Return the examples to score on, None where no measure needs any, and those to evaluate
-    on.
+    """Return the examples to score on and those to evaluate on.
+
+    The former are None where no measure needs any.
     """
 
     def load(split: str, max_examples: int | None = None) -> Split:
@@ -279,8 +281,9 @@ def _examples(
 def _given_importance(
     options: Options, shape: tuple[int, int], fingerprint: str
 ) -> dict[str, Any] | None:
-    """Return the contents of the `head_importance.json` that `--importance` names, None where it
-    names a measure.
+    """Return the contents of the `head_importance.json` that `--importance` names.
+
+    None where it names a measure.
     """
     if options.prune_heads is not None:
         return importance_file.importance_record("by hand", np.zeros(shape), fingerprint)
@@ -300,8 +303,9 @@ def _given_importance(
 
 
 def _encode(classifier: Classifier, split: Split, max_seq_length: int | None) -> Encoded:
-    """Tokenize as in training, so that the accuracy before pruning is the one that training
-    reported.
+    """Tokenize as in training.
+
+    So the accuracy before pruning is the one that training reported.
     """
     limit = classifier.config.max_length
     labels = class_indices(split, classifier.id2label)

@@ -88,8 +88,9 @@ class Encoded:
         return np.asarray([len(ids) for ids in self.input_ids])
 
     def fingerprint(self, indices: Sequence[int]) -> str:
-        """Return 16 hexadecimal digits that tell a batch of these examples: tokens, segments and
-        labels, in order.
+        """Return 16 hexadecimal digits that identify a batch of these examples.
+
+        They depend on tokens, segments and labels, in order.
         """
         labels = (
             [None] * len(indices) if self.labels is None else self.labels[list(indices)].tolist()
@@ -236,9 +237,7 @@ def _text_ids(sequence_ids: Sequence[int | None]) -> list[int]:
 
 
 def data_fingerprint(split: Split, encoded: Encoded) -> str:
-    """Return a SHA-256 of a split's texts and of its labels as the model's class indices, in
-    order.
-    """
+    """Return a SHA-256 of a split's texts and of its labels as class indices, in order."""
     labels = None if encoded.labels is None else np.asarray(encoded.labels).tolist()
     return json_digest([split.fingerprint(), labels])
 
@@ -255,12 +254,11 @@ def inference_batches(
     mesh: jax.sharding.Mesh | None = None,
     done: Container[int] = (),
 ) -> Iterator[Batch]:
-    """Yield every example once, bucket by bucket, shortest first: each padded length is compiled
-    for one number of rows.
+    """Yield every example once, bucket by bucket, shortest first.
 
-    Of several processes that do not work on each batch together, each gets its share of the
-    batches. Which examples make a batch depends on the devices and processes alone, not on what is
-    done already.
+    Each padded length is compiled for one number of rows. Of several processes that do not work on
+    each batch together, each gets its share of the batches. Which examples make a batch depends on
+    the devices and processes alone, not on what is done already.
 
     Args:
       encoded: the tokenized split.
@@ -289,11 +287,11 @@ def inference_batches(
 def shuffled_batches(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int
 ) -> Iterator[np.ndarray]:
-    """Yield the indices of one training epoch: a random order that depends on seed and epoch alone,
-    similar lengths together.
+    """Yield the indices of the batches of one training epoch.
 
-    As `group_by_length` of the Hugging Face trainer: the shuffled examples are sorted within
-    stretches of 50 batches, and the batches are then shuffled.
+    The order is random and depends on seed and epoch alone; similar lengths come together. As
+    `group_by_length` of the Hugging Face trainer: the shuffled examples are sorted within stretches
+    of 50 batches, and the batches are then shuffled.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))

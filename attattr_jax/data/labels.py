@@ -57,8 +57,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?|[+-]?\.[0-9]{1,20}")
 
 
 def parse_labels(values: Sequence[Any]) -> list[Label] | None:
-    """Return the labels of a column: integers, other numbers, text, or None where an example has
-    none.
+    """Return the labels of a column: integers, other numbers, text, or None without a label.
 
     Whole numbers are integers however they are written (1, "1", 1.0), unless all of the column have
     the same number of digits and some begin with 0: "01" is text then, and so is "10" beside it.
@@ -129,16 +128,18 @@ class _Classes:
         return self.by_folded_name.get(name.strip().casefold())
 
     def with_name_of(self, label: Label) -> int | None:
-        """Return the class whose name a label is, also as a number or truth value; never by
-        index.
+        """Return the class whose name a label is, also as a number or truth value.
+
+        Never the class with that index.
         """
         if isinstance(label, (str, bool)) and (index := self.named(str(label))) is not None:
             return index
         return None if label is None or isinstance(label, str) else self.by_number.get(float(label))
 
     def look_up(self, label: Label) -> int | None:
-        """Return the class that a label without a name of its own means, `NO_GOLD`, or None if it
-        is none of them.
+        """Return the class that a label without a name of its own means.
+
+        `NO_GOLD` if it means no class; None if it is none of the classes.
 
         Raises:
           InputError: a number could mean two classes.
@@ -200,8 +201,9 @@ def class_index(label: str | int, id2label: Mapping[int, str], alternatives: str
 
 
 def has_gold(split: Labelled, id2label: Mapping[int, str]) -> list[bool]:
-    """Return for each example whether it has a gold label: not None, nor −1 or "-" where no class
-    has that name.
+    """Return for each example whether it has a gold label.
+
+    None is none, nor is −1 or "-" where no class has that name.
     """
     classes = _Classes(id2label)
     known = {label: classes.look_up(label) != NO_GOLD for label in (None, *_NO_GOLD_LABELS)}
@@ -271,8 +273,9 @@ def _look_up(split: Labelled, classes: _Classes) -> Callable[[Label], int | None
 
 
 def assumption(split: Labelled, id2label: Mapping[int, str]) -> str | None:
-    """Return, in words, what `class_indices` assumed where only one side says names; None if
-    nothing.
+    """Return in words what `class_indices` assumed where only one side has names.
+
+    None if it assumed nothing.
     """
     classes, data_names = _Classes(id2label), _data_names(split)
     if data_names is not None and not classes.have_names:
@@ -393,11 +396,10 @@ def label_names(train: Labelled, model_names: Mapping[int, str] | None = None) -
 def keeps_head(
     train: Labelled, model_names: Mapping[int, str], id2label: Mapping[int, str]
 ) -> bool:
-    """Return whether a model's head is for the classes to train with, `id2label` as from
-    `label_names`.
+    """Return whether a model's head is for the classes to train with.
 
-    Of a model without class names it is, by position, only where the data set numbers its names
-    itself.
+    `id2label` is what `label_names` returns. Of a model without class names it is, by position,
+    only where the data set numbers its names itself.
     """
     if dict(model_names) == dict(id2label):
         return True

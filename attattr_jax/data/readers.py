@@ -61,8 +61,9 @@ class _Table(NamedTuple):
 
 
 def _undecodable(path: Path) -> str:
-    """Return, for a file that is not UTF-8, which row is not: what is raised counts from some
-    buffer's start.
+    """Return which row of a file is not UTF-8, in words.
+
+    The position in the exception counts from the start of some buffer.
     """
     with open(path, "rb") as file:
         for row, line in enumerate(file, 1):
@@ -188,8 +189,9 @@ def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
 
 
 def _is_example(header: Sequence[str], values: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Return whether the first line of a file is an example, although one of its fields was given
-    as a column's name.
+    """Return whether the first line of a file without a header is an example.
+
+    One of its fields may still have been given as a column's name.
     """
     named = [name for name in (columns.text, columns.text_pair, columns.label) if name in header]
     if any(name in values[header.index(name)] for name in named):  # a label, that others have too
@@ -199,8 +201,9 @@ def _is_example(header: Sequence[str], values: Sequence[Sequence[str]], columns:
 
 
 def _published_columns(first_line: Sequence[str]) -> list[str] | None:
-    """Return the columns of a file that is published without a header, None where the first line is
-    one.
+    """Return the columns of a file that is published without a header.
+
+    None where the first line is a header.
     """
     for names, patterns in _HEADERLESS:
         if len(names) == len(first_line) and all(map(re.fullmatch, patterns, first_line)):
@@ -252,8 +255,9 @@ _NAME_THEM = "name the columns with --column_names, as in --column_names id,labe
 
 
 class _quiet_datasets:
-    """Keep the progress bars and complaints of `datasets` off the terminal: ours say what is going
-    on.
+    """Keep the progress bars and warnings of `datasets` off the terminal.
+
+    The scripts print their own.
     """
 
     def __enter__(self):

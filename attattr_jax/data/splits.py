@@ -80,8 +80,9 @@ class Split:
         )
 
     def with_gold_labels(self, id2label: Mapping[int, str]) -> Split:
-        """Return the split without the examples that have no gold label, for a model with these
-        classes.
+        """Return the split without the examples that have no gold label.
+
+        `id2label` are the classes of the model.
         """
         are_gold = has_gold(self, id2label)
         if self.raw_labels is None or all(are_gold):
@@ -89,8 +90,9 @@ class Split:
         return self.select(np.flatnonzero(are_gold).tolist())
 
     def example_hashes(self) -> list[str]:
-        """Return 16 hexadecimal digits for each example's text or texts, whatever its label: to
-        tell the same example elsewhere.
+        """Return 16 hexadecimal digits for each example's text or texts.
+
+        They do not depend on the label: the same example is recognised in another file.
         """
         pairs = self.text_pairs or [None] * len(self)
         return [json_digest(row)[:16] for row in zip(self.texts, pairs, strict=True)]
@@ -114,8 +116,9 @@ def dataset_name(dataset: str) -> str:
 
 
 def task_name(dataset: str) -> str:
-    """Return the name as GLUE tasks are written here: a folder `CoLA` or `SST-2` is the task
-    too.
+    """Return the name as GLUE tasks are written here.
+
+    A folder `CoLA` or `SST-2` is that task too.
     """
     return re.sub(r"[^a-z0-9]", "", dataset_name(dataset).lower())
 
@@ -128,8 +131,9 @@ def absolute_name(dataset: str) -> str:
 
 
 def _is_here(dataset: str) -> bool:
-    """Return whether a data set is a file or folder here; one without data that has a task's name
-    is none (a run's output, say).
+    """Return whether a data set is a file or folder here.
+
+    A folder without data that has a task's name is none: it may be a run's output.
     """
     path = user_path(dataset)
     if dataset in GLUE_TASKS and os.path.isdir(path):
@@ -211,8 +215,9 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
 
 
 def _check_applies(columns: Columns, source: Any) -> None:
-    """Raise an InputError if something was said about columns that has no effect on what is no .tsv
-    or .csv file of the user's.
+    """Raise an InputError if an option about columns has no effect on this source.
+
+    They are for .tsv and .csv files of the user.
     """
     for option, value in (
         ("column_names", columns.names),

@@ -22,11 +22,10 @@ def convergence_by_steps(
     options: AttributionOptions,
     steps: Sequence[int],
 ) -> np.ndarray:
-    """Return |convergence delta| / Σ|attributions| for several numbers of integration steps, [B, S,
-    L]; 0 where nothing is attributed.
+    """Return |convergence delta| / Σ|attributions| for several numbers of steps, [B, S, L].
 
-    The rules are filled up with nodes of weight 0 to the longest of them: one compiled program
-    serves all.
+    It is 0 where nothing is attributed. The rules are filled up with nodes of weight 0 to the
+    longest of them: one compiled program serves all.
 
     Args:
       classifier: the model that was explained.

@@ -152,8 +152,9 @@ def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
 
 
 def _unpad(arrays: dict[str, np.ndarray], real: slice | np.ndarray) -> dict[str, np.ndarray]:
-    """Take the real tokens, a slice (which copies nothing) or their positions, on every axis that
-    counts tokens.
+    """Return the arrays with the real tokens alone, on every axis that counts tokens.
+
+    `real` is a slice, which copies nothing, or their positions.
     """
     axes = {"token_attributions": 1, "token_pairs": 2, "attributions": 2, "attention_probs": 2}
 
@@ -195,8 +196,9 @@ def explain_texts(
     options: AttributionOptions | None = None,
     **changes: Any,
 ) -> Explanations:
-    """Explain a few texts at once: what `attribute.py` does, in memory. In a notebook the result
-    shows itself as a report.
+    """Explain a few texts at once, in memory: what `attribute.py` does.
+
+    In a notebook the result shows itself as a report.
 
     Args:
       classifier: the model, with its tokenizer.

@@ -88,9 +88,10 @@ class Explanation:
         return sorted(self._arrays)
 
     def array(self, name: str) -> np.ndarray:
-        """Return one array: `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L,
-        N], `token_pairs` [T, T] (the sum over layers and heads, not normalised),
-        `token_attributions` [T].
+        """Return one array.
+
+        `attributions` or `attention_probs` [L, N, T, T], `head_importance` [L, N], `token_pairs`
+        [T, T] (the sum over layers and heads, not normalised), or `token_attributions` [T].
 
         Raises:
           InputError: it was not kept, or its shard is missing or damaged.
@@ -130,10 +131,10 @@ class Explanation:
 
     @property
     def relative_deltas(self) -> list[float] | None:
-        """|convergence delta| / Σ|attributions| of each layer, or on the joint path of all
-        together; 0 where nothing is attributed.
+        """|convergence delta| / Σ|attributions| of each layer; 0 where nothing is attributed.
 
-        None where Σ|attributions| is not known: of attributions that were reduced.
+        On the joint path one number, of all layers together. None where Σ|attributions| is not
+        known: of attributions that were reduced.
         """
         sizes = self.row["absolute_attribution_sums"]
         if sizes is None:
@@ -156,8 +157,9 @@ class Explanation:
 
     @property
     def sum_name(self) -> str:
-        """What `token_pairs` is the sum over: all layers and heads, or those layers that were
-        attributed.
+        """What `token_pairs` is the sum over, in words.
+
+        All layers and heads, or the layers that were attributed.
         """
         layers = ", ".join(map(str, self.row["layers"]))
         return (
@@ -202,8 +204,10 @@ class Explanation:
         return attribution_tree(by_layer, self.row["tokens"], threshold, penalty)
 
     def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
-        """Show the report of this example: in a notebook below the cell, elsewhere as a file whose
-        path is returned.
+        """Show the report of this example.
+
+        In a notebook it is shown below the cell, elsewhere written as a file whose path is
+        returned.
 
         Args:
           file: where to write it; by default into a new temporary folder. An older report there is
@@ -238,8 +242,10 @@ class Explanations(Sequence[Explanation]):
         return self._examples[index]
 
     def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
-        """Show the report of these examples: in a notebook below the cell, elsewhere as a file
-        whose path is returned.
+        """Show the report of these examples.
+
+        In a notebook it is shown below the cell, elsewhere written as a file whose path is
+        returned.
 
         Args:
           file: where to write it; by default into a new temporary folder. An older report there is

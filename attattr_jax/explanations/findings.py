@@ -56,8 +56,9 @@ def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, A
 
 
 class DatasetSummary:
-    """What is kept over all examples: the mean head importance and the strongest token pairs.
-    Bounded, whatever the number of examples.
+    """The mean head importance and the strongest token pairs of all examples.
+
+    Its size does not grow with the number of examples.
     """
 
     def __init__(self, num_pairs: int = 20):

@@ -1,6 +1,4 @@
-"""Which files a folder of explanations consists of: their sizes and SHA-256, as its manifests say,
-and whether they still are so.
-"""
+"""The manifest of a folder of explanations: its files with their sizes and SHA-256."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""A folder of explanations while it is written: by several processes, resumed where it stopped, one
-data set at the end.
+"""A folder of explanations while it is written.
 
-Each process writes parts: the arrays of some examples, `shard-PPPP-NNNNN.safetensors`, their rows,
-`parts/rows-PPPP-NNNNN.jsonl`, and then a line in its manifest, `parts/manifest-PPPP.jsonl`: which
-examples are in the two files, and the files' sizes and SHA-256. What no line names does not count,
-so a process may be killed at any moment. When every example is there, `assemble` puts the rows in
-order into `examples.jsonl` and lists all files in `manifest.json`.
+Several processes write it, part by part; it is resumed where it stopped, and put together at the
+end. Each process writes parts: the arrays of some examples, `shard-PPPP-NNNNN.safetensors`, their
+rows, `parts/rows-PPPP-NNNNN.jsonl`, and then a line in its manifest, `parts/manifest-PPPP.jsonl`:
+which examples are in the two files, and the files' sizes and SHA-256. What no line names does not
+count, so a process may be killed at any moment. When every example is there, `assemble` puts the
+rows in order into `examples.jsonl` and lists all files in `manifest.json`.
 
 Only `ExplanationWriter` is for all processes of a run; everything else is for one of them, while
 the others wait.
@@ -103,9 +103,7 @@ class ExplanationWriter:
 
 
 def listed(folder: Path, num_examples: int) -> Iterator[tuple[str, Part | ValueError]]:
-    """Yield (where it stands, part, or what is wrong with it) of every line of the manifests of a
-    run that goes on.
-    """
+    """Yield (position, part or error) of every line of the manifests of an unfinished run."""
     seen = set()
     for manifest in sorted((folder / PARTS).glob("manifest*.jsonl")):
         journal = Journal(manifest, is_written=False)
@@ -174,8 +172,9 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
 
 
 def _take_apart(folder: Path, num_examples: int) -> list[str]:
-    """Turn an assembled folder in which something is damaged into parts again; returns what is
-    damaged.
+    """Turn an assembled folder in which something is damaged into parts again.
+
+    Returns what is damaged.
     """
     manifest = folder / MANIFEST_FILE
     damage, kept, parts = [], [], []
@@ -204,8 +203,9 @@ def _take_apart(folder: Path, num_examples: int) -> list[str]:
 
 
 def assemble(folder: Path, num_examples: int) -> None:
-    """Put the rows of all parts in order, list the files, and check that every example is there
-    exactly once.
+    """Put the rows of all parts in order, and list the files in the manifest.
+
+    Every example must be there exactly once.
 
     Raises:
       InputError: one is missing or there twice, or a file is damaged.

@@ -32,8 +32,9 @@ class StoredExplanation(Explanation):
     """One example of a folder of explanations; its arrays are read when they are asked for."""
 
     def __init__(self, folder: Path, row: dict[str, Any], parts: Mapping[str, Part] | None = None):
-        """Take a row, and what the manifest says of each file of arrays, None without a
-        manifest.
+        """Take a row, and what the manifest says of each file of arrays.
+
+        `parts` is None without a manifest.
         """
         super().__init__(row, {})
         self._folder, self._parts = folder, parts
@@ -60,9 +61,7 @@ class StoredExplanation(Explanation):
         return values
 
     def _mistake(self, name: str, prefix: str) -> str | None:
-        """Return why the arrays of this prefix in this file are not the example's as they were
-        written.
-        """
+        """Return why these arrays are not the example's as they were written; None if they are."""
         index = self.row["index"]
         if prefix != f"{index}/":
             return f"the row names those of {shortened(prefix, 20)!r}, not of '{index}/'"
@@ -164,8 +163,9 @@ def _version(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def load_attributions(folder: str | os.PathLike) -> StoredExplanations:
-    """Open a folder written by `attribute.py`: a sequence of examples whose arrays are read when
-    they are asked for.
+    """Open a folder written by `attribute.py`: a sequence of examples.
+
+    Their arrays are read when they are asked for.
 
     Raises:
       InputError: the folder holds no explanations, or rows that are not those its manifest was

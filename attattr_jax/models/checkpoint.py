@@ -45,8 +45,9 @@ _HUB_FILES = [
 
 
 def load_label_names(name: str | os.PathLike) -> dict[int, str]:
-    """Return index -> class name of a checkpoint, LABEL_0, … where it names none; {} if its head is
-    no text classifier's.
+    """Return index -> class name of a checkpoint, LABEL_0, … where it names none.
+
+    {} if its head is not a text classifier's.
 
     Raises:
       InputError: as `load_classifier`.
@@ -56,8 +57,9 @@ def load_label_names(name: str | os.PathLike) -> dict[int, str]:
 
 
 def default_label_names(config: EncoderConfig) -> dict[int, str]:
-    """Return what `transformers` calls classes without names, which it also leaves out of
-    config.json.
+    """Return the names that `transformers` gives classes without names.
+
+    It leaves them out of config.json, too.
     """
     return {index: f"LABEL_{index}" for index in range(config.num_labels)}
 
@@ -96,8 +98,7 @@ def _foreign_head(fields: Mapping[str, Any], family: type[EncoderConfig]) -> str
 
 
 def read_config(folder: Path, name: str) -> tuple[EncoderConfig, dict[int, str], str | None]:
-    """Return the configuration and class names of a folder in Hugging Face format, and what
-    `_foreign_head` says.
+    """Return configuration, class names and what `_foreign_head` says of a folder.
 
     Of a foreign head nothing is taken: neither its class names nor its number of outputs.
     """
@@ -293,8 +294,9 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
-    """Return all that token ids depend on, as JSON can hold it; it changes neither by use nor by
-    saving and loading.
+    """Return all that token ids depend on, as JSON can hold it.
+
+    It changes neither by use nor by saving and loading.
     """
     if tokenizer is None:
         return None

@@ -116,17 +116,14 @@ class Classifier:
         return self.tokenizer
 
     def require_classes(self) -> None:
-        """Raise an InputError that names the model if it has only one output, a number: accuracy is
-        of classes.
-        """
+        """Raise an InputError if the model has one output: accuracy is of classes."""
         require(
             self.config.num_labels > 1,
             f"{self.name} has one output (regression): there is no accuracy without classes",
         )
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of the tensors, the whole configuration, the class names and the
-        tokenizer.
+        """Return a SHA-256 of tensors, configuration, class names and tokenizer.
 
         A saved and loaded classifier has the same one. What it computes in (`config.dtype`), which
         is not saved, does not count.

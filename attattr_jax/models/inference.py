@@ -26,13 +26,12 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 
 def complete_batch(batch: Batch, config: EncoderConfig) -> dict[str, Any]:
-    """Return the arrays that the model reads, all int [B, T]; a missing mask means ones, missing
-    segments zeros.
+    """Return the arrays that the model reads, all int [B, T].
 
-    Host arrays (NumPy, nested lists, tensors of other libraries on the CPU) are looked at, and
-    become NumPy int32. JAX arrays are not, since that would wait for them: there an id or a segment
-    that the model does not have gives NaN for its example, and padding without a mask, or on the
-    left, gives another number.
+    A missing mask means ones, missing segments mean zeros. Host arrays (NumPy, nested lists,
+    tensors of other libraries on the CPU) are looked at, and become NumPy int32. JAX arrays are
+    not, since that would wait for them: there an id or a segment that the model does not have gives
+    NaN for its example, and padding without a mask, or on the left, gives another number.
 
     Raises:
       InputError: `input_ids` is missing or not [B, T], a shape differs, T exceeds the position
@@ -98,8 +97,9 @@ def complete_batch(batch: Batch, config: EncoderConfig) -> dict[str, Any]:
 def checked_tokens(
     name: str, values: Any, size: int, meaning: str, shape: tuple[int, ...] | None = None
 ) -> Any:
-    """Return integers [B, T]: a JAX array as it is, anything else as NumPy int32 after checking
-    that its values are 0 … `size` − 1.
+    """Return integers [B, T], checked to be from 0 to `size` − 1.
+
+    A JAX array is returned as it is; anything else as NumPy int32.
 
     Args:
       name: of the argument.
@@ -157,8 +157,9 @@ def forward(
     attention_probs: Mapping[int, Array] | None = None,
     head_mask: HeadMask | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Classify a batch and return the attention probabilities that were used. Pure; jit-compiled
-    when called plainly.
+    """Classify a batch and return the attention probabilities that were used.
+
+    Pure; jit-compiled when called plainly.
 
     Args:
       params: the parameter tree, as in `Classifier.params`.
@@ -193,8 +194,9 @@ def forward(
 def _checked_probs(
     attention_probs: Mapping[int, Any] | None, shape: tuple[int, int], config: EncoderConfig
 ) -> dict[int, Any]:
-    """Return the probabilities given for some layers as arrays, or raise an InputError; `shape` is
-    [B, T].
+    """Return the probabilities given for some layers as arrays, or raise an InputError.
+
+    `shape` is [B, T].
     """
     if attention_probs is not None and not isinstance(attention_probs, Mapping):
         raise InputError(

@@ -41,8 +41,9 @@ def latencies(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     rounds: int = ROUNDS,
 ) -> dict[str, dict[int, float]]:
-    """Measure the milliseconds of one batch of logits, compiled, on one device: the median of
-    rounds in which the models take turns.
+    """Measure the milliseconds of one batch of logits, compiled, on one device.
+
+    They are the median of rounds in which the models take turns.
 
     Returns:
       {name: {batch size: milliseconds}}.

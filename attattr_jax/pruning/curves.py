@@ -61,8 +61,9 @@ def masks_along(order: np.ndarray, counts: Sequence[int], present: np.ndarray) -
 
 
 def curve_masks(order: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Return the masks [M, L, N] of the points of a curve: `CURVE_FRACTIONS` of all heads
-    removed.
+    """Return the masks [M, L, N] of the points of a curve.
+
+    At each, one of `CURVE_FRACTIONS` of all heads is removed.
     """
     return masks_along(
         order, [num_to_prune(fraction, present.size) for fraction in CURVE_FRACTIONS], present

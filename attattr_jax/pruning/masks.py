@@ -19,16 +19,18 @@ def random_importance(num_layers: int, num_heads: int, seed: int) -> np.ndarray:
 
 
 def rank_absent_last(importance, present) -> np.ndarray:
-    """Return an importance float64 [L, N] in which the heads that a model lacks (`present` 0) rank
-    below all that it has.
+    """Return an importance in which removed heads rank below all remaining heads.
+
+    float64 [L, N]; `present` is 0 for a removed head.
     """
     importance = np.asarray(importance, np.float64)
     return np.where(np.asarray(present) != 0, importance, np.nextafter(importance.min(), -np.inf))
 
 
 def keep_top_heads(importance, per_layer: int = 3, present=None) -> np.ndarray:
-    """Return the mask int32 [L, N] that keeps the most important heads of every layer; of equals,
-    the lower number.
+    """Return the mask int32 [L, N] that keeps the most important heads of every layer.
+
+    Of equals, the lower number is kept.
 
     Args:
       importance: [L, N].
@@ -56,8 +58,9 @@ def keep_top_heads(importance, per_layer: int = 3, present=None) -> np.ndarray:
 
 
 def prune_lowest_heads(importance, fraction: float, present=None) -> np.ndarray:
-    """Return the mask int32 [L, N] without the int(fraction·L·N) least important heads of all
-    layers; of equals, the lower number goes.
+    """Return the mask int32 [L, N] without the least important heads of all layers.
+
+    int(fraction·L·N) heads are removed; of equals, the lower number.
 
     Args:
       importance: [L, N].
@@ -82,15 +85,14 @@ def prune_lowest_heads(importance, fraction: float, present=None) -> np.ndarray:
 
 
 def num_to_prune(fraction: float, num_heads: int) -> int:
-    """Return int(fraction·num_heads), as the product is and not as it is rounded: 0.7 of 90 are
-    63.
-    """
+    """Return int(fraction·num_heads) of the exact product: 0.7 of 90 are 63."""
     return int(round(fraction * num_heads, 9))
 
 
 def listed_integers(text: str) -> list[int]:
-    """Return the layers or heads of a list such as 0,4,5; a ValueError if one is not written in
-    digits alone.
+    """Return the layers or heads of a list such as 0,4,5.
+
+    A ValueError if one is not written in digits alone.
     """
     parts = [part.strip() for part in text.split(",")]
     # Int() reads 1_0 as 10
@@ -100,8 +102,9 @@ def listed_integers(text: str) -> list[int]:
 
 
 def remove_listed_heads(listed: str, num_layers: int, num_heads: int) -> np.ndarray:
-    """Return the mask int32 [L, N] without the heads written as `0:1,2;3:4`: heads 1 and 2 of layer
-    0, head 4 of layer 3.
+    """Return the mask int32 [L, N] without the heads written as `0:1,2;3:4`.
+
+    That is heads 1 and 2 of layer 0, and head 4 of layer 3.
 
     Raises:
       InputError: it cannot be read, or a layer or head does not exist.
@@ -135,8 +138,9 @@ def listed_heads(mask: np.ndarray, keep: int) -> list[list[int]]:
 
 
 def _checked_ranking(importance, present) -> tuple[np.ndarray, np.ndarray]:
-    """Return an importance in which absent heads rank last, and the mask int32 [L, N] of those that
-    are there.
+    """Return an importance in which removed heads rank last, and the mask of the others.
+
+    The mask is int32 [L, N].
     """
     importance = _checked_importance(importance)
     present = np.ones(importance.shape, np.int32) if present is None else np.asarray(present)

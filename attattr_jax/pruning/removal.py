@@ -13,12 +13,11 @@ from ..models.head_masks import select_heads, static_mask
 
 
 def remove_heads(classifier: Classifier, mask) -> Classifier:
-    """Return the physically smaller model without the heads whose mask is 0: same logits as under
-    the mask.
+    """Return the physically smaller model without the heads whose mask is 0.
 
-    Their rows of query, key and value and their columns of the attention output are cut out; a
-    layer without any head left still adds that output's bias. `config.kept_heads` keeps account, in
-    the numbering of the whole model.
+    It has the logits that the model has under the mask. Their rows of query, key and value and
+    their columns of the attention output are cut out; a layer without any head left still adds that
+    output's bias. `config.kept_heads` keeps account, in the numbering of the whole model.
 
     Looks at values: `mask` cannot be traced.
 

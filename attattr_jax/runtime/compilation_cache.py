@@ -1,5 +1,4 @@
-"""Where compiled programs are kept between processes: JAX's persistent cache, in a folder of ours,
-repaired after a crash.
+"""Compiled programs kept between processes: JAX's persistent cache, repaired after a crash.
 
 JAX keeps a program in two files, `KEY-cache`, compressed, and `KEY-atime`, which it writes next. If
 the second is missing, it can add no program any more; a first one that was cut short is never
@@ -29,8 +28,9 @@ _CHECKED = ".attattr-jax-checked"  # its time: when all entries were looked at
 
 @functools.cache
 def keep_programs(in_script: bool = False) -> None:
-    """Keep compiled programs in `~/.cache/attattr-jax`; JAX_ENABLE_COMPILATION_CACHE=false turns it
-    off. A second call does nothing.
+    """Keep compiled programs in `~/.cache/attattr-jax`.
+
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. A second call does nothing.
 
     Args:
       in_script: the process is ours: bounds hold also in the folder that JAX_COMPILATION_CACHE_DIR
@@ -67,8 +67,9 @@ def keep_programs(in_script: bool = False) -> None:
 
 
 def _can_write(folder: str) -> bool:
-    """Return whether a folder is there, or was made, and can be written; else JAX would warn at
-    every program.
+    """Return whether a folder exists, or could be made, and can be written.
+
+    JAX would warn at every program otherwise.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -78,11 +79,11 @@ def _can_write(folder: str) -> bool:
 
 
 def mend(folder: Path) -> None:
-    """Make a cache usable again after a crash: delete programs that were cut short, complete the
-    pairs of files.
+    """Make a cache usable again after a crash.
 
-    Only entries written since the last look are read, oldest first and for `LOOK_NS` at most: the
-    next start goes on from there.
+    Programs that were cut short are deleted, pairs of files completed. Only entries written since
+    the last look are read, oldest first and for `LOOK_NS` at most: the next start goes on from
+    there.
     """
     start, stamp = time.time_ns(), folder / _CHECKED
     try:

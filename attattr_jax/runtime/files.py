@@ -17,15 +17,17 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota and a limit on
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether text can be written: a name in bytes that are not of the system's encoding
-    cannot.
+    """Return whether text can be written as UTF-8.
+
+    A file name in bytes of another encoding cannot.
     """
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def user_path(name: str | os.PathLike) -> Path:
-    """Return a path with `~` expanded; one of an unknown user stays as it is, and will not be
-    found.
+    """Return a path with `~` expanded.
+
+    That of an unknown user stays as it is, and will not exist.
     """
     try:
         return Path(name).expanduser()
@@ -34,8 +36,9 @@ def user_path(name: str | os.PathLike) -> Path:
 
 
 def _open_new(file: Path) -> int:
-    """Return the descriptor of a new file, in the place of whatever was there: a link there must
-    not lead to another file.
+    """Return the descriptor of a new file, in the place of whatever was there.
+
+    A link there must not lead to another file.
     """
     file.unlink(missing_ok=True)
     return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
@@ -47,8 +50,9 @@ def _open_without_links(name: str, flags: int) -> int:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Return whether an error says that there is no space; libraries wrap what the system says, in
-    types of their own.
+    """Return whether an error says that there is no space.
+
+    Libraries wrap what the system says in types of their own.
     """
     return any(os.strerror(number) in str(error) for number in _FULL_DISK)
 
@@ -61,8 +65,9 @@ def check_new(file: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Open a file beside the place of `file`, and move it there at the end; a failure leaves what
-    was there before, and nothing else.
+    """Open a file beside `file`, and move it there at the end.
+
+    A failure leaves what was there before, and nothing else.
     """
     staging = file.with_name(f".{file.name}.part")
     try:
@@ -116,13 +121,15 @@ def json_digest(content: Any) -> str:
 
 
 class Journal:
-    """Results of a run that is not finished, by name: a line of JSON each, on disk when `put`
-    returns. Damaged lines do not count.
+    """Results of an unfinished run, by name: a line of JSON each.
+
+    A line is on disk when `put` returns. Damaged lines do not count.
     """
 
     def __init__(self, file: Path | None, is_written: bool = True):
-        """Read what is there; `is_written`: whether `put` writes, or only remembers, as it does
-        without a file.
+        """Read the lines of a file.
+
+        `is_written`: whether `put` writes, or only remembers, as it does without a file.
         """
         self._file, self._is_written = file, is_written and file is not None
         self.known: dict[str, Any] = {}

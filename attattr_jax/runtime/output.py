@@ -298,8 +298,9 @@ class OutputFolder:
         sharding.barrier(f"{self.script} started")
 
     def _warn_of_changes(self) -> None:
-        """Say in one line if packages or the kind of device are others than at the first start,
-        which `run.json` then keeps.
+        """Warn in one line if packages or the kind of device are others than at the first start.
+
+        `run.json` keeps those of the first start.
         """
         first = self.previous.get(
             "started_with", {name: self.previous.get(name) for name in ("packages", "device")}
@@ -337,9 +338,7 @@ class OutputFolder:
 
 
 def _jax_config() -> dict[str, Any]:
-    """Return JAX's settings that numbers depend on, wherever they come from: an environment
-    variable or the caller.
-    """
+    """Return JAX's settings that numbers depend on, from the environment or the caller."""
     # A setting may come and go with versions
     return {name: getattr(jax.config, name, None) for name in JAX_SETTINGS}
 
@@ -364,8 +363,9 @@ def _version(package: str) -> str | None:
 
 
 def default_output_dir(name: str, subfolder: str) -> Path:
-    """Return where results about a checkpoint go: into its folder, or, if that is not ours to write
-    to, into `runs/<name>`.
+    """Return the default output folder for results about a checkpoint.
+
+    It is in the checkpoint's folder, or, if that is not ours to write to, `runs/<name>`.
     """
     folder = user_path(name)
     return folder / subfolder if folder.is_dir() else Path("runs") / folder.name / subfolder

@@ -38,10 +38,10 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def signals_handled() -> Iterator[None]:
-    """Within, Ctrl-C raises KeyboardInterrupt and SIGTERM `Terminated`, and both are noted; the
-    handlers before are put back at the end.
+    """Within, Ctrl-C raises KeyboardInterrupt and SIGTERM raises `Terminated`.
 
-    Outside the main thread, where Python sets no handlers, this does nothing.
+    Both are noted; the handlers of before are restored at the end. Outside the main thread, where
+    Python sets no handlers, this does nothing.
     """
     global _signal
     if threading.current_thread() is not threading.main_thread():
@@ -74,8 +74,9 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def check_interrupted() -> None:
-    """Raise what a signal handler has raised and something has discarded; every batch and every
-    step of a progress bar comes by here.
+    """Raise what a signal handler has raised and something has discarded.
+
+    Called at every batch and every step of a progress bar.
 
     Raises:
       KeyboardInterrupt, Terminated: that signal came within `signals_handled`.
@@ -93,8 +94,9 @@ def initialize(
     process_id: int | None = None,
     together: bool = False,
 ) -> None:
-    """Join the other processes of a run, if there are to be any; before anything else asks JAX for
-    a device.
+    """Join the other processes of a run, if there are any.
+
+    To be called before anything else asks JAX for a device.
 
     Args:
       distributed: whether to join; what is not given is found by JAX itself under Slurm, Kubernetes
@@ -154,8 +156,9 @@ def initialize(
 
 
 def leave(status: int) -> int:
-    """Return the exit status; of several processes, one that failed ends here: it does not wait
-    until the others have ended well.
+    """Return the exit status.
+
+    Of several processes, one that failed exits here: it does not wait for the others.
     """
     if status and jax.distributed.is_initialized():
         # When it ends, JAX ends the others: what stopped it has most often stopped them as well
@@ -175,8 +178,9 @@ def _handle_sigterm(handler: Callable) -> Callable | int | None:
 
 @contextlib.contextmanager
 def preemption(together: bool) -> Iterator[Callable[[int], bool]]:
-    """Within, SIGTERM ends nothing by itself; yields step -> whether to save and stop after that
-    step.
+    """Within, SIGTERM does not end the process by itself.
+
+    Yields step -> whether to save and stop after that step.
 
     Args:
       together: all processes stop at the same step, whichever of them gets the signal; each has to

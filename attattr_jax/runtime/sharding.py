@@ -49,8 +49,9 @@ def _put(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def shard_rows(tree: Any, mesh: Mesh) -> Any:
-    """Put a tree of arrays on the mesh, divided along their first axis, whose length must be a
-    multiple of the device count.
+    """Put a tree of arrays on the mesh, divided along their first axis.
+
+    Its length must be a multiple of the device count.
     """
     return jax.tree.map(lambda array: _put(array, NamedSharding(mesh, PartitionSpec("data"))), tree)
 
@@ -76,8 +77,9 @@ def shard_params(tree: Any, mesh: Mesh) -> Any:
 
 
 def params_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Return how to divide each array of a tree: along its longest axis that the device count
-    divides; without one it is replicated.
+    """Return the sharding that divides each array of a tree along its longest axis.
+
+    Only axes that the device count divides; without one the array is replicated.
     """
 
     def sharding_of(array) -> NamedSharding:
@@ -106,8 +108,9 @@ def fetch(tree: Any) -> Any:
 
 
 def num_shares(mesh: Mesh) -> int:
-    """Return how many processes divide the batches among them: all, unless they work on each batch
-    together.
+    """Return how many processes divide the batches among them.
+
+    All, unless they work on each batch together.
     """
     return 1 if mesh.is_multi_process else jax.process_count()
 
@@ -120,8 +123,9 @@ def share_of(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
 
 
 def sum_over_processes(tree: Any, mesh: Mesh) -> Any:
-    """Return the sums of NumPy arrays over the processes that divided the batches among them; the
-    same bits on every process.
+    """Return the sums of NumPy arrays over the processes that divided the batches.
+
+    Every process gets the same bits.
     """
     if num_shares(mesh) == 1:
         return tree
@@ -143,8 +147,9 @@ def sum_over_processes(tree: Any, mesh: Mesh) -> Any:
 
 
 def from_main(value: Any) -> Any:
-    """Return the first process's value, which JSON can hold, on every process: all then act on the
-    same view of shared files.
+    """Return the first process's value on every process; JSON must be able to hold it.
+
+    All processes then act on the same view of shared files.
     """
     if jax.process_count() == 1:
         return value

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal or a figure: characters that would control it, or reorder what is
-    shown, are written as escapes.
+    """Return text for a terminal or a figure, with control characters as escapes.
+
+    So are characters that would reorder what is shown.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text

@@ -64,8 +64,9 @@ def predict_masks(
     batch_size: int = 32,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
-    """Return the logits of every example under each of many head masks, [masks, examples, C]: one
-    compiled program for all of them.
+    """Return the logits of every example under each of many head masks.
+
+    They are [masks, examples, C]; one compiled program serves all masks.
 
     Args:
       head_masks: [masks, L, N]; those that occur again are computed once.
@@ -101,8 +102,9 @@ def _over_batches(
     batch_size: int,
     on_batch,
 ) -> np.ndarray:
-    """Return logits [masks, examples, C], in order; `compute` gives a batch's, in parts [masks, B,
-    C] that follow one another.
+    """Return logits [masks, examples, C], in order.
+
+    `compute` returns a batch's, in parts [masks, B, C] that follow one another.
     """
     logits = np.zeros((num_masks, len(encoded), config.num_labels), np.float32)
     pending: list[tuple[np.ndarray, list[Array]]] = []

@@ -1,5 +1,4 @@
-"""Explanations handed on to other tools: arguments for BertViz, tables for pandas and the like, and
-files of single examples.
+"""Explanations for other tools: BertViz, tables for pandas, files of single examples.
 
 Whatever goes to files is written example by example: the arrays of one are in memory at a time.
 
@@ -45,13 +44,13 @@ def to_bertviz(
     what: str = "attributions",
     as_tensor: Callable[[np.ndarray], Any] | None = None,
 ) -> dict[str, Any]:
-    """Return keyword arguments for BertViz: `head_view(**to_bertviz(example,
-    as_tensor=torch.from_numpy))`, likewise `model_view`.
+    """Return keyword arguments for BertViz' `head_view` and `model_view`.
 
-    BertViz draws a value as the opacity of a line: 0 and all below are invisible, 1 and all above
-    opaque. Attributions are therefore divided by the largest absolute value of the example, and one
-    sign is shown at a time, both on the same scale. `head_view` further divides by the number of
-    heads that are switched on: a double click on a head leaves it alone.
+    `head_view(**to_bertviz(example, as_tensor=torch.from_numpy))`. BertViz draws a value as the
+    opacity of a line: 0 and all below are invisible, 1 and all above opaque. Attributions are
+    therefore divided by the largest absolute value of the example, and one sign is shown at a time,
+    both on the same scale. `head_view` further divides by the number of heads that are switched on:
+    a double click on a head leaves it alone.
 
     Args:
       example: with its arrays.
@@ -196,8 +195,9 @@ def export(
     tree_penalty: float = 0.0,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Do what `write_table` and `write_example_files` do, in one pass: tables are
-    `attributions.parquet` and `attributions.csv`.
+    """Do what `write_table` and `write_example_files` do, in one pass.
+
+    Tables are `attributions.parquet` and `attributions.csv`.
 
     Args:
       formats: of `TABLE_FORMATS` and `EXAMPLE_FORMATS`.
@@ -273,8 +273,9 @@ def _table_writer(file: Path) -> Iterator[Callable[[pa.Table], None]]:
 def _checked_places(
     examples: Iterable[Example], folder: Path, formats: Collection[str]
 ) -> Iterable[Example]:
-    """Return the examples, none of whose files is there: of a sequence all are checked before
-    anything is written.
+    """Return the examples, having checked that none of their files exists.
+
+    Of a sequence all are checked before anything is written.
     """
 
     def check_example(example: Example) -> Example:

@@ -1,8 +1,7 @@
-"""One HTML page of explanations that needs nothing else: no network, no other file. `page/` has its
-template, style and script.
+"""One HTML page of explanations that needs nothing else: no network, no other file.
 
-The page is written as it is made, one example in memory at a time; `report_data` makes the data of
-each. Colours and sizes are in `page/report.css`.
+`page/` has its template, style and script. The page is written as it is made, one example in memory
+at a time; `report_data` makes the data of each. Colours and sizes are in `page/report.css`.
 
 Text from users reaches the page through Jinja's escaping, or as JSON that the script puts into text
 nodes; a content security policy lets no other script run and nothing be loaded.
@@ -103,8 +102,9 @@ def write_report(
 
 
 def _is_report(file: Path) -> bool:
-    """Return whether a file is a report, of this version or an earlier one, which did not name its
-    generator.
+    """Return whether a file is a report, of this version or an earlier one.
+
+    Earlier ones did not name their generator.
     """
     if not file.is_file():
         return False
@@ -117,8 +117,9 @@ def _is_report(file: Path) -> bool:
 
 
 def notebook_frame(explanations: Sequence[Example], height: int = 900) -> str:
-    """Return the report as an HTML element of its own for a notebook: its style and script touch
-    nothing around it.
+    """Return the report as an HTML element of its own for a notebook.
+
+    Its style and script touch nothing around it.
     """
     left_out = LeftOut(max(0, len(explanations) - MAX_EXAMPLES))
     count = len(explanations) - left_out.num_unlisted
@@ -154,8 +155,9 @@ def _assets() -> dict[str, Any]:
 
 
 def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
-    """Return what the template needs beside the examples' data: the list of texts, and how all was
-    made.
+    """Return what the template needs beside the examples' data.
+
+    That is the list of texts, and how they were explained.
     """
     run = getattr(explanations, "run", {})
     options = run.get("options", {})
