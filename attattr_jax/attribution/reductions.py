@@ -14,12 +14,12 @@ from ..errors import InputError
 from ..models.types import Array
 
 
-def max_over_real(values: Array, real: Array) -> Array:
+def max_over_real(values: Array, token_mask: Array) -> Array:
     """Return the maximum [B, ...] of `values` [B, ..., T, T] over pairs of real tokens.
 
-    It is 0 without a real token; `real` is bool [B, T].
+    It is 0 without a real token; `token_mask` is bool [B, T].
     """
-    pairs = real[:, :, None] & real[:, None, :]
+    pairs = token_mask[:, :, None] & token_mask[:, None, :]
     pairs = jnp.expand_dims(pairs, tuple(range(1, values.ndim - 2)))
     maxima = jnp.max(jnp.where(pairs, values, -jnp.inf), axis=(-2, -1))
     return jnp.where(jnp.any(pairs, axis=(-2, -1)), maxima, 0)
@@ -63,8 +63,8 @@ def strongest_pairs(
         out = np.asarray(left_out) != 0
         size = np.where(out[:, None] | out[None, :], -1.0, size)
     order = np.argsort(-size.ravel(), kind="stable")[:count]
-    found = [divmod(int(at), matrix.shape[1]) for at in order if size.ravel()[at] >= 0]
-    return [(i, j, float(matrix[i, j])) for i, j in found]
+    positions = [divmod(int(index), matrix.shape[1]) for index in order if size.ravel()[index] >= 0]
+    return [(i, j, float(matrix[i, j])) for i, j in positions]
 
 
 def top_heads(

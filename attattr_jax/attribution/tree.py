@@ -173,8 +173,8 @@ class AttributionTree:
             edge = "" if node.parent is None else f"  layer {node.layer}  {node.attribution:+.3g}"
             lines.append(f"{lead}{printable(self.tokens[node.token])} ({node.token}){edge}")
             below = self.children(node.token)
-            for at, child in reversed(list(enumerate(below))):
-                last = at == len(below) - 1
+            for number, child in reversed(list(enumerate(below))):
+                last = number == len(below) - 1
                 stack.append(
                     (
                         child,

@@ -27,20 +27,21 @@ def word_groups(row: Mapping[str, Any]) -> list[list[int]]:
     word_ids = row.get("word_ids")
     segments = row.get("token_type_ids") or [0] * len(row["tokens"])
     groups: list[list[int]] = []
-    for at, token in enumerate(row["tokens"]):
+    for position, token in enumerate(row["tokens"]):
         if word_ids is None:
-            continues = at > 0 and token.startswith("##") and len(token) > 2
+            continues = position > 0 and token.startswith("##") and len(token) > 2
         else:
             # Words are counted from 0 in each segment.
             continues = (
-                at > 0
-                and word_ids[at] is not None
-                and (word_ids[at], segments[at]) == (word_ids[at - 1], segments[at - 1])
+                position > 0
+                and word_ids[position] is not None
+                and (word_ids[position], segments[position])
+                == (word_ids[position - 1], segments[position - 1])
             )
         if continues:
-            groups[-1].append(at)
+            groups[-1].append(position)
         else:
-            groups.append([at])
+            groups.append([position])
     return groups
 
 
@@ -65,7 +66,9 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
         while start < end < limit and _continues_word(text[end]):
             end += 1
         written = "" if row["special_tokens_mask"][first] else text[start:end]
-        labels.append(written or "".join(row["tokens"][at].removeprefix("##") for at in group))
+        labels.append(
+            written or "".join(row["tokens"][position].removeprefix("##") for position in group)
+        )
     return labels
 
 

@@ -199,8 +199,8 @@ def print_curves(curves: list[dict[str, Any]]) -> None:
     ]
     rows = [["", *by_measure]]
     rows += [
-        [f"{fraction:.0%}", *(f"{each[at]:.4f}" for each in accuracies)]
-        for at, fraction in enumerate(CURVE_FRACTIONS)
+        [f"{fraction:.0%}", *(f"{of_measure[row]:.4f}" for of_measure in accuracies)]
+        for row, fraction in enumerate(CURVE_FRACTIONS)
     ]
     for name, label, spec in (
         ("area_under_curve", "area under the curve", ".4f"),
@@ -232,7 +232,7 @@ def print_sizes(sizes: dict[str, Any]) -> None:
         rows.append(
             [
                 f"ms for a batch of {batch_size}",
-                *(f"{each['latency_ms'][batch_size]:.2f}" for each in (before, after)),
+                *(f"{costs['latency_ms'][batch_size]:.2f}" for costs in (before, after)),
             ]
         )
     print(f"size and speed, for {sizes['num_tokens']} tokens:")

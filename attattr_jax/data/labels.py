@@ -226,13 +226,13 @@ def class_indices(split: Labelled, id2label: Mapping[int, str]) -> np.ndarray:
     look_up = _look_up(split, classes)
     known: dict[tuple[type, Label], int | None] = {}
     indices = []
-    for at, label in enumerate(raw_labels):
+    for index, label in enumerate(raw_labels):
         key = type(label), label  # True equals 1
         if key not in known:
             try:
                 known[key] = look_up(label)
             except InputError as error:
-                raise InputError(f"{split.row(at)}: {error}") from None
+                raise InputError(f"{split.row(index)}: {error}") from None
         if known[key] is None:
             if isinstance(label, float):
                 what = (
@@ -241,7 +241,7 @@ def class_indices(split: Labelled, id2label: Mapping[int, str]) -> np.ndarray:
             else:
                 shown = (_data_names(split) or {}).get(label, label)
                 what = f"label {shown!r:.80} is not one of the model's classes ({classes.listed()})"
-            raise InputError(f"{split.row(at)}: {what}")
+            raise InputError(f"{split.row(index)}: {what}")
         indices.append(known[key])
     return np.asarray(indices, np.int32)
 
@@ -308,7 +308,7 @@ def _checked_labels(split: Labelled, id2label: Mapping[int, str]) -> list[Label]
     first = next(
         (label for label, is_gold in zip(split.raw_labels, are_gold, strict=True) if is_gold), None
     )
-    for at, (label, is_gold) in enumerate(zip(split.raw_labels, are_gold, strict=True)):
+    for index, (label, is_gold) in enumerate(zip(split.raw_labels, are_gold, strict=True)):
         if not is_gold:
             continue
         if isinstance(label, str) != isinstance(first, str):
@@ -316,14 +316,14 @@ def _checked_labels(split: Labelled, id2label: Mapping[int, str]) -> list[Label]
                 f"label {str(label)!r:.80} beside {str(first)!r:.80}: use class indices or class"
                 " names, not both"
             )
-            raise InputError(f"{split.row(at)}: {what}")
+            raise InputError(f"{split.row(index)}: {what}")
         if isinstance(label, str) and not is_utf8(label):
             raise InputError(
-                f"{split.row(at)}: the label has a lone surrogate, which is no character"
+                f"{split.row(index)}: the label has a lone surrogate, which is no character"
             )
         if isinstance(label, int) and label < 0 and label not in by_number:
             raise InputError(
-                f"{split.row(at)}: label {label} is negative; class indices start at 0"
+                f"{split.row(index)}: label {label} is negative; class indices start at 0"
             )
     return split.raw_labels
 
@@ -368,9 +368,9 @@ def label_names(train: Labelled, model_names: Mapping[int, str] | None = None) -
             if classes.are_ambiguous:
                 classes.look_up(lowest)  # raises
             if lowest > 0 and classes.have_names and len(model_names) == count:
-                listed = f"the model's classes {classes.listed()}, or names"
+                choices = f"the model's classes {classes.listed()}, or names"
                 raise InputError(
-                    f"{train.source}: labels {lowest} to {count - 1} may be indices of {listed}:"
+                    f"{train.source}: labels {lowest} to {count - 1} may be indices of {choices}:"
                     " use the names"
                 )
         if len(model_names) == count and not classes.numbers_are_names:

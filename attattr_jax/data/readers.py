@@ -239,9 +239,9 @@ def _find_columns(
     if columns.text is not None:
         return columns.text, columns.text_pair, label
     for first, second in _PAIR_COLUMNS:
-        found = find_ignoring_case(first), columns.text_pair or find_ignoring_case(second)
-        if None not in found:
-            return *found, label
+        names_found = find_ignoring_case(first), columns.text_pair or find_ignoring_case(second)
+        if None not in names_found:
+            return *names_found, label
     text = next(filter(None, map(find_ignoring_case, _TEXT_COLUMNS)), None)
     if text is None:
         raise InputError(

@@ -242,14 +242,14 @@ def _find_in(folder: Path, split: str) -> Path | None:
 
 def _find_file(path: Path, split: str) -> Path:
     if path.is_dir():
-        found = _find_in(path, split)
-        if found is None:
+        found_file = _find_in(path, split)
+        if found_file is None:
             names = [f"{stem}.tsv" for stem in _split_names(split)[:2]]
             raise InputError(
                 f"{path} has no {split} file: name one {' or '.join(names)} (or"
                 f" {', '.join(_SUFFIXES[1:])})"
             )
-        return found
+        return found_file
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{path} is not a folder or a {', '.join(_SUFFIXES)} file")
     return path

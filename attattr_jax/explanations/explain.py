@@ -151,15 +151,17 @@ def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
     }
 
 
-def _unpad(arrays: dict[str, np.ndarray], real: slice | np.ndarray) -> dict[str, np.ndarray]:
+def _unpad(arrays: dict[str, np.ndarray], selection: slice | np.ndarray) -> dict[str, np.ndarray]:
     """Return the arrays with the real tokens alone, on every axis that counts tokens.
 
-    `real` is a slice, which copies nothing, or their positions.
+    `selection` is a slice, which copies nothing, or their positions.
     """
     axes = {"token_attributions": 1, "token_pairs": 2, "attributions": 2, "attention_probs": 2}
 
     def index(count: int) -> tuple:
-        return (real,) * count if isinstance(real, slice) else np.ix_(*[real] * count)
+        return (
+            (selection,) * count if isinstance(selection, slice) else np.ix_(*[selection] * count)
+        )
 
     return {name: values[(..., *index(axes.get(name, 0)))] for name, values in arrays.items()}
 
@@ -253,5 +255,5 @@ def explain_texts(
     if encoded.truncation:
         warnings.warn(encoded.truncation, stacklevel=2)
     explained = explain(classifier, split, encoded, sharding.data_mesh(), options)
-    by_index = {each.row["index"]: each for each in explained}
+    by_index = {example.row["index"]: example for example in explained}
     return Explanations([by_index[index] for index in range(len(split))])

@@ -20,8 +20,10 @@ def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, A
     return {
         "predicted": id2label[int(logits.argmax())],
         "target": id2label[int(arrays["target"])],
-        "probabilities": {id2label[at]: float(value) for at, value in enumerate(probabilities)},
-        "logits": {id2label[at]: float(value) for at, value in enumerate(logits)},
+        "probabilities": {
+            id2label[index]: float(value) for index, value in enumerate(probabilities)
+        },
+        "logits": {id2label[index]: float(value) for index, value in enumerate(logits)},
         "score": float(arrays["score"]),
         "layers": list(layers),
         "baseline_scores": arrays["baseline_score"].tolist(),

@@ -165,14 +165,14 @@ def _find_minilm() -> Path:
     folder = Path(spec.submodule_search_locations[0]) / "model"
     try:
         with open(folder / "model.safetensors", "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
             f"{MINILM} cannot be read ({error}); run: {install} --force-reinstall"
         ) from None
-    if found != _MINILM_SHA256:
+    if sha256 != _MINILM_SHA256:
         raise InputError(
-            f"{MINILM}: model.safetensors has sha256 {found}, not {_MINILM_SHA256}; run: {install}"
+            f"{MINILM}: model.safetensors has sha256 {sha256}, not {_MINILM_SHA256}; run: {install}"
             " --force-reinstall"
         )
     return folder
@@ -223,7 +223,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             )
         try:
             with safetensors.safe_open(file, "numpy") as reader:
-                found = {name: reader.get_tensor(name) for name in reader.keys()}
+                of_file = {name: reader.get_tensor(name) for name in reader.keys()}
         except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
             raise InputError(
                 f"{file} is not a valid safetensors file: {shortened(str(error))}"
@@ -233,13 +233,13 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
                 f"{file} has tensors of a type that cannot be read, not float32, float16 or"
                 f" bfloat16: {error}"
             ) from None
-        twice = next((name for name in found if name in tensors), None)
+        twice = next((name for name in of_file if name in tensors), None)
         require(
             twice is None,
             f"{file} has {shortened(str(twice))}, which another file of {index.name} has too:"
             " remove one",
         )
-        tensors |= found
+        tensors |= of_file
     return tensors
 
 

@@ -49,7 +49,7 @@ def latencies(
       {name: {batch size: milliseconds}}.
     """
     params = {name: jax.device_put(classifier.params) for name, classifier in classifiers.items()}
-    found: dict[str, dict[int, float]] = {name: {} for name in classifiers}
+    milliseconds: dict[str, dict[int, float]] = {name: {} for name in classifiers}
     for batch_size in batch_sizes:
         inputs = jax.device_put(
             _inputs(next(iter(classifiers.values())).config, batch_size, num_tokens)
@@ -68,9 +68,9 @@ def latencies(
         for _ in range(rounds):
             for name in classifiers:
                 taken[name].append(seconds(name, repeats))
-        for name, each in taken.items():
-            found[name][batch_size] = round(1000 * statistics.median(each), 3)
-    return found
+        for name, seconds_of in taken.items():
+            milliseconds[name][batch_size] = round(1000 * statistics.median(seconds_of), 3)
+    return milliseconds
 
 
 def _inputs(config: EncoderConfig, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:

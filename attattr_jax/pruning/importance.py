@@ -129,9 +129,10 @@ def _attribution(params, inputs, labels, mask, config, n_steps, method) -> dict[
 def _attention(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Array]:
     """Return each head's largest probability, [B, L, N]."""
     _, probs, _ = apply_encoder(params, config, inputs, head_mask=mask)
-    real = inputs["attention_mask"] != 0
+    token_mask = inputs["attention_mask"] != 0
     maxima = [
-        spread_heads(max_over_real(used, real), config, layer) for layer, used in enumerate(probs)
+        spread_heads(max_over_real(used, token_mask), config, layer)
+        for layer, used in enumerate(probs)
     ]
     return {"importance": jnp.stack(maxima, axis=1)}
 
@@ -144,7 +145,7 @@ def _taylor(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Ar
     ∂loss/∂g = context · ∂loss/∂context.
     """
     num_rows, num_tokens = inputs["input_ids"].shape
-    real = inputs["attention_mask"] != 0
+    token_mask = inputs["attention_mask"] != 0
 
     def loss(factors: list[Array]) -> Array:
         masked = [of_heads * mask[layer][None, None, :] for layer, of_heads in enumerate(factors)]
@@ -158,7 +159,7 @@ def _taylor(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Ar
     ]
     gradients = jax.grad(loss)(ones)
     sums = [
-        jnp.sum(jnp.where(real[:, : of_rows.shape[1], None], jnp.abs(of_rows), 0), axis=1)
+        jnp.sum(jnp.where(token_mask[:, : of_rows.shape[1], None], jnp.abs(of_rows), 0), axis=1)
         for of_rows in gradients
     ]
     return {"importance": jnp.stack(sums, axis=1)}
@@ -274,7 +275,9 @@ def head_importance(attributions: jax.Array, attention_mask: jax.Array) -> jax.A
         )
     if not isinstance(attention_mask, jax.Array) and not np.any(attention_mask):
         raise InputError("attention_mask is 0 everywhere: there is no example to take the mean of")
-    real = jnp.asarray(attention_mask) != 0
-    is_example = jnp.any(real, axis=1)
-    maxima = jnp.where(is_example[:, None, None], max_over_real(jnp.asarray(attributions), real), 0)
+    token_mask = jnp.asarray(attention_mask) != 0
+    is_example = jnp.any(token_mask, axis=1)
+    maxima = jnp.where(
+        is_example[:, None, None], max_over_real(jnp.asarray(attributions), token_mask), 0
+    )
     return jnp.sum(maxima, axis=0) / jnp.sum(is_example).astype(maxima.dtype)

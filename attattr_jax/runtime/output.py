@@ -97,10 +97,10 @@ class OutputFolder:
         )
         if self.run_file.exists():
             self._lock()
-        found = read_run(self.path)
-        is_damaged = sharding.is_main() and self.run_file.exists() and not found
+        previous_run = read_run(self.path)
+        is_damaged = sharding.is_main() and self.run_file.exists() and not previous_run
         require(not is_damaged, f"{self.run_file} is damaged: choose another {option_name}")
-        self.previous = sharding.from_main(found)
+        self.previous = sharding.from_main(previous_run)
         owner = self.previous.get("script")
         if self.previous:
             require(
@@ -289,11 +289,11 @@ class OutputFolder:
             )
             if not self.resume:
                 write_json(self.run_file, {**self.record, "clearing": True})
-                for found in list(self._present()):
-                    if found.is_dir() and not found.is_symlink():
-                        shutil.rmtree(found)
+                for entry in list(self._present()):
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry)
                     else:
-                        found.unlink()
+                        entry.unlink()
             write_json(self.run_file, self.record)
         sharding.barrier(f"{self.script} started")
 
@@ -348,7 +348,7 @@ def _flat(facts: dict[str, Any]) -> dict[str, Any]:
     flat = {}
     for name, value in json.loads(json.dumps(facts)).items():
         flat |= (
-            {f"{name}.{inner}": each for inner, each in value.items()}
+            {f"{name}.{inner}": part for inner, part in value.items()}
             if isinstance(value, dict)
             else {name: value}
         )

@@ -145,13 +145,17 @@ def label_tokens(
     """Name the tokens along an axis of this length, or the strongest that do not overlap."""
     gap = math.ceil(PITCH * len(tokens) / (inches * 72))
     named: list[int] = []
-    for at in np.argsort(-strength, kind="stable"):
-        if all(abs(at - other) >= gap for other in named):
-            named.append(int(at))
+    for position in np.argsort(-strength, kind="stable"):
+        if all(abs(position - other) >= gap for other in named):
+            named.append(int(position))
     size, rotation = 8 if inches * 72 >= 11 * len(tokens) else 7, 90 if axis.axis_name == "x" else 0
     named.sort()
     axis.set_ticks(
-        named, [label_of(tokens[at]) for at in named], fontsize=size, rotation=rotation, **PLAIN
+        named,
+        [label_of(tokens[position]) for position in named],
+        fontsize=size,
+        rotation=rotation,
+        **PLAIN,
     )
     axis.set_label_text(
         meaning if gap == 1 else f"{meaning}: {len(tokens)} tokens, the strongest named"

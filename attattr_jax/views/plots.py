@@ -121,13 +121,13 @@ def attribution_and_attention(example: Example, layer: int, head: int, unit: str
             f"there is no layer {layer}, head {head}: layers are {layers}, heads 0 to"
             f" {attributions.shape[1] - 1}"
         )
-    at = layers.index(layer)
+    position = layers.index(layer)
     side, margin = token_axis_sizes(tokens, 4.2)
     figure = titled_figure(2 * (side + 1.2) + margin, side + margin, f"layer {layer}, head {head}")
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_matrix(left, attributions[at, head], tokens, side, "attribution", unit)
+    draw_matrix(left, attributions[position, head], tokens, side, "attribution", unit)
     draw_matrix(
-        right, example.attention_probs[at, head], tokens, side, "attention", name_rows=False
+        right, example.attention_probs[position, head], tokens, side, "attention", name_rows=False
     )
     return figure
 
@@ -174,13 +174,13 @@ def convergence(
     figure = titled_figure(7, 4.6, None if method is None else f"integration rule: {method}")
     axes = figure.subplots()
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
-    for at, (layer, colour) in enumerate(zip(layers, colours, strict=True)):
-        turn, marker = divmod(at, len(MARKERS))  # the second dozen is hollow and dashed
+    for number, (layer, colour) in enumerate(zip(layers, colours, strict=True)):
+        turn, marker = divmod(number, len(MARKERS))  # the second dozen is hollow and dashed
         style = MARKERS[marker] + ("--" if turn else "-")
         fill = "white" if turn else colour
         axes.plot(
             steps,
-            np.maximum(errors[:, at], floor),
+            np.maximum(errors[:, number], floor),
             style,
             color=colour,
             markersize=5,

@@ -146,12 +146,12 @@ def _assets() -> dict[str, Any]:
     """Return style and script, and the hashes by which the page's policy knows them."""
     from markupsafe import Markup
 
-    found = {}
+    assets = {}
     for kind, name in (("style", "report.css"), ("script", "report.js")):
         content = (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        found |= {kind: Markup(content), f"{kind}_hash": f"sha256-{digest}"}
-    return found
+        assets |= {kind: Markup(content), f"{kind}_hash": f"sha256-{digest}"}
+    return assets
 
 
 def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
     """
     run = getattr(explanations, "run", {})
     options = run.get("options", {})
-    items = [_item(explanations[at]) for at in range(count)]
+    items = [_item(explanations[position]) for position in range(count)]
     num_wrong = sum(item["is_wrong"] for item in items)
     labelled = sum(item["label"] is not None for item in items)
     made = {

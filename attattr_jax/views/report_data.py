@@ -103,12 +103,15 @@ def page_examples(
     take everything.
     """
     room = max_megabytes * 1e6
-    reserves = [_RESERVED_BYTES * len(explanations[at].row["tokens"]) ** 2 for at in range(count)]
+    reserves = [
+        _RESERVED_BYTES * len(explanations[position].row["tokens"]) ** 2
+        for position in range(count)
+    ]
     kept_free = sum(reserves)
     share = min(1.0, room / max(kept_free, 1.0))
-    for at, reserve in enumerate(reserves):
+    for position, reserve in enumerate(reserves):
         kept_free -= reserve
-        example = explanations[at]
+        example = explanations[position]
         packed = _packed_example(example.loaded(), room - share * kept_free, tree_options, left_out)
         room -= len(packed["data"])
         yield packed
