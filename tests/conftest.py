@@ -5,6 +5,7 @@ on.
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -31,6 +32,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 from tiny_classifier import make_tiny
 
 import attattr_jax as aa
+from attattr_jax.runtime import compilation_cache
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "bert")
 WORDS = (
@@ -40,6 +42,24 @@ WORDS = (
 ).split()
 POSITIVE = "good great bright warm sharp fine rich strong clever lovely".split()
 NEGATIVE = "bad dull slow cold flat poor weak silly dreary".split()
+
+
+# The files that take longest, first: the workers then end at about the same time.
+LONGEST = ("test_scripts.py", "test_processes.py", "test_adaptive.py", "test_explanations.py")
+
+
+def pytest_configure(config):
+    """Delete compiled programs that a killed process has left half written: JAX does not."""
+    if not hasattr(config, "workerinput"):
+        for program in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache"):
+            if not compilation_cache.is_whole(program):
+                program.unlink()
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest files."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -118,7 +118,7 @@ def check_adaptive_method(method: object) -> None:
 class NestedRules(NamedTuple):
     """Rules each of which contains the nodes of the one before it."""
 
-    sizes: tuple[int, ...]  # how many nodes each level has: the first so many of `nodes`
+    sizes: tuple[int, ...]  # how many of `nodes`, from the first on, each level has
     nodes: np.ndarray  # [M], of all levels, in the order in which they join
     weights: np.ndarray  # [levels, M], 0 for nodes that have not joined
 

@@ -242,7 +242,7 @@ def attribution_tree(
         raise InputError(f"{len(tokens)} tokens for attributions of {num_tokens}")
     TreeOptions(threshold, penalty)  # checks them
 
-    # On the joint scale of the whole sentence: rows are who attends. [CLS], the first row, is where
+    # On the joint scale of the whole sentence. [CLS], the first row, is where
     # the classifier reads.
     total = values.sum(axis=0)
     off_diagonal = np.where(np.eye(num_tokens, dtype=bool), 0, np.maximum(total, 0))

@@ -59,7 +59,8 @@ def script(
             except BrokenPipeError:  # all is written, and the others wait
                 sharding.barrier("done")
                 raise
-            sharding.barrier("done")  # who leaves earlier would be taken for dead by the others
+            # A process that exits early is reported as failed by the others.
+            sharding.barrier("done")
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(
                 str(interrupt) or "interrupted: the same command with --resume goes on"

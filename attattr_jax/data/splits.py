@@ -166,7 +166,7 @@ def load_split(
       split: "train", "validation" or "test" (dev and the like are understood). A single file is
         whatever split is asked for.
       columns: names that override the usual ones.
-      max_examples: take the first so many.
+      max_examples: take at most this many, the first ones.
 
     Raises:
       InputError: not found, not reachable, empty, unreadable, no such column, an empty text or a

@@ -99,12 +99,12 @@ def mend(folder: Path) -> None:
             if time.time_ns() > start + LOOK_NS:
                 looked_until = min(looked_until, stats[program].st_mtime_ns)
                 break
-            if not _is_whole(program):  # or it is being written: looked at again
+            if not is_whole(program):  # or it is being written: looked at again
                 suspects.append(program)
         # JAX's own: nobody is writing
         with filelock.FileLock(folder / ".lockfile", timeout=LOCK_SECONDS):
             for program in suspects:
-                if program.exists() and not _is_whole(program):
+                if program.exists() and not is_whole(program):
                     program.unlink()
             programs, times = (
                 {file.name[:-6]: file for file in folder.glob(f"*{kind}")}
@@ -120,7 +120,7 @@ def mend(folder: Path) -> None:
         return
 
 
-def _is_whole(program: Path) -> bool:
+def is_whole(program: Path) -> bool:
     """Return whether a program can be decompressed, as JAX does."""
     entry, decompress = program.read_bytes(), zlib.decompress
     if entry.startswith(_ZSTD_MAGIC):
