@@ -614,7 +614,7 @@ def test_a_pickle_is_not_read(copy):
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not a valid config.json"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
-        (lambda folder: edit_config(folder, model_type="gpt2"), "only 'bert' models"),
+        (lambda folder: edit_config(folder, model_type="gpt2"), "only 'bert', 'distilbert', "),
         (
             lambda folder: edit_config(folder, position_embedding_type="relative_key"),
             "position_embedding_type",

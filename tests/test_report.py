@@ -326,7 +326,8 @@ def test_unknown_deltas_are_not_shown_as_zero(tiny, tmp_path):
         tiny.params, batch, tiny.config, **arguments, reduce="head_max"
     )
     shown, exact = (
-        read(each.show(tiny, batch, file=tmp_path / "page.html")) for each in (reduced, whole)
+        read(aa.explanations_of(result, tiny, batch).show(tmp_path / "page.html"))
+        for result in (reduced, whole)
     )
     assert shown.examples[0]["relative_deltas"] is None and not shown.examples[0]["listed_pairs"]
     np.testing.assert_allclose(
