@@ -24,6 +24,7 @@ import attattr_jax_start
 from attattr_jax.commands import attribute, cli, prune, train
 from attattr_jax.explanations import explanation
 from attattr_jax.runtime import files, output, processes
+from attattr_jax.training.checkpoints import is_news
 from attattr_jax.training.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
