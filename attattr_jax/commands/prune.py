@@ -89,11 +89,11 @@ def _start(options: Options, inputs: Inputs) -> Experiment:
         inputs.classifier,
         inputs.scored_encoded,
         inputs.evaluated_encoded,
-        () if inputs.scored is None else inputs.scored.example_hashes(),
-        inputs.task,
-        options.n_steps,
-        "riemann_left" if options.protocol == "reference" else "gausslegendre",
-        options.shard_params,
+        example_hashes=() if inputs.scored is None else inputs.scored.example_hashes(),
+        task=inputs.task,
+        n_steps=options.n_steps,
+        method="riemann_left" if options.protocol == "reference" else "gausslegendre",
+        shard_params=options.shard_params,
         progress=cli.progress,
     )
     if options.min_accuracy is not None:  # before anything is written

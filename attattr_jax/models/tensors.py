@@ -206,7 +206,7 @@ def _problem(name: str, value: np.ndarray, shape: tuple[int, ...]) -> str | None
 
 def _stored_dtype(value: np.ndarray) -> Any:
     """Return float64 for float64 where JAX computes in it, float32 for everything else."""
-    is_wide = value.dtype == np.float64 and jax.config.read("jax_enable_x64")
+    is_wide = value.dtype == np.float64 and jnp.result_type(float) == np.float64
     return value.dtype if is_wide else np.float32
 
 

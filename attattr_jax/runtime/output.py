@@ -22,16 +22,6 @@ from ..errors import InputError, require
 from . import processes, sharding
 from .files import read_run, user_path, write_json
 
-# How a run is started, not what it computes.
-RUN_OPTIONS = (
-    "resume",
-    "overwrite",
-    "distributed",
-    "coordinator_address",
-    "num_processes",
-    "process_id",
-    "shard_params",
-)
 # JAX's settings that change numbers: compared on --resume like options.
 JAX_SETTINGS = (
     "jax_enable_x64",
@@ -135,7 +125,10 @@ class OutputFolder:
         Raises:
           InputError: options, data, model or JAX's settings are others; names the first.
         """
-        ignored = {*RUN_OPTIONS, "output_dir", *may_change}
+        starts_run = [
+            field.name for field in dataclasses.fields(options) if field.metadata.get("starts_run")
+        ]
+        ignored = {*starts_run, "output_dir", *may_change}
         given = {
             f"--{name}": value
             for name, value in dataclasses.asdict(options).items()
