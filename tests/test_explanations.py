@@ -395,14 +395,14 @@ def test_tokens_may_take_other_steps_than_pairs(tiny):
 
 @pytest.mark.parametrize("path", ["layer", "joint"])
 def test_convergence_by_steps_is_that_of_each_number_of_steps(tiny, path):
-    options = AttributionOptions(method="riemann_left", path=path)
+    options = AttributionOptions(method="riemann_left", path=path, token_level=False)
     texts = [TEXTS[2], TEXTS[0]]
     found = convergence_by_steps(
         tiny, aa.explain_texts(tiny, texts, options=options), options, (2, 5, 20)
     )
     assert found.shape == (2, 3, 2 if path == "layer" else 1)
     for at, steps in enumerate((2, 5, 20)):
-        again = aa.explain_texts(tiny, texts, n_steps=steps, method="riemann_left", path=path)
+        again = aa.explain_texts(tiny, texts, options=options, n_steps=steps)
         expected = [one.relative_deltas for one in again]
         np.testing.assert_allclose(found[:, at], expected, rtol=1e-3, atol=1e-6)
     assert (found[:, -1] < found[:, 0]).all(), "more steps, smaller deltas"

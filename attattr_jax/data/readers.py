@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError, root_cause
 from ..runtime.text import shortened
 
-_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 _PAIR_COLUMNS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -47,7 +47,7 @@ class Columns:
     skip_bad_rows: bool = False  # leave out rows with another number of fields than the header
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """What was read of a file or from the Hub."""
 
     source: str  # as errors name it
@@ -60,7 +60,7 @@ class _Table(NamedTuple):
     num_skipped: int = 0  # bad rows that were left out
 
 
-def _undecodable(path: Path) -> str:
+def undecodable(path: Path) -> str:
     """Return which row of a file is not UTF-8, in words.
 
     The position in the exception counts from the start of some buffer.
@@ -77,33 +77,33 @@ def _undecodable(path: Path) -> str:
     return f"{path} is not UTF-8 text"
 
 
-def _load_parquet(path: Path) -> _Table:
+def load_parquet(path: Path) -> Table:
 
     import datasets
 
     try:
         # A cache of its own, read into memory: the shared one tells changed files by their time
         # alone.
-        with _quiet_datasets(), tempfile.TemporaryDirectory() as cache:
+        with quiet_datasets(), tempfile.TemporaryDirectory() as cache:
             table = datasets.Dataset.from_parquet(
                 str(path.resolve()), cache_dir=cache, keep_in_memory=True
             )
     except Exception as error:  # pyarrow and datasets each raise their own
         raise InputError(f"{path} cannot be read: {shortened(root_cause(error))}") from None
-    return _table_of(table, str(path))
+    return table_of(table, str(path))
 
 
-def _table_of(table: Any, source: str) -> _Table:
-    """Return a `datasets.Dataset` as a `_Table`; its columns are read when they are asked for."""
+def table_of(table: Any, source: str) -> Table:
+    """Return a `datasets.Dataset` as a `Table`; its columns are read when they are asked for."""
     names = {
         name: feature.names
         for name, feature in table.features.items()
         if getattr(feature, "names", None)
     }
-    return _Table(source, {name: table[name] for name in table.column_names}, None, names)
+    return Table(source, {name: table[name] for name in table.column_names}, None, names)
 
 
-def _read_json_lines(file: Any, path: Path) -> _Table:
+def read_json_lines(file: Any, path: Path) -> Table:
     """Read an object from each line; values stay what JSON says that they are."""
     objects, rows = [], []
     try:
@@ -122,12 +122,12 @@ def _read_json_lines(file: Any, path: Path) -> _Table:
             raise
         raise InputError(f"{path}, row {number}: not JSON: {shortened(str(error))}") from None
     names = dict.fromkeys(name for fields in objects for name in fields)
-    return _Table(
+    return Table(
         str(path), {name: [fields.get(name) for fields in objects] for name in names}, rows
     )
 
 
-def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
+def read_delimited(file: Any, path: Path, columns: Columns) -> Table:
     """Read a .tsv or .csv file as text; every row must have as many fields as the header."""
     # GLUE's .tsv has quotation marks that are just text.
     is_tsv = path.suffix.lower() == ".tsv"
@@ -185,7 +185,7 @@ def _read_delimited(file: Any, path: Path, columns: Columns) -> _Table:
     values = values or [[] for _ in header]
     if columns.names is None and _is_example(header, values, columns):
         raise InputError(f"{path} has no header, its first line is an example: {_NAME_THEM}")
-    return _Table(str(path), dict(zip(header, values, strict=True)), rows, num_skipped=num_skipped)
+    return Table(str(path), dict(zip(header, values, strict=True)), rows, num_skipped=num_skipped)
 
 
 def _is_example(header: Sequence[str], values: Sequence[Sequence[str]], columns: Columns) -> bool:
@@ -211,7 +211,7 @@ def _published_columns(first_line: Sequence[str]) -> list[str] | None:
     return None
 
 
-def _find_columns(
+def find_columns(
     names: Sequence[str], source: str, columns: Columns
 ) -> tuple[str, str | None, str | None]:
     for option, name in (
@@ -254,7 +254,7 @@ def _find_columns(
 _NAME_THEM = "name the columns with --column_names, as in --column_names id,label,sentence"
 
 
-class _quiet_datasets:
+class quiet_datasets:
     """Keep the progress bars and warnings of `datasets` off the terminal.
 
     The scripts print their own.

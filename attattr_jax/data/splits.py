@@ -18,16 +18,16 @@ from ..runtime.files import is_utf8, json_digest, user_path
 from ..runtime.text import shortened
 from .labels import Label, has_gold, parse_labels
 from .readers import (
-    _SUFFIXES,
+    SUFFIXES,
     Columns,
-    _find_columns,
-    _load_parquet,
-    _quiet_datasets,
-    _read_delimited,
-    _read_json_lines,
-    _Table,
-    _table_of,
-    _undecodable,
+    Table,
+    find_columns,
+    load_parquet,
+    quiet_datasets,
+    read_delimited,
+    read_json_lines,
+    table_of,
+    undecodable,
 )
 
 REVIEWS = "reviews"
@@ -110,7 +110,7 @@ def dataset_name(dataset: str) -> str:
     """Return the short name of a data set, which `runs/<name>` goes by."""
     path = Path(absolute_name(dataset))
     return (
-        re.sub(r"[^\w.-]", "-", path.stem if path.suffix.lower() in _SUFFIXES else path.name)
+        re.sub(r"[^\w.-]", "-", path.stem if path.suffix.lower() in SUFFIXES else path.name)
         or "dataset"
     )
 
@@ -181,7 +181,7 @@ def load_split(
     if _is_here(dataset):
         table = _load_file(_find_file(path, split), columns)
     elif dataset in GLUE_TASKS or (
-        re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in _SUFFIXES
+        re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) and path.suffix.lower() not in SUFFIXES
     ):
         _check_applies(columns, dataset)
         table = _load_from_hub(dataset, split)
@@ -205,10 +205,10 @@ def load_lines(file: str, max_examples: int | None = None) -> Split:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError:
-        raise InputError(_undecodable(path)) from None
+        raise InputError(undecodable(path)) from None
     if lines == [""]:
         raise InputError(f"{file} is empty")
-    table = _Table(
+    table = Table(
         str(path), {"text": [line.rstrip("\r") for line in lines]}, range(1, len(lines) + 1)
     )
     return _check(table, path.stem, Columns(text="text"), max_examples)
@@ -235,7 +235,7 @@ def _split_names(split: str) -> list[str]:
 
 def _find_in(folder: Path, split: str) -> Path | None:
     """Return the folder's file for a split."""
-    wanted = {f"{stem}{suffix}": None for stem in _split_names(split) for suffix in _SUFFIXES}
+    wanted = {f"{stem}{suffix}": None for stem in _split_names(split) for suffix in SUFFIXES}
     present = {file.name.lower(): file for file in folder.iterdir() if file.is_file()}
     return next((present[name] for name in wanted if name in present), None)
 
@@ -247,41 +247,41 @@ def _find_file(path: Path, split: str) -> Path:
             names = [f"{stem}.tsv" for stem in _split_names(split)[:2]]
             raise InputError(
                 f"{path} has no {split} file: name one {' or '.join(names)} (or"
-                f" {', '.join(_SUFFIXES[1:])})"
+                f" {', '.join(SUFFIXES[1:])})"
             )
         return found_file
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{path} is not a folder or a {', '.join(_SUFFIXES)} file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path} is not a folder or a {', '.join(SUFFIXES)} file")
     return path
 
 
-def _load_file(path: Path, columns: Columns) -> _Table:
+def _load_file(path: Path, columns: Columns) -> Table:
     kind = path.suffix.lower()
     if not path.stat().st_size:
         raise InputError(f"{path} is empty")
     if kind not in (".tsv", ".csv"):
         _check_applies(columns, path)
     if kind == ".parquet":
-        return _load_parquet(path)
+        return load_parquet(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return (
-                _read_json_lines(file, path)
+                read_json_lines(file, path)
                 if kind == ".jsonl"
-                else _read_delimited(file, path, columns)
+                else read_delimited(file, path, columns)
             )
     except UnicodeDecodeError:
-        raise InputError(_undecodable(path)) from None
+        raise InputError(undecodable(path)) from None
 
 
-def _load_from_hub(dataset: str, split: str) -> _Table:
+def _load_from_hub(dataset: str, split: str) -> Table:
 
     import datasets
 
     where = (_GLUE_REPOSITORY, dataset) if dataset in GLUE_TASKS else (dataset,)
     offline = f"use {REVIEWS}, which is shipped, or a folder with train.tsv and dev.tsv"
     try:
-        with _quiet_datasets():
+        with quiet_datasets():
             tables = datasets.load_dataset(*where)
     except Exception as error:  # whatever the network layer raises: the remedy is the same
         reason = f"{type(error).__name__}: {root_cause(error)}"
@@ -292,13 +292,13 @@ def _load_from_hub(dataset: str, split: str) -> _Table:
     names = [name for name in _split_names(split) if name in tables]
     if not names:
         raise InputError(f"{dataset} has no split {split!r}; it has {', '.join(tables)}")
-    return _table_of(tables[names[0]], f"{dataset} ({names[0]})")
+    return table_of(tables[names[0]], f"{dataset} ({names[0]})")
 
 
-def _check(table: _Table, split: str, columns: Columns, max_examples: int | None) -> Split:
+def _check(table: Table, split: str, columns: Columns, max_examples: int | None) -> Split:
     """Return the examples of a table as a `Split`, or raise an InputError that names the row."""
     source, rows = table.source, table.rows
-    text, text_pair, label = _find_columns(list(table.columns), source, columns)
+    text, text_pair, label = find_columns(list(table.columns), source, columns)
 
     def values_of(name: str | None) -> list[Any] | None:
         return None if name is None else list(table.columns[name][:max_examples])

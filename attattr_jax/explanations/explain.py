@@ -30,7 +30,7 @@ from ..models.inference import model_inputs
 from ..runtime import sharding
 from ..runtime.compilation_cache import keep_programs
 from .explanation import SAVED_ARRAYS, Explanation, Explanations
-from .findings import _findings
+from .findings import findings_of
 
 
 def explain(
@@ -88,7 +88,7 @@ def explain(
                     " usable"
                 )
             of_example = {name: values[position] for name, values in arrays.items()}
-            own = _unpad(of_example, slice(encoded.lengths[index]))
+            own = unpadded(of_example, slice(encoded.lengths[index]))
             shown = num_pairs, skip_special_tokens
             row = _row(classifier, split, encoded, index, own, layers, *shown)
             row["path"] = options.path
@@ -117,7 +117,7 @@ def _attribute(
         params, model_inputs(inputs), config, target, **options.attention_keywords()
     )
     arrays = {
-        **_summarize(result, inputs["attention_mask"]),
+        **summarized(result, inputs["attention_mask"]),
         "target": result.target,
         "score": result.score,
         "baseline_score": result.baseline_score,
@@ -140,7 +140,7 @@ def _attribute(
 
 
 @jax.jit
-def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.Array]:
+def summarized(result: AttentionAttributions, attention_mask) -> dict[str, jax.Array]:
     """Return what a row needs, so that [B, L, N, T, T] can stay on the device."""
     return {
         "logits": result.logits,
@@ -151,7 +151,7 @@ def _summarize(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
     }
 
 
-def _unpad(arrays: dict[str, np.ndarray], selection: slice | np.ndarray) -> dict[str, np.ndarray]:
+def unpadded(arrays: dict[str, np.ndarray], selection: slice | np.ndarray) -> dict[str, np.ndarray]:
     """Return the arrays with the real tokens alone, on every axis that counts tokens.
 
     `selection` is a slice, which copies nothing, or their positions.
@@ -183,7 +183,7 @@ def _row(
         "special_tokens_mask": special,
         "num_cut_tokens": encoded.cut_tokens[index] if encoded.cut_tokens else 0,
         "label": None if label is None or label == NO_GOLD else classifier.id2label[label],
-        **_findings(
+        **findings_of(
             arrays, classifier.id2label, layers, num_pairs, special if skip_special_tokens else None
         ),
         "num_hidden_layers": classifier.config.num_hidden_layers,

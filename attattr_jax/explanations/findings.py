@@ -11,7 +11,7 @@ from ..attribution.reductions import strongest_pairs, top_heads
 from .explanation import Explanation
 
 
-def _findings(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
+def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
     logits, total = arrays["logits"], arrays.get("token_pairs", np.zeros((0, 0)))
     # A model with one output has no classes: its softmax would be 1, whatever the text.

@@ -12,9 +12,9 @@ import numpy as np
 from ..attribution.attention import AttentionAttributions
 from ..errors import InputError
 from ..models.classifier import Classifier
-from .explain import _summarize, _unpad
+from .explain import summarized, unpadded
 from .explanation import Explanation, Explanations
-from .findings import _findings
+from .findings import findings_of
 
 _SEGMENTS = ("token_type_ids", "special_tokens_mask")
 _NUM_LISTED = 10  # token pairs and heads in a row
@@ -52,12 +52,12 @@ def explanations_of(
     for index in range(num_rows):
         positions = np.flatnonzero(token_mask[index])
         of_example = {name: np.asarray(values[index]) for name, values in host.items()}
-        arrays = _unpad(of_example, positions)
+        arrays = unpadded(of_example, positions)
         row = {
             "index": index,
             **_text_fields(classifier, batch, index, positions),
             "label": None,
-            **_findings(arrays, id2label, numbers, _NUM_LISTED),
+            **findings_of(arrays, id2label, numbers, _NUM_LISTED),
             "path": "layer" if is_by_layer else "joint",
         }
         if num_hidden_layers is not None:
@@ -101,7 +101,7 @@ def _arrays_of(
     }
     kept = ["head_importance"]
     if np.ndim(result.attributions) == 5:  # not reduced
-        arrays |= _summarize(result, jnp.asarray(token_mask, jnp.int32))
+        arrays |= summarized(result, jnp.asarray(token_mask, jnp.int32))
         arrays |= {"attributions": result.attributions, "attention_probs": result.attention_probs}
         kept += ["token_pairs", "attributions", "attention_probs"]
     return jax.device_get(arrays), kept

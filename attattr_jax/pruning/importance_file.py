@@ -15,7 +15,7 @@ from ..attribution.reductions import top_heads
 from ..errors import InputError
 from ..runtime.files import read_json
 from ..runtime.text import shortened
-from .masks import _checked_importance
+from .masks import checked_importance
 
 LARGEST_IMPORTANCE = 1e30  # beyond, sums and pictures overflow
 
@@ -32,7 +32,7 @@ def correlate(first, second) -> dict[str, float]:
     """
     from scipy import stats
 
-    first, second = _checked_importance(first), _checked_importance(second)
+    first, second = checked_importance(first), checked_importance(second)
     if first.shape != second.shape:
         raise InputError(
             f"importances of {list(first.shape)} and {list(second.shape)} heads cannot be compared"

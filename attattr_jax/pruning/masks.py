@@ -142,7 +142,7 @@ def _checked_ranking(importance, present) -> tuple[np.ndarray, np.ndarray]:
 
     The mask is int32 [L, N].
     """
-    importance = _checked_importance(importance)
+    importance = checked_importance(importance)
     present = np.ones(importance.shape, np.int32) if present is None else np.asarray(present)
     if present.shape != importance.shape or not np.isin(present, (0, 1)).all():
         raise InputError(
@@ -152,7 +152,8 @@ def _checked_ranking(importance, present) -> tuple[np.ndarray, np.ndarray]:
     return rank_absent_last(importance, present), present.astype(np.int32)
 
 
-def _checked_importance(importance) -> np.ndarray:
+def checked_importance(importance) -> np.ndarray:
+    """Return an importance as finite float64 [L, N], or raise an InputError."""
     try:
         array = np.asarray(importance, np.float64)
     except (TypeError, ValueError):  # rows of different lengths, or no numbers
