@@ -233,7 +233,7 @@ def test_a_quotation_mark_that_is_not_closed_is_named_with_its_row(tmp_path):
 def test_usual_columns_are_found_in_any_case(tmp_path):
     split = load_split(write(tmp_path, "a.csv", "\nText, Label\ngood,1\n"), "train")
     assert split.texts == ["good"] and split.raw_labels == [1]
-    both = readers._find_columns(["Sentence", "sentence", "Label"], "file", readers.Columns())
+    both = readers.find_columns(["Sentence", "sentence", "Label"], "file", readers.Columns())
     assert both == ("sentence", None, "Label"), "the exact name first"
 
 
@@ -258,7 +258,7 @@ def test_lines_of_a_file(tmp_path):
     ],
 )
 def test_usual_columns_are_found(header, expected):
-    assert readers._find_columns(header.split("\t"), "file", readers.Columns()) == expected
+    assert readers.find_columns(header.split("\t"), "file", readers.Columns()) == expected
 
 
 def test_columns_can_be_named(tmp_path):
