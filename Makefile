@@ -20,6 +20,7 @@ demo: $(VENV)/.installed
 		--text "the plot is nonsense and I would watch it again tonight"
 	$(RUN) prune.py --checkpoint $(DEMO) --overwrite --num_scoring_examples 100 --save_pruned $(DEMO)-pruned
 	$(RUN) prune.py --checkpoint $(DEMO) --overwrite --importance random --output_dir $(DEMO)/pruning-random
+	$(RUN) examples/first_steps.py
 	$(RUN) examples/summary.py $(DEMO)
 
 test: $(VENV)/.installed

@@ -30,3 +30,10 @@ def test_the_tutorial_runs(trained_folder, tmp_path, monkeypatch):
         assert (
             ROOT / "docs" / f"tutorial_{picture}.png"
         ).is_file() and f"tutorial_{picture}.png" in page
+
+
+def test_the_first_screen_of_the_readme_is_the_example():
+    """The code there is examples/first_steps.py, which `make demo` runs."""
+    root = Path(__file__).parent.parent
+    code = (root / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert (root / "examples" / "first_steps.py").read_text(encoding="utf-8").endswith(code)
