@@ -63,7 +63,14 @@ class TensorTable:
         return re.escape(self.layer).replace(re.escape("{i}"), r"(\d+)")
 
 
-# The layer of BERT's tensors, which many families have under the same names.
+# Names of BERT that many families share: of the embeddings, and of a layer.
+BERT_EMBEDDINGS: Rows = (
+    ("word_embeddings/embedding", "embeddings.word_embeddings.weight"),
+    ("position_embeddings/embedding", "embeddings.position_embeddings.weight"),
+    ("token_type_embeddings/embedding", "embeddings.token_type_embeddings.weight"),
+    ("embeddings_norm/scale", "embeddings.LayerNorm.weight"),
+    ("embeddings_norm/bias", "embeddings.LayerNorm.bias"),
+)
 BERT_LAYER: Rows = (
     ("query/kernel", "attention.self.query.weight"),
     ("query/bias", "attention.self.query.bias"),

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from ..config import EncoderConfig
 from ..encoder import Encoder, as_logits, dense, embedding_table, layer_norm, look_up
-from ..family import BERT_LAYER, Family, TensorTable
+from ..family import BERT_EMBEDDINGS, BERT_LAYER, Family, TensorTable
 from ..types import Array, Batch
 
 
@@ -70,13 +70,7 @@ FAMILY = Family(
     TensorTable(
         prefix="bert.",
         layer="encoder.layer.{i}.",
-        embeddings=(
-            ("word_embeddings/embedding", "embeddings.word_embeddings.weight"),
-            ("position_embeddings/embedding", "embeddings.position_embeddings.weight"),
-            ("token_type_embeddings/embedding", "embeddings.token_type_embeddings.weight"),
-            ("embeddings_norm/scale", "embeddings.LayerNorm.weight"),
-            ("embeddings_norm/bias", "embeddings.LayerNorm.bias"),
-        ),
+        embeddings=BERT_EMBEDDINGS,
         layer_rows=BERT_LAYER,
         head=(
             ("pooler/kernel", "bert.pooler.dense.weight"),

@@ -11,7 +11,7 @@ from flax import linen as nn
 from ...errors import InputError
 from ..config import EncoderConfig
 from ..encoder import Encoder, as_logits, dense, embedding_table, layer_norm, look_up
-from ..family import BERT_LAYER, Family, TensorTable
+from ..family import BERT_EMBEDDINGS, BERT_LAYER, Family, TensorTable
 from ..types import Array, Batch
 
 
@@ -88,13 +88,7 @@ FAMILY = Family(
     TensorTable(
         prefix="roberta.",
         layer="encoder.layer.{i}.",
-        embeddings=(
-            ("word_embeddings/embedding", "embeddings.word_embeddings.weight"),
-            ("position_embeddings/embedding", "embeddings.position_embeddings.weight"),
-            ("token_type_embeddings/embedding", "embeddings.token_type_embeddings.weight"),
-            ("embeddings_norm/scale", "embeddings.LayerNorm.weight"),
-            ("embeddings_norm/bias", "embeddings.LayerNorm.bias"),
-        ),
+        embeddings=BERT_EMBEDDINGS,
         layer_rows=BERT_LAYER,
         head=(
             ("classifier_dense/kernel", "classifier.dense.weight"),
