@@ -14,7 +14,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/.installed
 	$(RUN) train.py --model minilm-l6 --dataset reviews --output_dir $(DEMO) --overwrite
-	$(RUN) attribute.py --checkpoint $(DEMO) --overwrite --skip_special_tokens --token_n_steps auto --figures png --figure_examples 1 \
+	$(RUN) attribute.py --checkpoint $(DEMO) --overwrite --figures png --figure_examples 1 \
 		--text "stunning visuals, but no story worth telling" \
 		--text "not a dull moment in this warm, clever film" \
 		--text "the plot is nonsense and I would watch it again tonight"

@@ -496,3 +496,41 @@ def test_the_fingerprint_covers_texts_pairs_and_the_labels_that_the_model_reads(
         data_fingerprint(dataclasses.replace(split, name="dev", source="b.tsv"), encoded)
         == found[0]
     )
+
+
+def test_one_file_is_divided_by_a_seed(tmp_path):
+    rows = "".join(f"text number {number},{number % 2}\n" for number in range(40))
+    file = write(tmp_path, "mine.csv", "Text,Sentiment\n" + rows)
+    whole = load_split(file, "train")
+    assert len(whole) == 40 and whole.raw_labels[:2] == [0, 1], "names without regard to case"
+
+    def parts(seed):
+        return [load_split(file, name, hold_out_seed=seed) for name in ("train", "validation")]
+
+    train, held_out = parts(0)
+    assert (len(train), len(held_out)) == (36, 4)
+    assert sorted(train.texts + held_out.texts) == sorted(whole.texts)
+    assert held_out.texts == parts(0)[1].texts != parts(1)[1].texts
+    number = int(held_out.texts[0].split()[-1])
+    assert held_out.row(0) == f"{file} (held out), row {number + 2}"
+    assert (
+        load_split(file, "validation", max_examples=2, hold_out_seed=0).texts == held_out.texts[:2]
+    )
+    small = write(tmp_path, "small.csv", "text,label\na,0\nb,1\n")
+    with pytest.raises(aa.InputError, match="2 examples, too few to hold some out"):
+        load_split(small, "train", hold_out_seed=0)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder, "train.csv", "text,label\na,0\n")
+    assert load_split(str(folder), "train", hold_out_seed=0).texts == ["a"], "it has splits itself"
+
+
+def test_columns_of_the_training_are_taken_where_a_file_has_them(tmp_path):
+    file = write(tmp_path, "mine.csv", "text,Body,Tag\na,b,c\n")
+    columns = readers.Columns(remembered=("Body", None, "Tag"))
+    split = load_split(file, "train", columns)
+    assert (split.texts, split.raw_labels) == (["b"], ["c"])
+    named = dataclasses.replace(columns, text="text")
+    assert load_split(file, "train", named).texts == ["a"], "what is named counts"
+    other = write(tmp_path, "other.csv", "review,label\na,0\n")
+    assert load_split(other, "train", columns).texts == ["a"]

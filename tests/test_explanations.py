@@ -40,7 +40,7 @@ def split():
 @pytest.fixture(scope="module")
 def explained(tiny, split):
     encoded = encode(tiny, split, 32, class_indices(split, tiny.id2label))
-    options = AttributionOptions(target="gold", n_steps=6)
+    options = AttributionOptions(target="gold", n_steps=6, token_n_steps=6)
     return list(explain(tiny, split, encoded, sharding.data_mesh(), options))
 
 
@@ -96,7 +96,12 @@ def test_rows_say_what_a_reader_needs(folder):
     assert row["score"] == pytest.approx(row["probabilities"]["positive"], abs=1e-6)
     assert len(row["baseline_scores"]) == len(row["convergence_deltas"]) == 2
     values = [abs(pair["attribution"]) for pair in row["token_pairs"]]
-    assert values[0] == pytest.approx(1) and values == sorted(values, reverse=True)
+    assert len(values) == 10 and 1 >= values[0] and values == sorted(values, reverse=True)
+    assert not any(
+        row["special_tokens_mask"][pair[end]]
+        for pair in row["token_pairs"]
+        for end in ("from", "to")
+    )
 
 
 def test_rows_have_the_logits(tiny, explained):
@@ -261,7 +266,7 @@ def test_a_batch_of_another_shape_is_named(tiny):
 def test_arguments_of_explain_texts_are_named(tiny):
     for arguments, message in (
         ({"labels": 1}, "labels must be a list"),
-        ({"nsteps": 2}, "nsteps is no option; there are target, n_steps"),
+        ({"nsteps": 2}, "nsteps is no option: did you mean n_steps[?]; there are target, n_steps"),
         (
             {"target": True},
             "target must be 'predicted', 'gold', a class name or an index, not True",
@@ -343,7 +348,9 @@ def test_damaged_rows_are_named(folder, tmp_path):
 
 def test_texts_explained_at_once_are_those_of_the_data_set(tiny, explained):
     labels = ["positive", "negative", "negative", "positive"]
-    at_once = aa.explain_texts(tiny, TEXTS, labels=labels, target="gold", n_steps=6)
+    at_once = aa.explain_texts(
+        tiny, TEXTS, labels=labels, target="gold", n_steps=6, token_n_steps=6
+    )
     for one, other in zip(at_once, sorted(explained, key=lambda one: one.index), strict=True):
         assert (
             one.row.keys() == other.row.keys()
@@ -385,6 +392,10 @@ def test_tokens_may_take_other_steps_than_pairs(tiny):
     assert (
         one.token_n_steps >= 7 and one.token_converged and abs(one.token_convergence_delta) < 1e-3
     )
+    (same,) = aa.explain_texts(tiny, TEXTS[:1], n_steps=3)
+    assert same.token_attributions == one.token_attributions, "auto is the default for tokens"
+    (like_pairs,) = aa.explain_texts(tiny, TEXTS[:1], n_steps=3, method="riemann_left")
+    assert like_pairs.token_n_steps == 3, "another rule is the one for tokens too"
     (other,) = aa.explain_texts(tiny, TEXTS[:1], n_steps="auto", token_n_steps=5)
     assert (
         other.token_n_steps == 5

@@ -211,7 +211,7 @@ def test_a_failure_leaves_no_half_file(tmp_path, monkeypatch):
     summary = explanation(1)
     summary = Explanation(summary.row, {"token_pairs": summary.array("token_pairs")})
     with pytest.raises(
-        aa.InputError, match="example 1 was saved with only token_pairs, not 'attributions'"
+        aa.InputError, match="example 1 was kept with only token_pairs, not 'attributions'"
     ):
         export.export([explanation(), summary], tmp_path, ALL_FORMATS, overwrite=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == [

@@ -139,7 +139,7 @@ def test_attribute_objective_pairs_tokens_and_printing(explained, capsys):
 def test_attribute_step_batch_size_changes_no_number(explained, capsys):
     rows, printed = explained(capsys, "--step_batch_size 1 --skip_token_attributions")
     others, _ = explained(capsys, "--skip_token_attributions")
-    assert printed.count("\n  predicted ") == 3
+    assert printed.count("\n  Predicted ") == 3
     for row, other in zip(rows, others, strict=True):
         assert len(row["token_pairs"]) == 10
         np.testing.assert_allclose(row["head_importance"], other["head_importance"], atol=1e-6)

@@ -191,7 +191,7 @@ def test_arcs_are_the_strongest_pairs():
     heads = [line for line in axes.lines if len(line.get_xdata()) == 1]
     found = []
     for line, head in zip(curves, heads, strict=True):
-        i, j = round(line.get_xdata()[0]), round(head.get_xdata()[0])
+        i, j = round(head.get_xdata()[0]), round(line.get_xdata()[0])  # it points at who reads
         assert line.is_dashed() == (matrix[i, j] < 0), "seen without colour"
         assert (
             line.get_color() == head.get_color() == ("#b35806" if matrix[i, j] > 0 else "#542788")

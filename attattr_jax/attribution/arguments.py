@@ -96,7 +96,8 @@ def target_array(target: Any, batch_size: int, config: EncoderConfig) -> Array |
     if isinstance(target, str):
         if target != "predicted":
             raise InputError(
-                f"target must be 'predicted', a class index or int [B], not {target!r}"
+                f"target must be 'predicted', a class index or int [B], not {target!r}: the index"
+                " of a class is classifier.label2id[name]"
             )
         return None
     try:

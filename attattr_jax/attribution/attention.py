@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..models.config import EncoderConfig
 from ..models.head_masks import split_head_mask
 from ..models.inference import complete_batch, forward
-from ..models.types import AnyArray, Array, Batch, HeadMask, Params
+from ..models.types import AnyArray, Array, Batch, HeadMask, Params, described
 from . import adaptive, formula
 from .arguments import (
     check_objective,
@@ -58,6 +58,9 @@ class AttentionAttributions(NamedTuple):
     # over devices alike.
     layers: AnyArray | None = None  # int32 [B, L], the model's numbers of the layers
     num_hidden_layers: AnyArray | None = None  # int32 [B], of the model
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 def attribute_attention(

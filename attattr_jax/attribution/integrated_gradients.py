@@ -27,7 +27,7 @@ from ..models.config import EncoderConfig
 from ..models.families import apply_encoder
 from ..models.head_masks import split_head_mask
 from ..models.inference import checked_tokens, complete_batch
-from ..models.types import AnyArray, Array, Batch, HeadMask, Params
+from ..models.types import AnyArray, Array, Batch, HeadMask, Params, described
 from .adaptive import REFINED_SHARE, is_good_enough, levels_rule, refine, rounding_of
 from .arguments import (
     check_objective,
@@ -261,6 +261,9 @@ class TokenAttributions(NamedTuple):
     converged: AnyArray | None = (
         None  # with n_steps="auto": whether the tolerance was met, bool [B]
     )
+
+    def __repr__(self) -> str:
+        return described(self)
 
 
 def attribute_tokens(

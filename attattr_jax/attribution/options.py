@@ -32,7 +32,10 @@ class AttributionOptions:
     path: str = "layer"
     tolerance: float = 1e-3
     max_steps: int = 63
-    token_n_steps: int | str | None = None  # of the token-level integrated gradients; None: n_steps
+    # Of the token-level integrated gradients, whose path is rougher than that of the attention.
+    # None: "auto" with the default rule, else as n_steps.
+    token_n_steps: int | str | None = None
+    token_tolerance: float = 1e-2
     token_level: bool = True  # whether to compute these
 
     def __post_init__(self):
@@ -42,8 +45,10 @@ class AttributionOptions:
             if n_steps != "auto":
                 check_n_steps(n_steps)
                 quadrature(self.method, n_steps)
-        if "auto" in (self.n_steps, self.token_steps):
+        if self.n_steps == "auto":
             checked_levels(self.tolerance, self.max_steps)
+        if self.token_level and self.token_steps == "auto":
+            checked_levels(self.token_tolerance, self.max_steps)
         if self.n_steps == "auto":
             check_adaptive_path(self.path)
         if {self.n_steps, self.token_steps if self.token_level else "auto"} == {"auto"}:
@@ -52,11 +57,13 @@ class AttributionOptions:
     @property
     def token_steps(self) -> int | str:
         """The number of steps of the token-level gradients."""
-        return self.n_steps if self.token_n_steps is None else self.token_n_steps
+        if self.token_n_steps is not None:
+            return self.token_n_steps
+        return "auto" if self.method == DEFAULT_METHOD else self.n_steps
 
     def attention_keywords(self) -> dict[str, Any]:
         """Return the keywords of `attribute_attention`, without the target."""
-        own = ("target", "token_n_steps", "token_level")
+        own = ("target", "token_n_steps", "token_tolerance", "token_level")
         keywords = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -67,6 +74,7 @@ class AttributionOptions:
     def token_keywords(self) -> dict[str, Any]:
         """Return the keywords of `attribute_tokens`, without the target."""
         keywords = self.attention_keywords() | self._rule(self.token_steps)
+        keywords["tolerance"] = self.token_tolerance
         del keywords["layers"], keywords["path"]
         return keywords
 

@@ -27,6 +27,7 @@ from ..runtime import output, sharding
 from ..runtime.files import write_json
 from ..runtime.output import OutputFolder
 from ..runtime.processes import Terminated, preemption
+from ..runtime.progress import progress
 from ..views.drawing import save_figure
 from ..views.export import export
 from ..views.options import TREE_FORMATS
@@ -35,7 +36,7 @@ from ..views.report import write_report
 from . import attribute_options, cli
 from .attribute_options import Options
 from .options import named, names_with
-from .printing import print_explanation, print_steps, print_summary
+from .printing import print_explanation, print_roughness, print_steps, print_summary
 
 FILES = (
     "examples.jsonl",
@@ -61,6 +62,7 @@ def _attribute(options: Options) -> None:
     options = attribute_options.checked(options)
     path = options.output_dir or output.default_output_dir(options.checkpoint, "attribution")
     folder = OutputFolder(path, "attribute", FILES, options.overwrite, options.resume)
+    cli.check_checkpoint(options)
     split = _load_texts(options)
     dtype = None if options.dtype == "float32" else options.dtype
     classifier = load_classifier(options.checkpoint, dtype=dtype)
@@ -111,7 +113,8 @@ def _attribution_options(options: Options, classifier: Classifier) -> Attributio
 def _load_texts(options: Options) -> Split:
     """Return what to explain as a split; texts of the command line have no labels."""
     if options.dataset is not None:
-        return cli.load_split(options.dataset, options.split, options.columns, options.max_examples)
+        columns = cli.TrainedOn.read(options.checkpoint).columns(options)
+        return cli.load_split(options.dataset, options.split, columns, options.max_examples)
     require(
         options.target != "gold",
         "--target gold: texts given by hand have no gold class; give a class name, or a --dataset",
@@ -208,7 +211,7 @@ def _write_all(
 ) -> None:
     """Write explanations as they come; what was written stays when this is interrupted."""
     with (
-        cli.progress(total, "texts", "attributing") as bar,
+        progress(total, "texts", "attributing") as bar,
         preemption(together=False) as is_preempted,
     ):
         bar.initial = bar.n = num_done
@@ -260,7 +263,7 @@ def _print(
 ) -> None:
     """Print the first explanations, and what is known of all examples together."""
     for example in stored[: options.num_printed]:
-        print_explanation(example.row)
+        print_explanation(example)
     if len(stored) > options.num_printed:
         more = len(stored) - options.num_printed
         print(f"… and {more} more in {folder.path / 'examples.jsonl'}\n")
@@ -268,9 +271,7 @@ def _print(
         print_summary(summary, attribution.layers)
     if options.n_steps == "auto":
         print_steps(summary, attribution)
-    print(
-        f"largest |convergence delta| / sum of |attributions| of a layer: {summary.worst_delta:.2g}"
-    )
+    print_roughness(summary)
     print(f"{len(stored)} explanations: {folder.path}")
 
 
@@ -284,7 +285,7 @@ def _write_views(
     lines = _write_report(options, stored)
     lines += _write_figures(options, stored, classifier, attribution)
     if options.export_formats:
-        with cli.progress(len(stored), "texts", "exporting") as bar:
+        with progress(len(stored), "texts", "exporting") as bar:
             files = export(
                 _counted(stored, bar),
                 stored.folder / "export",
@@ -307,7 +308,7 @@ def _write_report(options: Options, stored: StoredExplanations) -> list[str]:
     """Write the page; return a line about it."""
     if options.report is None:
         return []
-    with cli.progress(min(options.report_examples, len(stored)), "texts", "report") as bar:
+    with progress(min(options.report_examples, len(stored)), "texts", "report") as bar:
         written = write_report(
             stored,
             stored.folder / "report.html",
@@ -332,7 +333,13 @@ def _write_figures(
         return []
     # Adaptively there is no one number of steps; in bfloat16 rounding hides the delta.
     has_convergence = options.n_steps != "auto" and options.dtype == "float32"
-    with cli.progress(len(examples), "texts", "figures") as bar:
+    if has_convergence:
+        steps = ", ".join(map(str, CONVERGENCE_STEPS))
+        cli.say(
+            f"figures: for `convergence` each of {len(examples)} texts is attributed again with"
+            f" {steps} steps, which takes longer than all else; --figure_examples is how many"
+        )
+    with progress(len(examples), "texts", "figures") as bar:
         for example in examples:
             place = folder / f"{example.index:05d}"
             place.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,12 @@
         --text "Not a dull moment."
     python attribute.py --checkpoint runs/sst2 --dataset sst2 --max_examples 200 --save summary
 
-Prints per text the prediction, each token's attribution, the strongest token pairs (special tokens
-are marked with *) and the most important heads. Writes into --output_dir report.html, a page to
-look at all this in a browser; examples.jsonl and shard-*.safetensors (read both with
-attattr_jax.load_attributions); head_importance.json; token_pairs.json for a data set; figures and
-exports where they are asked for; and run.json. A run that was stopped goes on with --resume.
+Prints per text in a sentence what decided, then each token's attribution, the strongest token pairs
+("a reads from b": a attends to b) and the most important heads. Writes into --output_dir
+report.html, a page to look at all this in a browser; examples.jsonl and shard-*.safetensors (read
+both with attattr_jax.load_attributions); head_importance.json; token_pairs.json for a data set;
+figures and exports where they are asked for; and run.json. A run that was stopped goes on with
+--resume.
 """
 
 from __future__ import annotations
@@ -79,8 +80,12 @@ class Options(common.CommonOptions):
     )
     token_n_steps: str | None = option(
         None,
-        "integration steps of the token-level gradients, or auto (default: as --n_steps)",
+        "integration steps of the token-level gradients, or auto (default: auto; with another"
+        " --method or --dtype, as --n_steps)",
         EXPLAIN,
+    )
+    token_tolerance: float = option(
+        1e-2, "as --tolerance, for the token-level gradients with auto", EXPLAIN
     )
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)", EXPLAIN)
     save: Literal["none", "summary", "full"] = option(
@@ -93,7 +98,10 @@ class Options(common.CommonOptions):
     )
     num_pairs: int = option(10, "token pairs and heads to list per text", SHOW)
     skip_special_tokens: bool = option(
-        False, "leave pairs with special tokens, as [CLS] and [SEP], out of the lists", SHOW
+        True,
+        "leave pairs with special tokens, as [CLS] and [SEP], out of the lists where there are"
+        " others; false: list them too",
+        SHOW,
     )
     report_examples: int = option(
         MAX_EXAMPLES, "texts in report.html; 0: no report", SHOW, is_view=True
@@ -217,9 +225,12 @@ def checked(options: Options) -> Options:
 
 
 def _check_integration(options: Options) -> None:
-    common.named(
-        "--tolerance, --max_steps", lambda: checked_levels(options.tolerance, options.max_steps)
-    )
+    for name in ("tolerance", "token_tolerance"):
+        tolerance = getattr(options, name)
+        common.named(
+            f"--{name}, --max_steps",
+            lambda value=tolerance: checked_levels(value, options.max_steps),
+        )
     for name in ("n_steps", "token_n_steps"):
         require(
             getattr(options, name) != "auto" or options.dtype == "float32",
@@ -244,18 +255,26 @@ def _check_texts(options: Options) -> None:
 
 def _check_effects(options: Options) -> None:
     """Refuse options without effect, and empty texts."""
-    is_adaptive = "auto" in (options.n_steps, options.token_n_steps)
+    tokens_adapt = not options.skip_token_attributions and (
+        options.dtype == "float32" and options.attribution().token_steps == "auto"
+    )
     draws_trees = bool(options.report_examples or options.figures or options.export)
     makes_tables = any(name in (options.export or "") for name in TABLE_FORMATS)
     has_dataset, has_tokens = options.dataset is not None, not options.skip_token_attributions
-    without_auto = "without --n_steps auto or --token_n_steps auto"
+    without_auto = "without --n_steps auto"
     without_trees = "without a report, --figures or --export"
     of_dataset = ("split", *common.names_with(options, "is_column"))
     common.check_applies(
         options,
         [
             *((name, has_dataset, "without --dataset") for name in of_dataset),
-            *((name, is_adaptive, without_auto) for name in ("tolerance", "max_steps")),
+            ("tolerance", options.n_steps == "auto", f"{without_auto} (see --token_tolerance)"),
+            ("token_tolerance", tokens_adapt, "without --token_n_steps auto"),
+            (
+                "max_steps",
+                tokens_adapt or options.n_steps == "auto",
+                f"{without_auto} or --token_n_steps auto",
+            ),
             ("token_n_steps", has_tokens, "with --skip_token_attributions"),
             ("report_megabytes", options.report_examples > 0, "with --report_examples 0"),
             ("figure_examples", options.figures is not None, "without --figures"),

@@ -1,13 +1,13 @@
-"""What the three scripts share: options, one-line errors, the progress bar."""
+"""What the three scripts share: options, one-line errors, what they say about data."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,11 +16,13 @@ from ..data import readers, splits
 from ..data.batches import Encoded
 from ..data.labels import assumption
 from ..data.splits import Split
-from ..errors import InputError
+from ..errors import InputError, require
 from ..runtime import compilation_cache, output, processes, sharding
-from ..runtime.files import is_full_disk
-from ..runtime.text import printable
-from .options import parse
+from ..runtime.files import is_full_disk, read_run, user_path
+from ..runtime.text import printable, shortened
+from .options import CommonOptions, names_with, parse
+
+COLUMN_OPTIONS = names_with(CommonOptions, "is_column")
 
 # "PyTorch was not found": it is not wanted
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -133,73 +135,15 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-@contextlib.contextmanager
-def progress(total: int, unit: str, description: str) -> Iterator[Any]:
-    """Show a progress bar on stderr, with rate and time left, for work over a second.
-
-    Where stderr is a file, a line is written every ten seconds.
-    """
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        def update(self, n=1):
-            processes.check_interrupted()
-            return super().update(n)
-
-    interval = 0.2 if sys.stderr.isatty() else 10
-    with contextlib.ExitStack() as stack:
-        file = sys.stderr if sharding.is_main() else stack.enter_context(open(os.devnull, "w"))
-        bar = stack.enter_context(
-            Bar(
-                total=total,
-                unit=f" {unit}",
-                desc=description,
-                delay=1,
-                mininterval=interval,
-                file=file,
-            )
-        )
-        stack.enter_context(_compiling_shown(bar))
-        yield bar
-
-
-@contextlib.contextmanager
-def _compiling_shown(bar: Any) -> Iterator[None]:
-    """Show in a progress bar when XLA compiles for over a second."""
-    timers: list[threading.Timer] = []
-
-    def announce() -> None:
-        bar.delay = 0  # shown from here on: tqdm else ends it without a new line
-        bar.set_description(f"{description} (compiling)")
-
-    def show(event: str, duration: float, **_) -> None:
-        # Lowered: compilation comes next
-        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
-            timers.append(threading.Timer(1.0, announce))
-            timers[-1].daemon = True
-            timers[-1].start()
-        elif event == "/jax/core/compile/backend_compile_duration":
-            stop()
-
-    def stop() -> None:
-        while timers:
-            timers.pop().cancel()
-        bar.set_description(description, refresh=False)
-
-    description = bar.desc.removesuffix(": ")
-    jax.monitoring.register_event_duration_secs_listener(show)
-    try:
-        yield
-    finally:
-        jax.monitoring.unregister_event_duration_listener(show)
-        stop()
-
-
 def load_split(
-    dataset: str, split: str, columns: readers.Columns, max_examples: int | None = None
+    dataset: str,
+    split: str,
+    columns: readers.Columns,
+    max_examples: int | None = None,
+    hold_out_seed: int | None = None,
 ) -> Split:
     """Load a split as `data.load_split`; says in one line how many bad rows were left out."""
-    loaded = splits.load_split(dataset, split, columns, max_examples)
+    loaded = splits.load_split(dataset, split, columns, max_examples, hold_out_seed)
     if loaded.num_skipped:
         say(
             f"warning: {loaded.source}: {loaded.num_skipped} rows with more or fewer fields than"
@@ -230,6 +174,77 @@ def say_assumptions(splits: Iterable[Split], id2label: dict[int, str]) -> None:
     for note, source in sources.items():
         if note is not None:
             say(f"{source}: {note}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOn:
+    """What the `run.json` beside a checkpoint says of the data that it was trained on."""
+
+    dataset: str | None
+    column_options: dict[str, Any]  # those that say what the columns are
+    max_seq_length: int | None
+    hold_out_seed: int | None  # by which its file was divided
+
+    @classmethod
+    def read(cls, checkpoint: str) -> TrainedOn:
+        """Read what there is to a checkpoint; None and {} where nothing is.
+
+        Raises:
+          InputError: a value is not what it must be.
+        """
+        run = read_run(Path(checkpoint))
+        before = run.get("options", {})
+        max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
+        columns = {name: before[name] for name in COLUMN_OPTIONS if name in before}
+        seed = run.get("hold_out_seed")
+        names = [value for name, value in columns.items() if name != "skip_bad_rows"]
+        are_right = all(
+            value is None or isinstance(value, str) for value in (run.get("dataset_path"), *names)
+        )
+        are_right &= type(columns.get("skip_bad_rows", False)) is bool
+        are_right &= seed is None or type(seed) is int
+        are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
+        require(
+            are_right,
+            f"{checkpoint}: its run.json is damaged: delete it, and name a data set with --dataset",
+        )
+        return cls(run.get("dataset_path"), columns, max_seq_length, seed)
+
+    def is_of(self, dataset: str) -> bool:
+        """Return whether a data set is the one that was trained on."""
+        return self.dataset is not None and splits.absolute_name(dataset) == self.dataset
+
+    def take_over(self, options: Any) -> Any:
+        """Return options with the columns of training, where they name none themselves."""
+        taken = {
+            name: value
+            for name, value in self.column_options.items()
+            if value and not getattr(options, name)
+        }
+        return dataclasses.replace(options, **taken)
+
+    def columns(self, options: Any) -> readers.Columns:
+        """Return the columns of the data set of these options.
+
+        Those of training hold for the same data set; of another they are taken where it has them.
+        """
+        if self.is_of(options.dataset):
+            return self.take_over(options).columns
+        names = ("text_column", "text_pair_column", "label_column")
+        remembered = tuple(self.column_options.get(name) for name in names)
+        return dataclasses.replace(options.columns, remembered=remembered)
+
+
+def check_checkpoint(options: Any) -> None:
+    """Raise an InputError that names the runs there are if --checkpoint was left out."""
+    (default,) = (f.default for f in dataclasses.fields(options) if f.name == "checkpoint")
+    if options.checkpoint != default or user_path(default).exists():
+        return
+    runs = sorted(str(file.parent) for file in Path("runs").glob("*/config.json"))
+    there = f": there {'is' if len(runs) == 1 else 'are'} {shortened(', '.join(runs))}"
+    raise InputError(
+        f"name a model with --checkpoint{there if runs else ', such as an output of train.py'}"
+    )
 
 
 def say(message: str) -> None:

@@ -19,6 +19,7 @@ from ..attribution.quadrature import quadrature
 from ..data.readers import Columns
 from ..errors import InputError, require
 from ..runtime.files import is_utf8
+from ..runtime.text import did_you_mean
 
 # The headings of `--help`, in this order.
 FIRST = "what people use first"
@@ -171,7 +172,17 @@ class OneLineErrors:
 
 
 class Parser(OneLineErrors, argparse.ArgumentParser):
-    """A parser whose errors are InputErrors of one line."""
+    """A parser whose errors are InputErrors of one line, and name the option that is meant."""
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse as `argparse` does."""
+        namespace, rest = self.parse_known_args(args, namespace)
+        if rest:
+            unknown = next((text for text in rest if text.startswith("-")), rest[0])
+            known = [name for name in self._option_string_actions if "-" not in name[2:]]
+            meant = did_you_mean(unknown.partition("=")[0].replace("-", "_"), known)
+            self.error(f"unrecognized arguments: {' '.join(rest)}{meant}")
+        return namespace
 
 
 def make_parser(options_type: type, description: str | None) -> argparse.ArgumentParser:

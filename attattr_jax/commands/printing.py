@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..attribution.options import AttributionOptions
 from ..attribution.reductions import top_heads
+from ..explanations.explanation import Explanation
 from ..explanations.findings import DatasetSummary
 from ..pruning.curves import CURVE_FRACTIONS
 from ..pruning.measures import MEASURES
 from ..runtime.text import printable
 from ..views.example import single_output
+from ..views.sentence import ROUGH_LAYER, roughness_of
 
 
 def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
@@ -29,43 +32,47 @@ def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
         print(indent + "  ".join(cells).rstrip())
 
 
-def print_explanation(row: dict[str, Any]) -> None:
-    """Print one row of `examples.jsonl` for a person."""
+def print_explanation(example: Explanation) -> None:
+    """Print one explanation for a person: a sentence first, then the numbers."""
+    row = example.row
     texts = [row["text"]] if row["text_pair"] is None else [row["text"], row["text_pair"]]
     print(f"[{row['index']}] " + " | ".join(_shortened(text) for text in texts))
-    gold = "" if row["label"] is None else f", label {printable(row['label'])}"
-    output = single_output(row)
-    if output is None:
-        print(
-            f"  predicted {printable(row['predicted'])} (p ="
-            f" {row['probabilities'][row['predicted']]:.3f}){gold}",
-            end="",
-        )
-        print(f"; explained: {printable(row['target'])}, F = {row['score']:.3f}")
-    else:
-        print(f"  output = {output:.3f}{gold}")
-
+    print(f"  {printable(example.summary())}")
+    if single_output(row) is None:
+        gold = "" if row["label"] is None else f", label {printable(row['label'])}"
+        print(f"  explained: {printable(row['target'])}, F = {row['score']:.3f}{gold}")
     if row.get("num_cut_tokens"):
         print(f"  longer than the model reads: {row['num_cut_tokens']} tokens were cut off")
-    special = row["special_tokens_mask"]
-    tokens = [printable(token) for token in row["tokens"]]
-    if row["token_attributions"] is not None:
-        shown = [
-            f"{token} {value:+.3f}"
-            for token, value, out in zip(tokens, row["token_attributions"], special, strict=True)
-            if not out
-        ]
-        print(
-            "  tokens (integrated gradients): "
-            + "  ".join(shown[:40])
-            + ("  …" if len(shown) > 40 else "")
-        )
+    _print_tokens(row)
+    _print_pairs(row)
+    strongest = "  ".join(
+        f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5]
+    )
+    if strongest:
+        print(f"  most important heads (layer.head, largest attribution): {strongest}")
+    for phrase in roughness_of(example, in_script=True):
+        print(f"  {phrase}")
+    print()
 
-    marked = [f"{token}*" if out else token for token, out in zip(tokens, special, strict=True)]
+
+def _print_tokens(row: Mapping[str, Any]) -> None:
+    if row["token_attributions"] is None:
+        return
+    values = zip(row["tokens"], row["token_attributions"], row["special_tokens_mask"], strict=True)
+    shown = [f"{printable(token)} {value:+.3f}" for token, value, out in values if not out]
+    more = "  …" if len(shown) > 40 else ""
+    print("  tokens (integrated gradients): " + "  ".join(shown[:40]) + more)
+
+
+def _print_pairs(row: Mapping[str, Any]) -> None:
+    marked = [
+        f"{printable(token)}*" if out else printable(token)
+        for token, out in zip(row["tokens"], row["special_tokens_mask"], strict=True)
+    ]
     rows = [
         [
             (
-                f"{marked[pair['from']]} ({pair['from']}) attends to {marked[pair['to']]}"
+                f"{marked[pair['from']]} ({pair['from']}) reads from {marked[pair['to']]}"
                 f" ({pair['to']})"
             ),
             f"{pair['attribution']:+.3f}",
@@ -75,18 +82,20 @@ def print_explanation(row: dict[str, Any]) -> None:
     if rows:
         print("  strongest token pairs (sum over layers and heads; the largest of all pairs is 1):")
         print_table(rows, "    ")
-    names = row["layers"] if row["path"] == "layer" else ["all together"]
-    deltas = "  ".join(
-        f"{name}: {delta:+.1e}"
-        for name, delta in zip(names, row["convergence_deltas"], strict=True)
+
+
+def print_roughness(summary: DatasetSummary) -> None:
+    """Warn if a layer of a text is integrated too roughly."""
+    if not summary.num_rough:
+        return
+    delta, index, layer = summary.worst
+    where = f"text {index}" + ("" if layer is None else f", layer {layer}")
+    print(
+        f"warning: rough: {summary.num_rough} of {summary.num_examples} texts have a convergence"
+        f" delta above {ROUGH_LAYER:.0%} of what is attributed (the largest: {where}, {delta:.0%});"
+        " --n_steps auto takes as many steps as are needed",
+        file=sys.stderr,
     )
-    strongest = "  ".join(
-        f"{head['layer']}.{head['head']} {head['importance']:.3f}" for head in row["heads"][:5]
-    )
-    if strongest:
-        print(f"  most important heads (layer.head, largest attribution): {strongest}")
-    print(f"  convergence deltas by layer: {deltas}")
-    print()
 
 
 def print_steps(summary: DatasetSummary, options: AttributionOptions) -> None:
@@ -131,7 +140,7 @@ def print_summary(summary: DatasetSummary, layers: Sequence[int] | None) -> None
     rows = [
         [
             (
-                f"[{pair['example']}] {printable(pair['from_token'])} attends to"
+                f"[{pair['example']}] {printable(pair['from_token'])} reads from"
                 f" {printable(pair['to_token'])}"
             ),
             f"{pair['attribution']:+.4f}",

@@ -22,6 +22,7 @@ from ..pruning.masks import (
 from ..pruning.removal import remove_heads
 from ..runtime import sharding
 from ..runtime.files import Journal, write_file, write_json
+from ..runtime.progress import progress
 from ..views.drawing import save_figure
 from ..views.plots import accuracy_curves, head_grid
 from . import cli, prune_options
@@ -79,6 +80,10 @@ def _prune(options: Options) -> None:
         print_curves(curves)
     if inputs.save_folder is not None:
         print_sizes(result["size"])
+        cli.say(
+            "the smaller model loads here and with transformers 4; transformers 5 does not read"
+            " `pruned_heads`"
+        )
         print(f"smaller model: {inputs.save_folder.path}")
     print(f"pruning: {folder.path}")
 
@@ -94,7 +99,7 @@ def _start(options: Options, inputs: Inputs) -> Experiment:
         n_steps=options.n_steps,
         method="riemann_left" if options.protocol == "reference" else "gausslegendre",
         shard_params=options.shard_params,
-        progress=cli.progress,
+        progress=progress,
     )
     if options.min_accuracy is not None:  # before anything is written
         full = experiment.metrics(experiment.present[None])[0]["accuracy"]
@@ -204,7 +209,7 @@ def _sizes(inputs: Inputs, smaller: Classifier) -> dict[str, Any]:
     median = int(np.median(inputs.evaluated_encoded.lengths))
     num_tokens = bucket_length(median, inputs.classifier.config.max_length)
     classifiers = {"before": inputs.classifier, "after": smaller}
-    with cli.progress(1, "comparison", "measuring latency") as bar:
+    with progress(1, "comparison", "measuring latency") as bar:
         times = costs.latencies(classifiers, num_tokens)
         bar.update(1)
     return {

@@ -6,7 +6,6 @@ Nothing is written here: bad input leaves nothing behind.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,14 @@ from ..pruning import importance_file
 from ..pruning.examples import disjoint, drop_examples
 from ..pruning.measures import MEASURES
 from ..runtime import output
-from ..runtime.files import json_digest, read_run, user_path
+from ..runtime.files import json_digest, user_path
 from ..runtime.output import OutputFolder
 from ..training import evaluation
 from . import cli
-from .options import CommonOptions, named, names_with
+from .options import named
 from .prune_options import Options
 
 JOURNAL = "progress.jsonl"  # scores and metrics of a run that is not finished
-_COLUMN_OPTIONS = names_with(CommonOptions, "is_column")
 FROM_FILE = "file"  # stands for the measure of a head_importance.json
 FILES = ("pruning.json", "head_importance*.json", "curve.*", "heads.*", JOURNAL)
 MODEL_FILES = (
@@ -96,6 +94,7 @@ def prepare(options: Options) -> Inputs:
     path = options.output_dir or output.default_output_dir(options.checkpoint, "pruning")
     folder = OutputFolder(path, "prune", FILES, options.overwrite, options.resume)
     save_folder = _save_folder(options, folder)
+    cli.check_checkpoint(options)
     classifier = load_classifier(options.checkpoint)
     classifier.require_classes()
     present = head_masks.present_heads(classifier.config)
@@ -104,7 +103,7 @@ def prepare(options: Options) -> Inputs:
     given = _given_importance(options, present.shape, fingerprint)
     wanted = _wanted(options, given)
 
-    trained = _TrainedOn.read(options)
+    trained = _Data.of(options)
     scored, evaluated = _examples(options, trained, wanted, given, classifier.id2label)
     scored_encoded = None if scored is None else _encode(classifier, scored, trained.max_seq_length)
     evaluated_encoded = _encode(classifier, evaluated, trained.max_seq_length)
@@ -118,6 +117,7 @@ def prepare(options: Options) -> Inputs:
     }
     facts = {
         "dataset_path": absolute_name(trained.dataset),
+        "hold_out_seed": trained.hold_out_seed,
         "model_fingerprint": fingerprint,
         "data_fingerprints": fingerprints,
         "importance_fingerprint": None if given is None else json_digest(given),
@@ -178,7 +178,7 @@ def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainedOn:
+class _Data:
     """The data that heads are scored and evaluated on.
 
     It is what `--dataset` names, or what the checkpoint was trained on.
@@ -188,38 +188,24 @@ class _TrainedOn:
     column_options: dict[str, Any]  # those that say what the columns are
     columns: readers.Columns
     max_seq_length: int | None
+    hold_out_seed: int | None  # by which a single file is divided
 
     @classmethod
-    def read(cls, options: Options) -> _TrainedOn:
-        run = read_run(Path(options.checkpoint))
-        before = run.get("options", {})
-        max_seq_length = before.get("max_seq_length", run.get("max_seq_length"))
-        texts = (
-            run.get("dataset_path"),
-            *(before.get(name) for name in _COLUMN_OPTIONS if name != "skip_bad_rows"),
-        )
-        are_right = all(value is None or isinstance(value, str) for value in texts)
-        are_right &= type(before.get("skip_bad_rows", False)) is bool
-        are_right &= max_seq_length is None or (type(max_seq_length) is int and max_seq_length > 2)
-        require(
-            are_right,
-            f"{options.checkpoint}: its run.json is damaged: delete it, and name a data set with"
-            " --dataset",
-        )
+    def of(cls, options: Options) -> _Data:
+        trained = cli.TrainedOn.read(options.checkpoint)
         if options.dataset is None:
             require(
-                "dataset_path" in run,
+                trained.dataset is not None,
                 f"{options.checkpoint} does not say what it was trained on: name a data set with"
                 " --dataset",
             )
-            taken_over = {
-                name: before[name]
-                for name in _COLUMN_OPTIONS
-                if name in before and not getattr(options, name)
-            }
-            options = dataclasses.replace(options, dataset=run["dataset_path"], **taken_over)
-        column_options = {name: getattr(options, name) for name in _COLUMN_OPTIONS}
-        return cls(options.dataset, column_options, options.columns, max_seq_length)
+            options = dataclasses.replace(options, dataset=trained.dataset)
+        columns = trained.columns(options)
+        seed = None
+        if trained.is_of(options.dataset):  # then also divided as it was
+            options, seed = trained.take_over(options), trained.hold_out_seed
+        column_options = {name: getattr(options, name) for name in cli.COLUMN_OPTIONS}
+        return cls(options.dataset, column_options, columns, trained.max_seq_length, seed)
 
 
 def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, int | None]]:
@@ -249,7 +235,7 @@ def _wanted(options: Options, given: dict[str, Any] | None) -> list[tuple[str, i
 
 
 def _examples(
-    options: Options, trained: _TrainedOn, wanted, given, id2label: dict[int, str]
+    options: Options, trained: _Data, wanted, given, id2label: dict[int, str]
 ) -> tuple[Split | None, Split]:
     """Return the examples to score on and those to evaluate on.
 
@@ -258,7 +244,10 @@ def _examples(
 
     def load(split: str, max_examples: int | None = None) -> Split:
         return cli.with_gold_labels(
-            cli.load_split(trained.dataset, split, trained.columns, max_examples), id2label
+            cli.load_split(
+                trained.dataset, split, trained.columns, max_examples, trained.hold_out_seed
+            ),
+            id2label,
         )
 
     evaluated = load(options.eval_split, options.max_eval_examples)

@@ -9,13 +9,21 @@ from typing import Any
 
 from ..data.batches import Encoded, data_fingerprint, encode
 from ..data.labels import class_indices, keeps_head, label_names
-from ..data.splits import Split, absolute_name, dataset_name, evaluation_splits, task_name
+from ..data.splits import (
+    Split,
+    absolute_name,
+    dataset_name,
+    evaluation_splits,
+    is_single_file,
+    task_name,
+)
 from ..errors import require
 from ..models import checkpoint
 from ..models.classifier import Classifier, holds, load_classifier, save_classifier
 from ..runtime import sharding
 from ..runtime.files import is_utf8, user_path
 from ..runtime.output import OutputFolder
+from ..runtime.progress import progress
 from ..training import evaluation
 from . import cli, train_options
 from .train_options import DATASET_DEFAULTS, Options
@@ -110,7 +118,10 @@ class _Inputs:
 def _load(options: Options) -> _Inputs:
     """Return the examples and the model to start from, having checked that they fit together."""
     model_names = checkpoint.load_label_names(options.model)
-    loaded = cli.load_split(options.dataset, "train", options.columns, options.max_train_examples)
+    seed = _hold_out_seed(options)
+    loaded = cli.load_split(
+        options.dataset, "train", options.columns, options.max_train_examples, seed
+    )
     train = cli.with_gold_labels(loaded, model_names)
     splits = _evaluation_splits(options)
     _check_splits(options, train, splits)
@@ -137,6 +148,7 @@ def _load(options: Options) -> _Inputs:
         data_fingerprints[split.name] = data_fingerprint(split, evaluations[prefix])
     facts = {
         "dataset_path": absolute_name(options.dataset),
+        "hold_out_seed": seed,
         "initial_model_fingerprint": classifier.fingerprint(),
         "data_fingerprints": data_fingerprints,
         "task_metric": evaluation.TASK_METRICS.get(task),
@@ -152,11 +164,12 @@ def _check_splits(options: Options, train: Split, splits: dict[str, Split]) -> N
             f"only one of {train.source} and {split.source} has sentence pairs: name the same"
             " columns in both",
         )
-    require(
-        any(split.source != train.source for split in splits.values()),
-        f"--dataset {options.dataset} is one file for both training and evaluation: give a folder"
-        " with train.tsv and dev.tsv",
-    )
+    if _hold_out_seed(options) is not None:
+        held_out = sum(map(len, splits.values()))
+        cli.say(
+            f"{options.dataset} is one file: {held_out} of its examples, drawn with seed"
+            f" {options.seed}, are held out for evaluation"
+        )
 
 
 def _say_what_is_trained(options: Options, classifier: Classifier) -> None:
@@ -189,7 +202,7 @@ def _fine_tune(
     )
     num_examples = len(inputs.train) * options.num_train_epochs
     try:
-        with cli.progress(num_examples, "examples", "training") as bar:
+        with progress(num_examples, "examples", "training") as bar:
             return trainer.run(_on_step(options, inputs, trainer, bar))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -228,11 +241,25 @@ def _print_training(summary: dict[str, Any]) -> None:
         )
 
 
+def _hold_out_seed(options: Options) -> int | None:
+    """Return the seed by which a single file is divided; None where the data has splits.
+
+    What is only evaluated is not divided.
+    """
+    return options.seed if is_single_file(options.dataset) and not options.eval_only else None
+
+
 def _evaluation_splits(options: Options) -> dict[str, Split]:
     """Return the evaluation splits by the names that their metrics get."""
     names = evaluation_splits(options.dataset)
     return {
-        prefix: cli.load_split(options.dataset, split, options.columns, options.max_eval_examples)
+        prefix: cli.load_split(
+            options.dataset,
+            split,
+            options.columns,
+            options.max_eval_examples,
+            _hold_out_seed(options),
+        )
         for prefix, split in names.items()
     }
 
@@ -257,7 +284,7 @@ def _evaluate(options: Options) -> None:
     mesh = sharding.data_mesh()
     params = sharding.place_params(classifier.params, mesh, options.shard_params)
     results = {}
-    with cli.progress(sum(map(len, encoded.values())), "examples", "evaluating") as bar:
+    with progress(sum(map(len, encoded.values())), "examples", "evaluating") as bar:
         for name, examples in encoded.items():
             logits = evaluation.predict(
                 params, classifier.config, examples, mesh, on_batch=bar.update

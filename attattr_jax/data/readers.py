@@ -45,6 +45,18 @@ class Columns:
     label: str | None = None
     names: tuple[str, ...] | None = None  # of the columns of a .tsv or .csv file without a header
     skip_bad_rows: bool = False  # leave out rows with another number of fields than the header
+    # Text, text_pair and label of the data a model was trained on: taken where a file has them.
+    remembered: tuple[str | None, str | None, str | None] = (None, None, None)
+
+    def known_in(self, names: Sequence[str]) -> Columns:
+        """Return the columns with those remembered ones that are among the names of a file."""
+        given = {"text": self.text, "text_pair": self.text_pair, "label": self.label}
+        taken = {
+            field: name
+            for (field, value), name in zip(given.items(), self.remembered, strict=True)
+            if value is None and name in names and name not in given.values()
+        }
+        return dataclasses.replace(self, **taken)
 
 
 class Table(NamedTuple):
@@ -78,7 +90,11 @@ def undecodable(path: Path) -> str:
 
 
 def load_parquet(path: Path) -> Table:
+    """Read a .parquet file.
 
+    Raises:
+      InputError: it cannot be read.
+    """
     import datasets
 
     try:
@@ -214,6 +230,11 @@ def _published_columns(first_line: Sequence[str]) -> list[str] | None:
 def find_columns(
     names: Sequence[str], source: str, columns: Columns
 ) -> tuple[str, str | None, str | None]:
+    """Return the names of the columns of text, second text and label; None where there is none.
+
+    Raises:
+      InputError: one that was named is not there, or none holds the text.
+    """
     for option, name in (
         ("text", columns.text),
         ("text_pair", columns.text_pair),
@@ -230,6 +251,7 @@ def find_columns(
             "--text_column, --text_pair_column and --label_column must differ, not be"
             f" {', '.join(given)}"
         )
+    columns = columns.known_in(names)
     by_lower = {name.lower(): name for name in reversed(names)}
 
     def find_ignoring_case(name: str) -> str | None:

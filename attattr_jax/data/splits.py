@@ -33,6 +33,7 @@ from .readers import (
 REVIEWS = "reviews"
 # GLUE tasks: the configurations of this Hub repository.
 _GLUE_REPOSITORY = "nyu-mll/glue"
+HELD_OUT = 0.1  # of a single file, for evaluation
 GLUE_TASKS = ("sst2", "rte", "mnli", "mrpc", "qnli", "cola", "qqp", "wnli", "stsb")
 # File stems and Hub names that stand for a split, the first found counts.
 _SPLIT_NAMES = {
@@ -156,7 +157,11 @@ def evaluation_splits(dataset: str) -> dict[str, str]:
 
 
 def load_split(
-    dataset: str, split: str, columns: Columns | None = None, max_examples: int | None = None
+    dataset: str,
+    split: str,
+    columns: Columns | None = None,
+    max_examples: int | None = None,
+    hold_out_seed: int | None = None,
 ) -> Split:
     """Load one split.
 
@@ -164,15 +169,21 @@ def load_split(
       dataset: a name of `GLUE_TASKS` (from the Hub), `reviews`, a path to a folder or a .tsv, .csv,
         .jsonl or .parquet file, or any other id of `datasets`.
       split: "train", "validation" or "test" (dev and the like are understood). A single file is
-        whatever split is asked for.
+        whatever split is asked for, or is divided by `hold_out_seed`.
       columns: names that override the usual ones.
       max_examples: take at most this many, the first ones.
+      hold_out_seed: of a single file, "train" is what is left when a tenth, drawn with this seed,
+        is held out for every other split.
 
     Raises:
       InputError: not found, not reachable, empty, unreadable, no such column, an empty text or a
         bad label; names file and row.
     """
     columns = columns or Columns()
+    if hold_out_seed is not None and is_single_file(dataset):
+        whole = load_split(dataset, split, columns)
+        part = _part_of_file(whole, split, hold_out_seed)
+        return part.select(range(min(len(part), max_examples or len(part))))
     if dataset == REVIEWS:
         _check_applies(columns, REVIEWS)
         shipped = load_split(str(Path(__file__).parent / "reviews"), split, columns, max_examples)
@@ -188,6 +199,27 @@ def load_split(
     else:
         raise InputError(f"{shortened(dataset)}: no such file or folder")
     return _check(table, split, columns, max_examples)
+
+
+def is_single_file(dataset: str) -> bool:
+    """Return whether a data set is one file, which has no splits."""
+    return dataset != REVIEWS and user_path(dataset).is_file()
+
+
+def _part_of_file(whole: Split, split: str, seed: int) -> Split:
+    """Return the examples of a file that are held out, or for "train" the others."""
+    num_held_out = round(len(whole) * HELD_OUT)
+    if not 0 < num_held_out < len(whole):
+        raise InputError(
+            f"{whole.source} has {len(whole)} examples, too few to hold some out for evaluation:"
+            " give a folder with train.tsv and dev.tsv"
+        )
+    held_out = np.zeros(len(whole), bool)
+    held_out[np.random.default_rng(seed).permutation(len(whole))[:num_held_out]] = True
+    is_training = split in _SPLIT_NAMES["train"]
+    part = whole.select(np.flatnonzero(~held_out if is_training else held_out).tolist())
+    what = "the others" if is_training else "held out"
+    return dataclasses.replace(part, source=f"{whole.source} ({what})")
 
 
 def load_lines(file: str, max_examples: int | None = None) -> Split:

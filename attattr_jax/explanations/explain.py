@@ -29,6 +29,8 @@ from ..models.classifier import Classifier, checked_texts
 from ..models.inference import model_inputs
 from ..runtime import sharding
 from ..runtime.compilation_cache import keep_programs
+from ..runtime.progress import progress
+from ..runtime.text import did_you_mean
 from .explanation import SAVED_ARRAYS, Explanation, Explanations
 from .findings import findings_of
 
@@ -42,7 +44,7 @@ def explain(
     save: str = "full",
     batch_size: int | None = None,
     num_pairs: int = 10,
-    skip_special_tokens: bool = False,
+    skip_special_tokens: bool = True,
     done: Container[int] = (),
     shard_params: bool = False,
 ) -> Iterator[Explanation]:
@@ -61,13 +63,16 @@ def explain(
         is).
       batch_size: examples at once, by default from the length.
       num_pairs: how many token pairs and heads a row lists.
-      skip_special_tokens: leave pairs with a special token out of that list.
+      skip_special_tokens: leave pairs with a special token out of that list, if there are others.
       done: examples that are not wanted any more.
       shard_params: divide the parameters over the devices.
     """
     config = classifier.config
     params = sharding.place_params(classifier.params, mesh, shard_params)
     layers = checked_layers(options.layers, config)
+    if options.token_n_steps is None and config.dtype in ("bfloat16", "float16"):
+        # Its rounding hides what "auto" looks at.
+        options = dataclasses.replace(options, token_n_steps=options.n_steps)
     if options.target == "gold":
         _check_gold_labels(classifier, split, encoded)
     size = batch_size or functools.partial(default_batch_size, config)
@@ -200,7 +205,8 @@ def explain_texts(
 ) -> Explanations:
     """Explain a few texts at once, in memory: what `attribute.py` does.
 
-    In a notebook the result shows itself as a report.
+    In a notebook the result shows itself as a report. A progress bar is shown in a terminal and in
+    a notebook if it takes over a second.
 
     Args:
       classifier: the model, with its tokenizer.
@@ -226,10 +232,13 @@ def explain_texts(
             raise InputError(
                 f"labels must be a list with an entry for each of the {len(texts)} texts"
             )
-    unknown = changes.keys() - {field.name for field in dataclasses.fields(AttributionOptions)}
+    known = [field.name for field in dataclasses.fields(AttributionOptions)]
+    unknown = sorted(changes.keys() - set(known))
     if unknown:
-        known = ", ".join(field.name for field in dataclasses.fields(AttributionOptions))
-        raise InputError(f"{', '.join(sorted(unknown))} is no option; there are {known}")
+        raise InputError(
+            f"{', '.join(unknown)} is no option{did_you_mean(unknown[0], known)}; there are"
+            f" {', '.join(known)}"
+        )
     keep_programs()
     options = dataclasses.replace(options or AttributionOptions(), **changes)
     split = Split("texts", "texts", texts, pairs, None if labels is None else parse_labels(labels))
@@ -254,6 +263,9 @@ def explain_texts(
     encoded = encode(classifier, split, classifier.config.max_length, indices)
     if encoded.truncation:
         warnings.warn(encoded.truncation, stacklevel=2)
-    explained = explain(classifier, split, encoded, sharding.data_mesh(), options)
-    by_index = {example.row["index"]: example for example in explained}
+    by_index = {}
+    with progress(len(split), "texts", "attributing", in_script=False) as bar:
+        for example in explain(classifier, split, encoded, sharding.data_mesh(), options):
+            by_index[example.row["index"]] = example
+            bar.update()
     return Explanations([by_index[index] for index in range(len(split))])

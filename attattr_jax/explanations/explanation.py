@@ -10,13 +10,18 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from ..attribution.tree import THRESHOLD, AttributionTree, attribution_tree
 from ..attribution.words import sum_over_pieces, word_groups, word_labels
 from ..errors import InputError
+from ..runtime.progress import in_notebook
+from ..runtime.text import shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Arrays per example by what `--save` asks for.
 SAVED_ARRAYS = {
@@ -72,6 +77,8 @@ class Explanation:
     head_importance: list[list[float]]  # [L, N], each head's largest attribution
     arrays: dict[str, Any] | None  # where they are saved
 
+    _kept_how, _keep_all = "kept with", "attribute without `reduce`"
+
     def __init__(self, row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
         self.row, self._arrays = row, arrays
 
@@ -81,6 +88,34 @@ class Explanation:
         except KeyError:
             fields = ", ".join(self.__dict__.get("row", ()))
             raise AttributeError(f"no field {name!r}; there are {fields}") from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.row})
+
+    def __repr__(self) -> str:
+        row = self.row
+        texts = [row["text"]] if row["text_pair"] is None else [row["text"], row["text_pair"]]
+        shown = " | ".join(shortened(text, 60) for text in texts)
+        layers = "all layers" if self.has_all_layers else f"layers {row['layers']}"
+        return (
+            f"<{type(self).__name__} {row['index']}: {shown!r}, predicted {row['predicted']!r},"
+            f" explained {row['target']!r} (F = {row['score']:.3f}); {len(row['tokens'])} tokens,"
+            f" {layers}>"
+        )
+
+    def summary(self) -> str:
+        """Return in a sentence what was predicted, what spoke for it, and the strongest pair.
+
+        “a reads from b”: token a attends to token b. The number is the attribution summed over
+        layers and heads, in units of the explained output.
+        """
+        from ..views.sentence import summary_of  # lazy import: few need it
+
+        return summary_of(self)
+
+    def to_pandas(self, kind: str = "texts") -> pd.DataFrame:
+        """Return a `pandas.DataFrame`; `kind` as for `Explanations.to_pandas`."""
+        return Explanations([self]).to_pandas(kind)
 
     @property
     def array_names(self) -> Sequence[str]:
@@ -99,8 +134,8 @@ class Explanation:
         if name not in self.array_names:
             has = f"only {', '.join(self.array_names)}" if self.array_names else "no arrays"
             raise InputError(
-                f"example {self.row['index']} was saved with {has}, not {name!r}: run attribute.py"
-                " with --save full"
+                f"example {self.row['index']} was {self._kept_how} {has}, not {name!r}:"
+                f" {self._keep_all}"
             )
         values = self._read(name)
         # Half precision is what a model computes in: sums and means are not to be taken in it, nor
@@ -223,7 +258,7 @@ class Explanation:
 class Explanations(Sequence[Explanation]):
     """Explained examples, in order.
 
-    As the last line of a notebook's cell they are shown as a report.
+    As the last line of a notebook's cell they are shown as a report. A slice is of the same type.
     """
 
     def __init__(self, examples: Sequence[Explanation]):
@@ -236,10 +271,36 @@ class Explanations(Sequence[Explanation]):
     def __getitem__(self, index: int) -> Explanation: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Explanation]: ...
+    def __getitem__(self, index: slice) -> Explanations: ...
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Explanations(self._examples[index])
         return self._examples[index]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._described()}>"
+
+    def _described(self) -> str:
+        return f"{len(self)} text{'s' * (len(self) != 1)}"
+
+    def to_pandas(self, kind: str = "texts") -> pd.DataFrame:
+        """Return a `pandas.DataFrame`.
+
+        Args:
+          kind: what a row is. "texts": a text, with its prediction and the class explained.
+            "tokens": a token, with its integrated gradients. "pairs": a token (`from`) and one
+            that it reads from (`to`), with the attribution summed over layers and heads, in units
+            of the explained output, and the mean attention where it was kept; all pairs, or the
+            listed ones where no matrix was kept. "heads": a layer and head, with its largest
+            attribution. The column `example` is the index of the text.
+
+        Raises:
+          InputError: there is no such kind.
+        """
+        from ..views.tables import data_frame  # lazy import: pandas is slow to import
+
+        return data_frame(self, kind)
 
     def show(self, file: str | os.PathLike | None = None, overwrite: bool = False) -> Path | None:
         """Show the report of these examples.
@@ -264,11 +325,7 @@ def _show(
     from ..views.report import write_report  # lazy import: the page's template is rarely needed
 
     if file is None:
-        try:  # defined by IPython; a terminal of its shows no pages
-            is_notebook = get_ipython().has_trait("kernel")  # type: ignore[name-defined]
-        except NameError:
-            is_notebook = False
-        if is_notebook:
+        if in_notebook():
             from IPython.display import HTML, display
 
             display(HTML(_notebook_frame(examples)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..attribution.reductions import strongest_pairs, top_heads
+from ..views.sentence import ROUGH_LAYER
 from .explanation import Explanation
 
 
@@ -44,7 +45,7 @@ def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str,
         "token_pairs_scale": largest,
         "token_pairs": [
             {"from": i, "to": j, "attribution": value}
-            for i, j, value in strongest_pairs(total / largest, num_pairs, left_out)
+            for i, j, value in _listed_pairs(total / largest, num_pairs, left_out)
         ],
         # Shortest decimals that give the same float32.
         "head_importance": [
@@ -57,6 +58,13 @@ def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str,
     }
 
 
+def _listed_pairs(matrix, count: int, left_out) -> list[tuple[int, int, float]]:
+    """Return the strongest pairs without those tokens, wherever there are other pairs."""
+    if not matrix.size:  # reduced
+        return []
+    return strongest_pairs(matrix, count, left_out) or strongest_pairs(matrix, count)
+
+
 class DatasetSummary:
     """The mean head importance and the strongest token pairs of all examples.
 
@@ -65,8 +73,10 @@ class DatasetSummary:
 
     def __init__(self, num_pairs: int = 20):
         self.num_pairs, self.num_examples = num_pairs, 0
-        # The largest |convergence delta| / Σ |attributions| of any layer of any example
-        self.worst_delta = 0.0
+        # The largest |convergence delta| / Σ |attributions| of any layer of any example, of which
+        # text, and of which layer (None: of all together); and how many texts are rough.
+        self.worst: tuple[float, int | None, int | None] = (0.0, None, None)
+        self.num_rough = 0
         # (text, layer) that did not reach the tolerance: the first hundred, and how many there are.
         self.not_converged: list[dict[str, int]] = []
         self.num_not_converged = 0
@@ -87,7 +97,12 @@ class DatasetSummary:
                     *self.not_converged,
                     {"example": row["index"], "layer": layer},
                 ][:100]
-        self.worst_delta = max([self.worst_delta, *(explained.relative_deltas or ())])
+        layers = row["layers"] if row["path"] == "layer" else [None]
+        deltas = explained.relative_deltas or ()
+        self.num_rough += max(deltas, default=0.0) > ROUGH_LAYER
+        for layer, delta in zip(layers, deltas, strict=False):
+            if delta > self.worst[0]:
+                self.worst = (delta, row["index"], layer)
         for pair in row["token_pairs"]:
             # Not normalised, so that examples compare; index and positions break ties.
             value = pair["attribution"] * row["token_pairs_scale"]
@@ -103,6 +118,11 @@ class DatasetSummary:
             heapq.heappush(self._pairs, entry)
             if len(self._pairs) > self.num_pairs:
                 heapq.heappop(self._pairs)
+
+    @property
+    def worst_delta(self) -> float:
+        """The largest |convergence delta| / Σ|attributions| of a layer."""
+        return self.worst[0]
 
     @property
     def importance(self) -> np.ndarray:

@@ -53,11 +53,13 @@ def explanations_of(
         positions = np.flatnonzero(token_mask[index])
         of_example = {name: np.asarray(values[index]) for name, values in host.items()}
         arrays = unpadded(of_example, positions)
+        fields = _text_fields(classifier, batch, index, positions)
+        left_out = fields["special_tokens_mask"]
         row = {
             "index": index,
-            **_text_fields(classifier, batch, index, positions),
+            **fields,
             "label": None,
-            **findings_of(arrays, id2label, numbers, _NUM_LISTED),
+            **findings_of(arrays, id2label, numbers, _NUM_LISTED, left_out),
             "path": "layer" if is_by_layer else "joint",
         }
         if num_hidden_layers is not None:

@@ -7,6 +7,7 @@ are asked for.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -30,6 +31,8 @@ EXAMPLES_FILE = "examples.jsonl"
 
 class StoredExplanation(Explanation):
     """One example of a folder of explanations; its arrays are read when they are asked for."""
+
+    _kept_how, _keep_all = "saved with", "run attribute.py with --save full"
 
     def __init__(self, folder: Path, row: dict[str, Any], parts: Mapping[str, Part] | None = None):
         """Take a row, and what the manifest says of each file of arrays.
@@ -100,6 +103,7 @@ class StoredExplanations(Explanations):
                 self._starts.append(self._starts[-1] + len(line))
                 digest.update(line)
         self._parts = self._checked_parts(digest.hexdigest())
+        self._rows = range(len(self._starts) - 1)  # of the file: all, or a slice of them
 
     def _checked_parts(self, sha256: str) -> dict[str, Part] | None:
         """Return what the manifest says of each file of arrays; None without a manifest.
@@ -130,14 +134,19 @@ class StoredExplanations(Explanations):
         )
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self._rows)
+
+    def _described(self) -> str:
+        return f"{super()._described()} in {self.folder}"
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+            part = copy.copy(self)
+            part._rows = self._rows[index]
+            return part
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        number = index % len(self)
+        number = self._rows[index]
         with open(self._file, "rb") as file:
             if _version(file) != self._version:
                 raise InputError(f"{self._file} has changed since it was opened: load it again")

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 
 from ..errors import InputError, as_index, require
 from ..runtime.compilation_cache import keep_programs
 from ..runtime.files import is_utf8, user_path, write_file, write_json
+from ..runtime.text import shortened
 from .checkpoint import (
     default_label_names,
     find_folder,
@@ -29,7 +31,7 @@ from .config import EncoderConfig
 from .tensors import from_hf_tensors, to_hf_tensors
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Classifier:
     """A text classifier with all that is needed to use it."""
 
@@ -53,6 +55,22 @@ class Classifier:
                 " positions: correct one of them"
             )
         object.__setattr__(self, "config", dataclasses.replace(self.config, pad_token_id=padding))
+
+    def __repr__(self) -> str:
+        config = self.config
+        heads = [len(config.heads_of(layer)) for layer in range(config.num_hidden_layers)]
+        sizes = f"{min(heads)}" if min(heads) == max(heads) else f"{min(heads)} to {max(heads)}"
+        count = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        classes = ", ".join(f"{index}: {name}" for index, name in sorted(self.id2label.items()))
+        return (
+            f"<Classifier {self.name!r}: {config.title}, {config.num_hidden_layers} layers of"
+            f" {sizes} heads, {count / 1e6:.1f} million parameters; {shortened(classes)}>"
+        )
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class name -> index, as in `target=classifier.label2id["positive"]`."""
+        return {name: index for index, name in self.id2label.items()}
 
     def tokenize(
         self,

@@ -15,3 +15,13 @@ Batch = Mapping[str, Any]  # input_ids, attention_mask, token_type_ids: int [B, 
 # 1 keeps a head, 0 masks it, [L, N]. A JAX array is traced; of anything else the heads that are
 # masked are not computed.
 HeadMask = Any
+
+
+def described(result: Any) -> str:
+    """Return a tuple of arrays by its fields, types and shapes, without their numbers."""
+    fields = [
+        f"{name}={value.dtype}{list(value.shape)}" if hasattr(value, "shape") else f"{name}={value}"
+        for name, value in result._asdict().items()
+        if value is not None
+    ]
+    return f"{type(result).__name__}({', '.join(fields)})"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,11 +88,12 @@ def write_report(
     file.parent.mkdir(parents=True, exist_ok=True)
     count = min(max_examples, len(explanations))
     left_out = LeftOut(len(explanations) - count)
+    trees, in_script = (tree_threshold, tree_penalty), bool(getattr(explanations, "run", {}))
     packed = page_examples(
-        explanations, count, max_megabytes, (tree_threshold, tree_penalty), left_out, on_example
+        explanations, count, max_megabytes, trees, left_out, on_example, in_script
     )
     with replacing(file) as written:
-        for chunk in _template().generate(
+        for chunk in _template("report.html.jinja").generate(
             **_outline(explanations, count), examples=packed, left_out=left_out
         ):
             written.write(chunk.encode(errors="replace"))
@@ -116,29 +116,37 @@ def _is_report(file: Path) -> bool:
     )
 
 
-def notebook_frame(explanations: Sequence[Example], height: int = 900) -> str:
+def notebook_frame(explanations: Sequence[Example]) -> str:
     """Return the report as an HTML element of its own for a notebook.
 
-    Its style and script touch nothing around it.
+    Its style and script touch nothing around it. A second script, outside it, gives it the height
+    of its content and tells it whether the notebook is dark; without that it is as high as a
+    screen.
     """
     left_out = LeftOut(max(0, len(explanations) - MAX_EXAMPLES))
     count = len(explanations) - left_out.num_unlisted
-    packed = page_examples(explanations, count, NOTEBOOK_MEGABYTES, (THRESHOLD, 0.0), left_out)
-    page = _template().render(**_outline(explanations, count), examples=packed, left_out=left_out)
-    return (
-        f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts"'
-        f' style="width:100%;height:{height}px;border:0"></iframe>'
+    in_script = bool(getattr(explanations, "run", {}))
+    packed = page_examples(
+        explanations,
+        count,
+        NOTEBOOK_MEGABYTES,
+        (THRESHOLD, 0.0),
+        left_out,
+        in_script=in_script,
     )
+    page = _template("report.html.jinja").render(
+        **_outline(explanations, count), examples=packed, left_out=left_out, is_embedded=True
+    )
+    return _template("notebook.html.jinja").render(page=page)
 
 
 @functools.cache
-def _template():
-
+def _template(name: str):
     import jinja2
 
     return jinja2.Environment(
         loader=jinja2.PackageLoader("attattr_jax.views", "page"), autoescape=True
-    ).get_template("report.html.jinja")
+    ).get_template(name)
 
 
 @functools.cache
@@ -187,6 +195,13 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
         ),
         "items": items,
         "num_wrong": num_wrong,
+        "objective": {"logit": "logit", "log_prob": "log-probability"}.get(
+            options.get("objective"),
+            "probability or, for a model with one output, the output"
+            if "objective" not in options
+            else "probability",
+        ),
+        "shows_special": options.get("skip_special_tokens", True) is False,
         "made": [(name, value) for name, value in made.items() if value is not None],
         **_assets(),
     }
@@ -216,6 +231,5 @@ def _item(example: Example) -> dict[str, Any]:
         **{name: row[name] for name in ("index", "text", "text_pair", "label")},
         **says,
         "is_wrong": row["label"] not in (None, row["predicted"]),
-        "worst_delta": f"{max(example.relative_deltas):.1g}" if example.relative_deltas else "–",
         "num_cut_tokens": row.get("num_cut_tokens", 0),
     }

@@ -19,6 +19,7 @@ from ..attribution.tree import AttributionTree
 from ..attribution.words import sum_over_pieces
 from ..errors import InputError
 from .example import Example, single_output
+from .sentence import roughness_of, sentence_of
 
 # Of the largest number of a matrix; the others have as many decimals.
 HEAD_DIGITS, SUM_DIGITS = (3, 4)
@@ -70,12 +71,12 @@ class LeftOut:
             if count:
                 lines.append(kinds[detail].format(count_of_texts(count)))
         if self.num_unsaved:
-            lines.append(f"what was not saved of {count_of_texts(self.num_unsaved)}")
+            lines.append(f"the matrices of {count_of_texts(self.num_unsaved)} that were not saved")
         return lines
 
     @property
     def remedy(self) -> str:
-        """What helps."""
+        """What would bring it into the page."""
         tips = []
         if self.num_unlisted or any(self.counts.values()):
             tips.append("--report_examples and --report_megabytes allow more")
@@ -96,6 +97,7 @@ def page_examples(
     tree_options: tuple[float, float],
     left_out: LeftOut,
     on_example: Callable[[], None] = lambda: None,
+    in_script: bool = True,
 ) -> Iterator[dict]:
     """Yield the data of each example, with as much of its matrices as there is still room for.
 
@@ -112,7 +114,9 @@ def page_examples(
     for position, reserve in enumerate(reserves):
         kept_free -= reserve
         example = explanations[position]
-        packed = _packed_example(example.loaded(), room - share * kept_free, tree_options, left_out)
+        loaded = example.loaded()
+        packed = _packed_example(loaded, room - share * kept_free, tree_options, left_out)
+        packed["rough"] = roughness_of(loaded, in_script)
         room -= len(packed["data"])
         yield packed
         on_example()
@@ -184,6 +188,7 @@ def _packed_example(
     pairs = row["token_pairs"] if matrices.total is None else []
     groups, values = example.words, row["token_attributions"]
     of_words = None if values is None else sum_over_pieces(values, groups, axes=(0,)).tolist()
+    last_steps = _last_steps(example, matrices, tree_options[0]) if trees[0] else [None, None]
     return {
         **{name: row[name] for name in _SHOWN_FIELDS},
         "output": single_output(row),
@@ -194,12 +199,15 @@ def _packed_example(
         "token_delta": row["token_convergence_delta"],
         "listed_pairs": [[pair["from"], pair["to"], pair["attribution"]] for pair in pairs],
         "importance": importance,
+        "sentence": [[text.replace("(-", "(−"), kind] for text, kind in sentence_of(example)],
         "tree": trees[0],
+        "last_step": last_steps[0],
         "words": {
             "groups": groups,
             "labels": example.word_labels,
             "token_attributions": of_words,
             "tree": trees[1],
+            "last_step": last_steps[1],
         },
         "detail": detail,
         "is_saved": matrices.detail == "heads",
@@ -262,6 +270,24 @@ def _fixed_point(matrices: np.ndarray, digits: int) -> tuple[np.ndarray, list[in
             np.rint(matrix.astype(np.float64) * 10.0**places), -_LARGEST_CODE, _LARGEST_CODE
         )
     return codes, decimals.tolist()
+
+
+def _last_steps(example: Example, matrices: _Matrices, threshold: float) -> list[dict[str, Any]]:
+    """Return what the first token, which the classifier reads, reads from in the last layer.
+
+    The paper's tree begins below that layer. Of tokens, and of words: `layer`, and `edges`, [token,
+    attribution] of those above `threshold` times the largest, the largest first.
+    """
+    assert matrices.attributions is not None
+    layers = example.row["layers"]
+    of_first = matrices.attributions[int(np.argmax(layers))].sum(axis=0, dtype=np.float64)[0]
+    steps = []
+    for values in (of_first, sum_over_pieces(of_first, example.words, axes=(0,))):
+        least = max(threshold * float(np.max(values)), 0.0)
+        edges = [(at, float(value)) for at, value in enumerate(values) if value > least]
+        edges.sort(key=lambda edge: -edge[1])
+        steps.append({"layer": max(layers), "edges": edges})
+    return steps
 
 
 def _tree_data(tree: AttributionTree) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.markers import CARETDOWN
+from matplotlib.markers import CARETDOWN, CARETUP
 
 from ..attribution.reductions import strongest_pairs
 from ..attribution.tree import AttributionTree
@@ -38,7 +38,7 @@ def arcs(
 ) -> Figure:
     """Draw the strongest token pairs as arcs over the sentence.
 
-    Arrow heads are at the tokens that are attended to.
+    Arrow heads are at the tokens that read: those that attend to the token at the other end.
 
     Args:
       matrix: [T, T] attributions, row attends to column. Pairs of exactly 0 are not drawn.
@@ -65,9 +65,9 @@ def _draw_arcs(axes, pairs: Pairs, point: float) -> None:
     largest = max((abs(value) for *_, value in pairs), default=0.0)
     longest = max((abs(i - j) for i, j, _ in pairs), default=0) or 1
     angle = np.linspace(0, np.pi, 90)
-    for i, j, value in reversed(pairs):
-        # An arc leaves right of the middle of a token and arrives left of it: i → j and j → i are
-        # two lines.
+    for j, i, value in reversed(pairs):
+        # From i, which is read, to j, which reads. An arc leaves right of the middle of a token and
+        # arrives left of it: i → j and j → i are two lines.
         beside, bulge = min(2.5 * point, 0.3), 7 * point * (i == j)
         height = 0.2 + 0.8 * (abs(i - j) / longest) ** 0.7 + 0.07 * (i > j)
         x = (i + j) / 2 + ((i - j) / 2 + beside) * np.cos(angle) + bulge * np.sin(2 * angle)
@@ -101,7 +101,8 @@ def _name_tokens(axes, tokens: Sequence[str], pairs: Pairs, width: float, point:
     axes.tick_params(axis="x", length=0)
     meaning = "tokens" if all_fit else f"{len(tokens)} tokens, those with an arc named"
     axes.set_xlabel(
-        f"{meaning}; an arrow goes from the token that attends to the one attended to", fontsize=8
+        f"{meaning}; an arrow points at the token that reads from the one at its other end",
+        fontsize=8,
     )
     return floor
 
@@ -141,7 +142,7 @@ class _TreeLayout(NamedTuple):
 def tree(tree: AttributionTree, unit: str = UNIT) -> Figure:
     """Draw an attribution tree, the root at the top.
 
-    An edge goes down to the token that is attended to.
+    A token stands above those that it reads from; arrow heads are at the token that reads.
 
     Args:
       tree: of one example. A token that the sentence has more than once is shown with its position.
@@ -224,9 +225,10 @@ def _draw_nodes(axes, tree: AttributionTree, layout: _TreeLayout) -> None:
         above, upper = layout.places[node.parent]
         bend = upper + (highest / 2 + 5) / down
         top = level - layout.heights[node.token] / 2 / down
-        path = [above, above, column, column], [upper, bend, bend, top]
+        bottom = upper + layout.heights[node.parent] / 2 / down
+        path = [above, above, column, column], [bottom, bend, bend, top]
         axes.plot(*path, color="#555555", linewidth=1)
-        axes.plot(column, top, marker=CARETDOWN, markersize=5, color="#555555")
+        axes.plot(above, bottom, marker=CARETUP, markersize=5, color="#555555")
         middle = level - (highest / 2 + 7 + layout.edge_height / 2) / down
         text = layout.edges[node.token]
         axes.text(column, middle, text, fontsize=7, linespacing=1, bbox=ground, **style)

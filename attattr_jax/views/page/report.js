@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const blocks = [...document.querySelectorAll("script[data-example]")];
   const buttons = [...document.querySelectorAll("#example-list button")];
-  const state = { at: 0, layer: null, head: null, words: false, special: true, count: 10, token: null, cell: null };
+  const state = { at: 0, layer: null, head: null, words: false, special: document.getElementById("special").checked, count: 10, token: null, cell: null };
   let example = null; // the data of the example shown, with its matrices unpacked
   const unpacked = new Map(); // the last few, by number
 
@@ -42,11 +42,15 @@
   const rounded = (value, signed = true) =>
     Number.isFinite(value) && value !== 0 ? fixed(value, 2 - Math.floor(Math.log10(Math.abs(value))), signed) : "0";
 
-  const parsed = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   let palette = {};
+  // The colours as they are in this scheme: of an element that has them.
   function readPalette() {
-    const style = getComputedStyle(document.documentElement);
-    for (const name of ["zero", "positive", "negative", "attention", "ink"]) palette[name] = parsed(style.getPropertyValue(`--${name}`).trim());
+    const probe = document.body.appendChild(make("span"));
+    for (const name of ["zero", "positive", "negative", "attention", "ink"]) {
+      probe.style.color = `var(--${name})`;
+      palette[name] = getComputedStyle(probe).color.match(/\d+/g).slice(0, 3).map(Number);
+    }
+    probe.remove();
   }
   const mixed = (from, to, share) => from.map((channel, at) => Math.round(channel + (to[at] - channel) * share));
   const css = (colour) => `rgb(${colour.join(" ")})`;
@@ -127,13 +131,19 @@
     return { values, size, decimals, largest };
   }
 
+  // Pairs with special tokens are left out unless they are asked for, or there are no others.
   function strongestPairs(found) {
+    const others = pairsOf(found, state.special);
+    return others.length || state.special ? others : pairsOf(found, true);
+  }
+
+  function pairsOf(found, withSpecial) {
     const special = specialOf();
     const pairs = [];
     for (let i = 0; i < found.size; i++) {
       for (let j = 0; j < found.size; j++) {
         const value = found.values[i * found.size + j];
-        if (value === 0 || (!state.special && (special[i] || special[j]))) continue;
+        if (value === 0 || (!withSpecial && (special[i] || special[j]))) continue;
         if (state.token !== null && state.token !== i && state.token !== j) continue;
         pairs.push([i, j, value]);
       }
@@ -146,6 +156,14 @@
     return `layer ${example.layers[state.layer]}` + (state.head === null ? ", all heads" : `, head ${state.head}`);
   }
 
+  // What of attention is shown: of more than one head a mean.
+  function meanName() {
+    if (state.head !== null) return "";
+    return state.layer === null ? "mean over layers and heads" : "mean over heads";
+  }
+
+  const term = (name, text) => make("span", { class: "term", tabindex: 0, "data-term": name, "aria-describedby": `term-${name}` }, text);
+
   // ---- Parts of the page ----
 
   function showFacts() {
@@ -156,13 +174,26 @@
     ];
     if (example.label !== null) facts.push(["label", example.label]);
     if (example.target !== example.predicted) facts.push(["explained", example.target]);
-    facts.push(["explained output F", rounded(example.score, false)]);
-    facts.push(["largest relative convergence delta", example.relative_deltas ? rounded(Math.max(...example.relative_deltas), false) : "–"]);
+    facts.push([term("F", "explained output F"), rounded(example.score, false)]);
     if (example.num_cut_tokens) facts.push(["cut off at the model's length", `${example.num_cut_tokens} tokens`]);
     const texts = [example.text, example.text_pair].filter((text) => text !== null);
+    const parts = example.sentence.map(([text, kind]) =>
+      kind === "token" ? make("em", {}, isolated(text)) : kind === "class" ? make("strong", {}, isolated(text)) : text,
+    );
     byId("facts").replaceChildren(
       ...texts.map((text) => make("p", { class: "sentence", dir: "auto" }, text)),
+      ...(parts.length ? [make("p", { class: "summary" }, ...parts)] : []),
       make("dl", {}, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, isolated(value))))),
+      ...example.rough.map((text) => make("p", { class: "rough" }, text)),
+    );
+    const swatch = (sign) => make("span", { class: `swatch ${sign}`, "aria-hidden": "true" });
+    const what = example.output === null ? [" for ", make("strong", {}, isolated(example.target))] : [" for a larger output"];
+    const entry = (...content) => make("span", { class: "entry" }, ...content);
+    byId("legend").replaceChildren(
+      entry(swatch("positive"), " orange: speaks", ...what),
+      entry(swatch("negative"), ` purple, dashed: against ${example.output === null ? "it" : "one"}`),
+      entry(swatch("attention"), " green: ", term("attention", "attention")),
+      entry("a ← b: ", term("reads", "a reads from b")),
     );
   }
 
@@ -176,27 +207,17 @@
         const value = values && !specialOf()[at] ? fixed(values[at], Math.min(decimals, 4)) : "";
         const token = make(
           "button",
-          { type: "button", class: "token", "data-at": at, tabindex: at === (state.token ?? 0) ? 0 : -1, "aria-pressed": state.token === at },
+          { type: "button", class: values ? "token" : "token plain", "data-at": at, tabindex: at === (state.token ?? 0) ? 0 : -1, "aria-pressed": state.token === at },
           isolated(label),
           make("span", { class: "value" }, value || " "),
         );
-        token.style.background = css(colour);
-        token.style.color = inkOn(colour);
+        if (values) Object.assign(token.style, { background: css(colour), color: inkOn(colour) });
         return token;
       }),
     );
     byId("tokens-note").textContent = values
-      ? `Change of F from [PAD] to the token; ${roughness(values)} Choose a token to see its pairs only.`
+      ? "Choose a token to see its pairs only."
       : "Not computed here: explain_texts and attribute.py do. Choose a token to see its pairs only.";
-  }
-
-  // The path of the embeddings is rougher than that of attention: often as many steps are too few for it.
-  function roughness(values) {
-    const size = values.reduce((sum, value) => sum + Math.abs(value), 0);
-    const share = size > 0 ? Math.abs(example.token_delta) / size : 0;
-    const delta = `convergence delta ${rounded(example.token_delta)}`;
-    if (share < 0.05) return `${delta}.`;
-    return `${delta}, ${Math.round(100 * share)} % of Σ|attribution|: too rough to rely on, --token_n_steps auto takes as many steps as it needs.`;
   }
 
   function showHeads() {
@@ -210,7 +231,7 @@
       const isSelected = state.layer === row && state.head === head;
       const button = make(
         "button",
-        { type: "button", class: head === null ? "whole" : "cell", "aria-label": label, title: label, "aria-pressed": isSelected },
+        { type: "button", class: head === null ? "whole" : "cell", "aria-label": label, title: row === null ? null : label, "data-term": row === null ? "all" : null, "aria-pressed": isSelected },
         text,
       );
       Object.assign(button.dataset, { row: row ?? "", head: head ?? "" });
@@ -245,22 +266,34 @@
     const found = matrix("attribution");
     const importance = state.head === null || !example.importance ? "" : ` Its largest attribution: ${rounded(example.importance[state.layer][state.head])}.`;
     const only = state.token === null ? "" : ` Only pairs with “${labels()[state.token]}” (${state.token}).`;
-    byId("selection").textContent = `Of ${selectionName()}.${importance}${only}${found ? "" : " " + whyNot()}`;
+    const noOthers = found && !state.special && state.token === null && !pairsOf(found, false).length;
+    const special = noOthers ? " There are none without special tokens." : "";
+    byId("selection").textContent = `Of ${selectionName()}.${special}${importance}${only}${found ? "" : " " + whyNot()}`;
     const attention = matrix("attention");
     const pairs = found ? strongestPairs(found) : [];
     const name = (at) => [isolated(shortened(labels()[at], 24)), make("span", { class: "quiet" }, ` ${at}`)];
-    const heading = ["from", "to", "attribution", "of largest", ...(attention ? ["attention"] : [])];
+    const withBars = pairs.length > 0;
+    const attentionName = meanName() && attention ? "attention (mean)" : "attention";
+    const heading = ["token", term("reads", "← reads from"), term("attribution", "attribution"), "of largest"];
+    if (attention) heading.push(term("attention", attentionName));
+    if (withBars) heading.push("");
     let rows = pairs.map(([i, j, value]) => {
       const numbers = [fixed(value, found.decimals), fixed(value / found.largest, 2)];
       if (attention) numbers.push(fixed(attention.values[i * attention.size + j], attention.decimals, false));
-      const row = make("tr", { "data-from": i, "data-to": j }, make("td", {}, ...name(i)), make("td", {}, ...name(j)));
-      row.append(...numbers.map((text) => make("td", { class: "number" }, text)));
+      const row = make("tr", { "data-from": i, "data-to": j }, make("td", {}, ...name(i)), make("td", {}, "← ", ...name(j)));
+      const bar = make("i");
+      bar.style.width = `${100 * Math.abs(value / pairs[0][2])}%`;
+      bar.style.background = value < 0 ? "var(--negative)" : "var(--positive)";
+      row.append(
+        ...numbers.map((text) => make("td", { class: "number" }, text)),
+        make("td", { class: "bars" }, make("span", { class: "bar" }, bar)),
+      );
       row.addEventListener("click", () => setCell(i, j));
       return row;
     });
     if (!found && example.listed_pairs.length && state.layer === null && !state.words) {
       rows = example.listed_pairs.slice(0, state.count).map(([i, j, value]) =>
-        make("tr", {}, make("td", {}, ...name(i)), make("td", {}, ...name(j)), make("td"), make("td", { class: "number" }, fixed(value, 2))),
+        make("tr", {}, make("td", {}, ...name(i)), make("td", {}, "← ", ...name(j)), make("td"), make("td", { class: "number" }, fixed(value, 2))),
       );
     }
     byId("pairs").replaceChildren(
@@ -276,7 +309,8 @@
     return "These matrices are not in this page, to keep it small: its end says what helps.";
   }
 
-  // Tokens twice, from left to right: who attends, and what is attended to. Of many tokens only those with a pair.
+  // Tokens twice: on the left those that read, at which arrows point; on the right what they read from. Of many tokens
+  // only those with a pair.
   function showArcs(pairs, found) {
     const svg = byId("arcs");
     const height = 19, gap = 190, column = 120;
@@ -290,27 +324,34 @@
     svg.setAttribute("width", 2 * column + gap);
     svg.setAttribute("height", shown.length * height + 24);
     svg.replaceChildren(
-      make("text", { x: column - 6, y: 11, "text-anchor": "end", class: "heading" }, "from"),
-      make("text", { x: column + gap + 6, y: 11, class: "heading" }, "to"),
+      make("text", { x: column - 6, y: 11, "text-anchor": "end", class: "heading" }, "token"),
+      make("text", { x: column + gap + 6, y: 11, class: "heading" }, "reads from"),
       ...shown.flatMap((token) => [text(token, column - 6, "end"), text(token, column + gap + 6, "start")]),
-      ...[...pairs].reverse().map(([i, j, value]) => {
+      ...[...pairs].reverse().flatMap(([i, j, value]) => {
         const share = Math.abs(value) / found.largest;
         const arc = make("path", {
-          d: `M ${column} ${line.get(i)} C ${middle} ${line.get(i)}, ${middle} ${line.get(j)}, ${column + gap} ${line.get(j)}`,
+          d: `M ${column + 7} ${line.get(i)} C ${middle} ${line.get(i)}, ${middle} ${line.get(j)}, ${column + gap} ${line.get(j)}`,
           class: value < 0 ? "arc negative" : "arc positive",
           "stroke-width": (1 + 6 * share).toFixed(2),
           "stroke-opacity": (0.35 + 0.65 * share).toFixed(2),
           "data-from": i,
           "data-to": j,
         });
-        arc.append(make("title", {}, `${all[i]} (${i}) → ${all[j]} (${j}): ${fixed(value, found.decimals)}`));
-        return arc;
+        arc.append(make("title", {}, `${all[i]} (${i}) ← ${all[j]} (${j}): ${fixed(value, found.decimals)}`));
+        const half = 3 + 3 * share;
+        const head = make("path", {
+          d: `M ${column - 1} ${line.get(i)} l 11 ${-half} v ${2 * half} z`,
+          class: value < 0 ? "arrow negative" : "arrow positive",
+        });
+        return [arc, head];
       }),
     );
   }
 
   function showMaps() {
     for (const kind of ["attribution", "attention"]) drawMap(byId(kind), kind, matrix(kind));
+    byId("attribution-caption").replaceChildren("attribution; a row's token ← what it reads from, the columns");
+    byId("attention-caption").replaceChildren("attention probability", meanName() && `, ${meanName()}`);
     showReadout();
   }
 
@@ -390,7 +431,7 @@
       return;
     }
     if (!state.cell) {
-      byId("readout").textContent = `Rows attend to columns; ${selectionName()}. Point at a cell, or use the arrow keys.`;
+      byId("readout").textContent = `Rows read from columns; ${selectionName()}. Point at a cell, or use the arrow keys.`;
       return;
     }
     const [i, j] = state.cell;
@@ -398,7 +439,7 @@
     const all = labels();
     const number = (name, text) => [`${name} `, make("output", { "data-name": name }, text)];
     byId("readout").replaceChildren(
-      isolated(all[i]), ` (${i}) attends to `, isolated(all[j]), ` (${j}) in ${selectionName()}: `,
+      isolated(all[i]), ` (${i}) reads from `, isolated(all[j]), ` (${j}) in ${selectionName()}: `,
       ...number("attribution", fixed(found.values[i * found.size + j], found.decimals)),
       ...(attention ? [", ", ...number("attention", fixed(attention.values[i * attention.size + j], attention.decimals, false))] : []),
     );
@@ -415,40 +456,71 @@
     }
     const all = labels();
     const names = new Map(tree.nodes.map(([token]) => [token, shortened(all[token])]));
-    const column = Math.max(112, 24 + 8 * Math.max(...[...names.values()].map((name) => [...name].length)));
-    const level = 74;
+    const column = Math.max(128, 24 + 8 * Math.max(...[...names.values()].map((name) => [...name].length)));
+    const level = 84, half = 13;
     const columns = tree.nodes.map((node) => node[1]);
     const place = new Map(tree.nodes.map(([token, x, y]) => [token, [(x - Math.min(...columns) + 0.5) * column, y * level + 20]]));
-    const width = (Math.max(...columns) - Math.min(...columns) + 1) * column;
+    const width = (Math.max(...columns) - Math.min(...columns) + 1) * column + 50; // and the last label
     const height = Math.max(...tree.nodes.map((node) => node[2])) * level + 40;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("width", width);
     svg.setAttribute("height", height);
     const largest = Math.max(...tree.nodes.map((node) => node[5] ?? 0));
-    for (const [token, , , parent, layer, attribution] of tree.nodes) {
-      if (parent === null) continue;
+    const byStrength = tree.nodes.filter((node) => node[3] !== null).sort((a, b) => a[5] - b[5]);
+    for (const [token, , , parent, , attribution] of byStrength) {
       const [x, y] = place.get(token), [px, py] = place.get(parent);
-      const bend = y - level / 2;
+      // Below its parent's box, across in the gap between two levels, and down in the child's own column: whatever
+      // stands in that column is below the child, and nothing of another branch stands between the two columns.
+      const bend = py + half + 20, turn = Math.min(8, Math.abs(x - px) / 2) * Math.sign(x - px);
+      const round = Math.abs(turn);
       svg.append(
         make("path", {
-          d: `M ${px} ${py} L ${px} ${Math.min(py + 20, bend)} C ${px} ${bend}, ${x} ${bend - 16}, ${x} ${y}`,
+          d: `M ${px} ${py + half + 6} V ${bend - round} Q ${px} ${bend} ${px + turn} ${bend} H ${x - turn} Q ${x} ${bend} ${x} ${bend + round} V ${y - half}`,
           class: "edge",
-          "stroke-width": (1 + 4 * (largest > 0 ? attribution / largest : 0)).toFixed(2),
+          "data-edge": `${parent} ${token}`,
+          "stroke-width": (1 + 3 * (largest > 0 ? attribution / largest : 0)).toFixed(2),
         }),
-        make("text", { x, y: y - 19, "text-anchor": "middle", class: "edge-name" }, `layer ${layer} ${rounded(attribution)}`),
       );
+    }
+    for (const parent of new Set(byStrength.map((node) => node[3]))) {
+      const [px, py] = place.get(parent);
+      svg.append(make("path", { d: `M ${px} ${py + half} l -5 9 h 10 z`, class: "arrow positive" }));
+    }
+    for (const [token, , , , layer, attribution] of byStrength) {
+      const [x, y] = place.get(token);
+      svg.append(make("text", { x: x + 5, y: y - half - 8, class: "edge-name" }, `layer ${layer} ${rounded(attribution)}`));
     }
     for (const [token] of tree.nodes) {
       const [x, y] = place.get(token);
       const wide = column - 14;
       svg.append(
-        make("rect", { x: x - wide / 2, y: y - 13, width: wide, height: 26, rx: 6, class: "node" }),
+        make("rect", { x: x - wide / 2, y: y - half, width: wide, height: 2 * half, rx: 6, class: "node" }),
         make("text", { x, y: y + 5, "text-anchor": "middle", "data-token": token }, names.get(token)),
       );
     }
     byId("tree-note").textContent =
-      `An edge goes from a token down to one that it drew information from, in the layer named. τ = ${tree.threshold}, λ = ${tree.penalty}; ` +
+      `A token stands above those that it reads from, in the layer named. τ = ${tree.threshold}, λ = ${tree.penalty}; ` +
       `Σ attribution − λ · edges = ${rounded(tree.objective)}.`;
+  }
+
+  // The step that the tree leaves out: what the classifier's own token reads from in the last layer.
+  function showLastStep() {
+    const step = state.words ? example.words.last_step : example.last_step;
+    const place = byId("last-step");
+    if (!step || !step.edges.length) {
+      place.replaceChildren();
+      return;
+    }
+    const all = labels();
+    place.replaceChildren(
+      make("span", { class: "quiet" }, `Last step, to the token that the classifier reads (layer ${step.layer}; outside the paper's tree):`),
+      make("span", { class: "chip" }, isolated(all[0])),
+      "←",
+      ...step.edges.slice(0, 8).map(([at, value]) =>
+        make("span", { class: "chip" }, isolated(all[at]), make("span", { class: "value" }, rounded(value))),
+      ),
+      step.edges.length > 8 ? `and ${step.edges.length - 8} more` : "",
+    );
   }
 
   function showConvergence() {
@@ -461,7 +533,7 @@
       isJoint ? `${Math.max(...example.n_steps)}` : `${example.n_steps[at]}`,
       example.converged === null ? "–" : example.converged[at] ? "yes" : "no",
     ]);
-    const heading = ["", "F without its attention", "convergence delta", "relative to Σ|attribution|", "steps", "within tolerance"];
+    const heading = ["", "F without its attention", term("delta", "convergence delta δ"), "relative to Σ|attribution|", "steps", "within tolerance"];
     byId("convergence").replaceChildren(
       make("thead", {}, make("tr", {}, ...heading.map((text) => make("th", { scope: "col" }, text)))),
       make("tbody", {}, ...rows.map(([name, ...rest]) => make("tr", {}, make("th", { scope: "row" }, name), ...rest.map((text) => make("td", { class: "number" }, text))))),
@@ -479,6 +551,7 @@
     showFacts();
     showTokens();
     showHeads();
+    showLastStep();
     showTree();
     showConvergence();
     showSelected();
@@ -639,12 +712,42 @@
   }
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && state.token !== null) chooseToken(state.token);
+    if (event.key !== "Escape") return;
+    if (!byId("tip").hidden) hideTip();
+    else if (state.token !== null) chooseToken(state.token);
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+
+  // A term's definition, which stands once in the page, beside whatever has the mouse or the focus.
+  function showTip({ target }) {
+    const element = target.closest?.("[data-term]");
+    if (!element) return;
+    const tip = byId("tip");
+    tip.textContent = byId(`term-${element.dataset.term}`).textContent;
+    tip.hidden = false;
+    const box = element.getBoundingClientRect();
+    const below = box.bottom + 6 + tip.offsetHeight < innerHeight || box.top < tip.offsetHeight + 6;
+    tip.style.left = `${Math.max(4, Math.min(box.left, innerWidth - tip.offsetWidth - 4))}px`;
+    tip.style.top = `${below ? box.bottom + 6 : box.top - tip.offsetHeight - 6}px`;
+  }
+  const hideTip = () => (byId("tip").hidden = true);
+  for (const name of ["mouseover", "focusin"]) document.addEventListener(name, showTip);
+  for (const name of ["mouseout", "focusout"]) document.addEventListener(name, hideTip);
+  byId("example").addEventListener("scroll", hideTip);
+  function recolour() {
     readPalette();
-    showAll();
-  });
+    if (example) showAll();
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  // In a notebook: the frame around this page takes its height, and says whether the notebook is dark.
+  if ("embedded" in document.documentElement.dataset) {
+    addEventListener("message", ({ data, source }) => {
+      if (source !== parent || !["light", "dark"].includes(data?.attattrScheme)) return;
+      if (document.documentElement.dataset.scheme === data.attattrScheme) return;
+      document.documentElement.dataset.scheme = data.attattrScheme;
+      recolour();
+    });
+    new ResizeObserver(() => parent.postMessage({ attattrHeight: document.body.offsetHeight }, "*")).observe(document.body);
+  }
   addEventListener("hashchange", recall);
   let waiting = 0;
   addEventListener("resize", () => {
