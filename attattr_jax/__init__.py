@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .attribution.reductions import sum_over_layers
     from .attribution.tree import AttributionTree, attribution_tree
     from .errors import InputError
+    from .explanations.comparison import Comparison, compare
     from .explanations.explain import explain_texts
     from .explanations.explanation import Explanation, Explanations
     from .explanations.from_result import explanations_of
@@ -39,6 +40,7 @@ _MODULES = {
     "AttributionTree": ".attribution.tree",
     "BertConfig": ".models.families.bert",
     "Classifier": ".models.classifier",
+    "Comparison": ".explanations.comparison",
     "Explanation": ".explanations.explanation",
     "Explanations": ".explanations.explanation",
     "InputError": ".errors",
@@ -46,6 +48,7 @@ _MODULES = {
     "attribute_attention": ".attribution.attention",
     "attribute_tokens": ".attribution.integrated_gradients",
     "attribution_tree": ".attribution.tree",
+    "compare": ".explanations.comparison",
     "explain_texts": ".explanations.explain",
     "explanations_of": ".explanations.from_result",
     "forward": ".models.inference",
@@ -69,6 +72,7 @@ __all__ = [
     "AttributionTree",
     "BertConfig",
     "Classifier",
+    "Comparison",
     "Explanation",
     "Explanations",
     "InputError",
@@ -76,6 +80,7 @@ __all__ = [
     "attribute_attention",
     "attribute_tokens",
     "attribution_tree",
+    "compare",
     "explain_texts",
     "explanations_of",
     "forward",

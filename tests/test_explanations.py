@@ -96,7 +96,7 @@ def test_rows_say_what_a_reader_needs(folder):
     assert row["score"] == pytest.approx(row["probabilities"]["positive"], abs=1e-6)
     assert len(row["baseline_scores"]) == len(row["convergence_deltas"]) == 2
     values = [abs(pair["attribution"]) for pair in row["token_pairs"]]
-    assert len(values) == 10 and 1 >= values[0] and values == sorted(values, reverse=True)
+    assert len(values) == 10 and values[0] <= 1 and values == sorted(values, reverse=True)
     assert not any(
         row["special_tokens_mask"][pair[end]]
         for pair in row["token_pairs"]

@@ -141,7 +141,7 @@ def test_attribute_step_batch_size_changes_no_number(explained, capsys):
     others, _ = explained(capsys, "--skip_token_attributions")
     assert printed.count("\n  Predicted ") == 3
     for row, other in zip(rows, others, strict=True):
-        assert len(row["token_pairs"]) == 10
+        assert 4 <= len(row["token_pairs"]) <= 10
         np.testing.assert_allclose(row["head_importance"], other["head_importance"], atol=1e-6)
 
 

@@ -28,6 +28,17 @@ from .example import Example, single_output
 from .options import MAX_EXAMPLES, MAX_MEGABYTES, ReportOptions
 from .report_data import LeftOut, count_of_texts, page_examples
 
+# The page's script, in this order; everything shown is put into text nodes and attributes, never
+# parsed as HTML.
+SCRIPTS = (
+    "elements.js",
+    "data.js",
+    "parts.js",
+    "drawings.js",
+    "compare.js",
+    "list.js",
+    "reader.js",
+)
 NOTEBOOK_MEGABYTES = 5.0  # a notebook keeps the page in its own file
 _OLDER_HEAD = (
     rb'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -155,8 +166,14 @@ def _assets() -> dict[str, Any]:
     from markupsafe import Markup
 
     assets = {}
-    for kind, name in (("style", "report.css"), ("script", "report.js")):
-        content = (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+    folder = Path(__file__).parent / "page"
+    # One function around all of the script's files: they share their names with nothing else.
+    parts = "".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    contents = {
+        "style": (folder / "report.css").read_text(encoding="utf-8"),
+        "script": f'"use strict";\n(() => {{\n{parts}}})();\n',
+    }
+    for kind, content in contents.items():
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assets |= {kind: Markup(content), f"{kind}_hash": f"sha256-{digest}"}
     return assets
@@ -195,6 +212,7 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
         ),
         "items": items,
         "num_wrong": num_wrong,
+        "compares": getattr(explanations, "compares", False),
         "objective": {"logit": "logit", "log_prob": "log-probability"}.get(
             options.get("objective"),
             "probability or, for a model with one output, the output"

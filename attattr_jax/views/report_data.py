@@ -199,6 +199,11 @@ def _packed_example(
         "token_delta": row["token_convergence_delta"],
         "listed_pairs": [[pair["from"], pair["to"], pair["attribution"]] for pair in pairs],
         "importance": importance,
+        "top_pairs": [
+            [pair["from"], pair["to"], pair["attribution"] * row["token_pairs_scale"]]
+            for pair in row["token_pairs"]
+        ],
+        "disagreement": _disagreement(example, matrices),
         "sentence": [[text.replace("(-", "(−"), kind] for text, kind in sentence_of(example)],
         "tree": trees[0],
         "last_step": last_steps[0],
@@ -270,6 +275,24 @@ def _fixed_point(matrices: np.ndarray, digits: int) -> tuple[np.ndarray, list[in
             np.rint(matrix.astype(np.float64) * 10.0**places), -_LARGEST_CODE, _LARGEST_CODE
         )
     return codes, decimals.tolist()
+
+
+def _disagreement(example: Example, matrices: _Matrices) -> float | None:
+    """Return 1 − the rank correlation between |attribution| and mean attention of token pairs.
+
+    From 0, the same order, to 2. Special tokens are left out; None where it is not known.
+    """
+    if matrices.total is None or matrices.probs is None:
+        return None
+    import scipy.stats  # slow to import
+
+    real = np.flatnonzero(np.asarray(example.row["special_tokens_mask"]) == 0)
+    pairs = np.ix_(real, real)
+    attribution = np.abs(matrices.total[pairs]).ravel()
+    attention = matrices.probs.mean(axis=(0, 1), dtype=np.float64)[pairs].ravel()
+    if len(real) == 0 or min(np.ptp(attribution), np.ptp(attention)) == 0:
+        return None
+    return round(1 - float(scipy.stats.spearmanr(attribution, attention).statistic), 4)
 
 
 def _last_steps(example: Example, matrices: _Matrices, threshold: float) -> list[dict[str, Any]]:
