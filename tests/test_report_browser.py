@@ -370,3 +370,178 @@ def luminance(colour):
         [0.2126, 0.7152, 0.0722],
         [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels],
     )
+
+
+def listed(page):
+    """Return the numbers of the texts in the list, as they are shown from the top."""
+    return page.run(
+        "return [...document.querySelectorAll('#example-list li')].filter((item) => !item.hidden)"
+        ".map((item) => Number(item.querySelector('.number').textContent))"
+    )
+
+
+def order_by(page, name):
+    page.run(
+        "const order = document.getElementById('order'); order.value = arguments[0];"
+        " order.dispatchEvent(new Event('change'))",
+        name,
+    )
+
+
+def test_the_first_screen_says_what_decided_and_what_the_colours_mean(page, explained):
+    page.open(3)
+    one = explained[3]
+    said = page.text("#facts .summary").replace("\N{MINUS SIGN}", "-")
+    summary = one.summary().partition(". ")[2]
+    assert said.lower() == summary.replace("“", "").replace("”", "").lower()
+    legend = page.text("#legend")
+    assert f"orange: speaks for {one.target}" in legend and "purple, dashed: against it" in legend
+    assert "a ← b: a reads from b" in legend
+    bottom = "return arguments[0].getBoundingClientRect().bottom"
+    assert page.run(bottom, page.find("#legend")[0]) < 400
+    page.run("document.getElementById('example').scrollTop = 600")
+    assert 0 < page.run(bottom, page.find("#legend")[0]) < 100, "it stays"
+
+
+def test_words_are_explained_where_they_stand(page):
+    for element in page.find("[data-term]"):
+        name = element.get_attribute("data-term")
+        page.run("arguments[0].focus()", element)
+        if page.run("return document.activeElement === arguments[0]", element):
+            assert page.text("#tip") == page.text(f"#term-{name}") != ""
+    page.press("body", "ESCAPE")
+    assert page.run("return document.getElementById('tip').hidden")
+
+
+def test_the_list_is_ordered_by_what_is_asked(page, explained, browser):
+    page.open(0)
+    importance = np.stack([one.array("head_importance") for one in explained])
+    order_by(page, "head")
+    assert listed(page) == np.argsort(-importance.max(axis=(1, 2)), kind="stable").tolist()
+    page.select(1, 2)
+    assert listed(page) == np.argsort(-importance[:, 1, 2], kind="stable").tolist()
+    assert "order=head" in browser.current_url
+    order_by(page, "certainty")
+    probabilities = [one.probabilities[one.predicted] for one in explained]
+    assert listed(page) == np.argsort(probabilities, kind="stable").tolist()
+    page.select(1)
+    page.find("#heads .whole")[0].click()
+    order_by(page, "pair")
+    page.find("#pairs tbody tr")[0].click()
+    i, j = page.pairs()[0][:2]
+    chosen = [explained[0].tokens[at] for at in (i, j)]
+    having = {
+        one.index
+        for one in explained
+        if any([one.tokens[p["from"]], one.tokens[p["to"]]] == chosen for p in one.token_pairs)
+    }
+    assert 0 in having and set(listed(page)) == having
+    order_by(page, "given")
+    assert listed(page) == list(range(20))
+    assert browser.get_log("browser") == []
+
+
+def test_disagreement_is_that_of_the_ranks(page, explained):
+    order_by(page, "disagreement")
+    first = listed(page)[0]
+    shown = page.run(
+        "return [...document.querySelectorAll('#example-list .order-value')]"
+        ".map((value) => value.textContent)"
+    )
+    one = explained[first]
+    real = [at for at, special in enumerate(one.special_tokens_mask) if not special]
+    pairs = np.ix_(real, real)
+    total, attention = np.abs(one.array("token_pairs")), one.attention_probs.mean(axis=(0, 1))
+    ranks = [np.argsort(np.argsort(values[pairs].ravel())) for values in (total, attention)]
+    assert number(shown[0]) == pytest.approx(1 - np.corrcoef(*ranks)[0, 1], abs=0.01)
+    known = [number(value) for value in shown if value != "–"]
+    assert known == sorted(known, reverse=True)
+
+
+def test_two_texts_stand_beside_each_other(browser, explained, tmp_path):
+    a, b = explained[0], explained[5]
+    browser.get(aa.compare(a, b).show(tmp_path / "two.html").as_uri())
+    page = Page(browser)
+    page.wait(lambda: page.find("#comparison-pairs tbody tr"))
+    columns = page.run(
+        "return [...document.querySelectorAll('#comparison-tokens .column')].slice(1)"
+        ".map((column) => [...column.querySelectorAll('.chip')].map((chip) =>"
+        " chip.querySelector('bdi')?.textContent ?? null))"
+    )
+    for side, one in enumerate((a, b)):
+        assert [column[side] for column in columns if column[side] is not None] == one.tokens
+    same = [column for column in columns if column[0] == column[1]]
+    assert len(same) >= min(len(a.tokens), len(b.tokens)) - 3, "they differ in two words"
+    head = page.find("#comparison-heads .cell")[6].get_attribute("title")
+    difference = a.array("head_importance")[1, 2] - b.array("head_importance")[1, 2]
+    assert head.startswith("layer 1, head 2:")
+    assert_shows(head.rpartition(" ")[2], difference)
+    rows = page.run(
+        "return [...document.querySelectorAll('#comparison-pairs tbody tr')].map((row) =>"
+        " [...row.querySelectorAll('.number')].map((cell) => cell.textContent))"
+    )
+    sizes = [abs(number(row[2])) for row in rows]
+    assert len(rows) == 10 and sizes == sorted(sizes, reverse=True)
+    for row in rows:
+        x, y = (0.0 if text == "–" else number(text) for text in row[:2])
+        assert abs(number(row[2]) - (x - y)) <= 1.1 * max(unit(text) for text in row if text != "–")
+    assert "with=5" in browser.current_url and browser.get_log("browser") == []
+
+
+def test_an_address_keeps_order_and_comparison(browser, file, page):
+    browser.get("about:blank")
+    browser.get(f"{file.as_uri()}#text=4&order=certainty&with=7")
+    page.wait(lambda: page.run("return !document.getElementById('comparison').hidden"))
+    page.wait(lambda: page.text("#order-name") == "p")
+    assert page.text("#comparison-text") == TEXTS[7] and page.text("#facts .sentence") == TEXTS[4]
+    assert browser.current_url.endswith("#text=4&order=certainty&with=7")
+
+
+def test_no_edge_of_a_tree_passes_a_box(page, explained):
+    crossed = """
+      const [svg, inside] = [document.getElementById("tree"), []];
+      const boxes = [...svg.querySelectorAll(".node")].map((box) => box.getBBox());
+      for (const edge of svg.querySelectorAll(".edge")) {
+        const length = edge.getTotalLength();
+        for (let at = 0; at <= length; at += 2) {
+          const { x, y } = edge.getPointAtLength(at);
+          if (boxes.some((box) => x > box.x && x < box.x + box.width
+              && y > box.y + 1 && y < box.y + box.height - 1)) inside.push(edge.dataset.edge);
+        }
+      }
+      return inside;"""
+    num_edges = 0
+    for index in range(8):
+        page.open(index)
+        assert page.run(crossed) == []
+        num_edges += len(page.find("#tree .edge"))
+    assert num_edges > 8
+
+
+def test_the_last_step_is_that_of_the_first_token(page, explained):
+    page.open(2)
+    of_first = explained[2].attributions[-1].sum(axis=0, dtype=float)[0]
+    above = [at for at in np.argsort(-of_first) if of_first[at] > 0.4 * of_first.max()]
+    chips = page.run(
+        "return [...document.querySelectorAll('#last-step bdi')].map((token) => token.textContent)"
+    )
+    assert chips == [explained[2].tokens[at] for at in [0, *above]]
+
+
+def test_a_frame_in_a_notebook_is_as_high_as_its_page_and_as_light(browser, explained, tmp_path):
+    for ground, scheme in (("white", "light"), ("#111", "dark")):
+        file = tmp_path / f"{scheme}.html"
+        file.write_text(
+            f"<body style='background:{ground}'>{explained[:1]._repr_html_()}", encoding="utf-8"
+        )
+        browser.get(file.as_uri())
+        frame = browser.find_element("css selector", "iframe")
+        outer = "return arguments[0].clientHeight"
+        browser.switch_to.frame(frame)
+        page = Page(browser)
+        page.wait(lambda: page.run("return document.documentElement.dataset.scheme") == scheme)  # noqa: B023
+        content = page.run("return document.documentElement.scrollHeight")
+        assert page.run("return document.querySelector('nav').offsetHeight") == 0, "of one text"
+        browser.switch_to.default_content()
+        assert content > 1000
+        page.wait(lambda: abs(browser.execute_script(outer, frame) - content) <= 2)  # noqa: B023
