@@ -5,8 +5,6 @@ import attattr_jax as aa
 classifier = aa.load_classifier("runs/demo")  # a folder or a Hub id
 texts = ["stunning visuals, but no story worth telling"]
 explanation = aa.explain_texts(classifier, texts)[0]
-print(explanation.predicted, f"{explanation.score:.3f}")
-for pair in explanation.token_pairs[:3]:
-    source, destination = explanation.tokens[pair["from"]], explanation.tokens[pair["to"]]
-    print(f"{source} attends to {destination}: {pair['attribution']:+.3f}")
+print(explanation.summary())
+print(explanation.to_pandas("pairs")[["from_token", "to_token", "attribution"]].head(3))
 print(explanation.heads[0])

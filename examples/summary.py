@@ -27,7 +27,7 @@ for explanation in aa.load_attributions(folder / "attribution"):
     print(f'"{explanation.text}"')
     print(
         f"    {explanation.predicted} (p = {explanation.probabilities[explanation.predicted]:.2f});"
-        f" strongest pair: {tokens[pair['from']]} attends to {tokens[pair['to']]}"
+        f" strongest pair: {tokens[pair['from']]} reads from {tokens[pair['to']]}"
         f" ({pair['attribution']:+.2f})"
     )
 print(

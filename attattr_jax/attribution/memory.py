@@ -80,10 +80,10 @@ def layer_groups(
 def default_batch_size(config: EncoderConfig, num_tokens: int) -> int:
     """Return how many examples of a padded length to attribute at once on a device.
 
-    On a CPU 8 of up to 32 tokens, fewer if longer: larger batches are not faster. On an accelerator
-    as many as memory allows, up to 64.
+    On a CPU 16 of up to 12 tokens and 8 of up to 32, fewer if longer: larger batches are not faster
+    (benchmarks/short_texts.py). On an accelerator as many as memory allows, up to 64.
     """
-    rows = max(1, min(8, 256 // num_tokens))
+    rows = 16 if num_tokens <= 12 else max(1, min(8, 256 // num_tokens))
     if jax.default_backend() == "cpu":
         return rows
     per_row = bytes_per_step(config, range(config.num_hidden_layers), 1, num_tokens)

@@ -21,7 +21,7 @@ from ..runtime.files import json_digest
 from .splits import Split
 
 # Batches are padded to the next of these, and each length is compiled once.
-BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 @dataclasses.dataclass(frozen=True)
