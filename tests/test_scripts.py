@@ -963,7 +963,6 @@ BAD_TRAIN = [
     ("--learning_rate nan", "--learning_rate must be above 0"),
     ("--weight_decay inf", "--weight_decay must be from 0"),
     ("--seed -1", "--seed must be from 0"),
-    ("--dataset {data}/train.tsv", "is one file for both training and evaluation"),
     ("--output_dir {trained} --model {trained} --overwrite", "is the folder of --model"),
     (
         "--output_dir {tiny} --model {trained} --overwrite",
