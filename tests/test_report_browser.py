@@ -487,6 +487,13 @@ def test_two_texts_stand_beside_each_other(browser, explained, tmp_path):
         assert abs(number(row[2]) - (x - y)) <= 1.1 * max(unit(text) for text in row if text != "–")
     assert "with=5" in browser.current_url and browser.get_log("browser") == []
 
+    browser.get("about:blank")
+    browser.get(aa.compare(a, a).show(tmp_path / "same.html").as_uri())
+    for _ in range(2):  # by a model and by another one: the same number in the address
+        Page(browser).wait(lambda: page.text("#comparison-text") == a.text)
+        assert not page.find("#comparison-pairs tbody tr"), "no difference"
+        browser.refresh()
+
 
 def test_an_address_keeps_order_and_comparison(browser, file, page):
     browser.get("about:blank")

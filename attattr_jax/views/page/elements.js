@@ -3,7 +3,7 @@
   const byId = (id) => document.getElementById(id);
   const blocks = [...document.querySelectorAll("script[data-example]")];
   const buttons = [...document.querySelectorAll("#example-list button")];
-  const state = { at: 0, layer: null, head: null, words: false, special: document.getElementById("special").checked, count: 10, token: null, cell: null, order: "given", with: null };
+  const state = { at: 0, layer: null, head: null, words: false, special: document.getElementById("special").checked, count: 10, token: null, cell: null, pair: null, order: "given", with: null };
   let example = null; // the data of the example shown, with its matrices unpacked
   const unpacked = new Map(); // the last few, by number
 

@@ -18,12 +18,13 @@
     return of === undefined ? null : state.head === null ? Math.max(...of) : (of[state.head] ?? null);
   }
 
-  // The names of the chosen pair of tokens, or of the strongest one.
+  // The names of the chosen pair of tokens, by default of the strongest one; kept while other texts are opened.
   function chosenPair() {
     const found = matrix("attribution");
-    const [i, j] = state.cell ?? (found && strongestPairs(found)[0]) ?? [null];
-    return i === null ? null : [i, j].map((at) => example.tokens[groups()[at][0]]);
+    if (!state.pair && found) state.pair = namesOfPair(strongestPairs(found)[0]);
+    return state.pair;
   }
+  const namesOfPair = (pair) => pair?.slice(0, 2).map((at) => example.tokens[groups()[at][0]]) ?? null;
 
   function pairValue(brief) {
     const pair = chosenPair();

@@ -122,7 +122,11 @@
         ...numbers.map((text) => make("td", { class: "number" }, text)),
         make("td", { class: "bars" }, make("span", { class: "bar" }, bar)),
       );
-      row.addEventListener("click", () => setCell(i, j));
+      row.addEventListener("click", () => {
+        setCell(i, j);
+        state.pair = namesOfPair([i, j]);
+        if (state.order === "pair") sortList();
+      });
       return row;
     });
     if (!found && example.listed_pairs.length && state.layer === null && !state.words) {

@@ -22,6 +22,7 @@
     wanted = at;
     const loaded = await load(at);
     if (wanted !== at) return; // another was chosen meanwhile
+    if (state.order !== "pair") state.pair = null;
     const shown = [example && state.layer !== null ? example.layers[state.layer] : null, state.head];
     example = loaded; // only now: until here, whatever happens belongs to the one before
     const [layer, head] = chosen ?? shown;
@@ -49,7 +50,6 @@
 
   function setCell(i, j) {
     state.cell = [i, j];
-    if (state.order === "pair") sortList();
     for (const kind of ["attribution", "attention"]) outlineCell(byId(kind));
     showReadout();
   }
@@ -82,12 +82,13 @@
   async function recall() {
     const address = new URLSearchParams(location.hash.slice(1));
     const number = (name) => (/^\d+$/.test(address.get(name) ?? "") ? Number(address.get(name)) : null);
-    const placeOf = (name) => buttons.findIndex((_, at) => numberOf(at) === number(name));
-    const other = placeOf("with");
+    const text = Math.max(0, buttons.findIndex((_, at) => numberOf(at) === number("text")));
+    // Two explanations of one text, as by a model and its pruned one, have the same number.
+    const other = buttons.findIndex((_, at) => at !== text && numberOf(at) === number("with"));
     state.order = address.get("order") in ORDERS ? address.get("order") : "given";
     state.with = other < 0 || !byId("with") ? preset() : other;
-    await open(Math.max(0, placeOf("text")), [number("layer"), number("head")]);
-    sortList();
+    await open(text, [number("layer"), number("head")]);
+    if (example) sortList();
   }
 
   // Arrow keys among the elements of a group: returns the new place.
