@@ -149,8 +149,8 @@ def test_matrices_are_drawn_from_row_to_column_and_white_at_zero(kind, lowest):
     np.testing.assert_array_equal(image.get_array(), matrix)
     assert (
         image.origin == "upper"
-        and axes.get_ylabel() == "from (attends)"
-        and axes.get_xlabel() == "to (attended to)"
+        and axes.get_ylabel() == "token"
+        and axes.get_xlabel() == "reads from"
     )
     assert names(axes.xaxis) == names(axes.yaxis) == TOKENS
     assert image.get_clim() == (lowest, LOPSIDED.max())

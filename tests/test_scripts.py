@@ -516,7 +516,7 @@ def test_attribute_along_the_joint_path(trained_folder, tmp_path, capsys):
         o=tmp_path / "out",
     )
     assert attribute.main([*command, "a good film"]) == 0
-    assert "convergence deltas by layer: all together:" in capsys.readouterr().out
+    assert " reads from " in capsys.readouterr().out
     (stored,) = aa.load_attributions(tmp_path / "out")
     assert (
         stored.path == "joint"
@@ -1247,12 +1247,12 @@ def test_long_text_is_cut_with_one_warning(trained_folder, tmp_path, capsys):
     noise = [
         line
         for line in capsys.readouterr().err.replace("\r", "\n").splitlines()
-        if line and "attributing" not in line
+        if line and "attributing" not in line and "rough" not in line  # one step is few
     ]
     assert noise == ["warning: --text: 1 of 1 texts longer than 32 tokens: 4970 tokens were cut"]
     (row,) = read_jsonl(tmp_path / "out" / "examples.jsonl")
     assert row["num_cut_tokens"] == 4970
-    attribute.print_explanation(row)
+    attribute.print_explanation(aa.load_attributions(tmp_path / "out")[0])
     assert "  longer than the model reads: 4970 tokens were cut off\n" in capsys.readouterr().out
 
 
@@ -1269,7 +1269,7 @@ def test_model_with_one_output(regression_folder, reviews_folder, tmp_path, caps
     (row,) = read_jsonl(tmp_path / "out" / "examples.jsonl")
     printed = capsys.readouterr().out
     assert (
-        f"\n  output = {row['logits']['stars']:.3f}\n" in printed
+        f"\n  The output is {row['logits']['stars']:.3f}. " in printed
         and "p = " not in printed
         and row["probabilities"] == {}
     )

@@ -84,8 +84,8 @@ class Options(common.CommonOptions):
         " --method or --dtype, as --n_steps)",
         EXPLAIN,
     )
-    token_tolerance: float = option(
-        1e-2, "as --tolerance, for the token-level gradients with auto", EXPLAIN
+    token_tolerance: float | None = option(
+        None, "as --tolerance, for the token-level gradients with auto (default: 0.01)", EXPLAIN
     )
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)", EXPLAIN)
     save: Literal["none", "summary", "full"] = option(
@@ -165,6 +165,15 @@ class Options(common.CommonOptions):
         return common.parse_choices(self.export, "--export", EXPORT_FORMATS)
 
     @property
+    def tokens_adapt(self) -> bool:
+        """Whether the token-level gradients take as many steps as they need."""
+        return (
+            not self.skip_token_attributions
+            and self.dtype == "float32"
+            and self.attribution().token_steps == "auto"
+        )
+
+    @property
     def trees(self) -> TreeOptions:
         """How trees are built."""
         return TreeOptions(self.tree_threshold, self.tree_penalty)
@@ -190,6 +199,8 @@ class Options(common.CommonOptions):
         same = [field.name for field in dataclasses.fields(self) if field.name in own]
         keywords = {name: getattr(self, name) for name in same}
         keywords |= {"target": target, "layers": layers}
+        if self.token_tolerance is None:
+            del keywords["token_tolerance"]
         return AttributionOptions(**keywords, token_level=not self.skip_token_attributions)
 
 
@@ -221,16 +232,20 @@ def checked(options: Options) -> Options:
             getattr(options, name) is None or options.save == "full",
             f"--{name} needs the arrays of every text: give --save full",
         )
+    if options.tokens_adapt:  # run.json says what was done, and --resume compares that
+        tolerance = options.attribution().token_tolerance
+        options = dataclasses.replace(options, token_n_steps="auto", token_tolerance=tolerance)
     return options
 
 
 def _check_integration(options: Options) -> None:
     for name in ("tolerance", "token_tolerance"):
         tolerance = getattr(options, name)
-        common.named(
-            f"--{name}, --max_steps",
-            lambda value=tolerance: checked_levels(value, options.max_steps),
-        )
+        if tolerance is not None:
+            common.named(
+                f"--{name}, --max_steps",
+                lambda value=tolerance: checked_levels(value, options.max_steps),
+            )
     for name in ("n_steps", "token_n_steps"):
         require(
             getattr(options, name) != "auto" or options.dtype == "float32",
@@ -255,9 +270,7 @@ def _check_texts(options: Options) -> None:
 
 def _check_effects(options: Options) -> None:
     """Refuse options without effect, and empty texts."""
-    tokens_adapt = not options.skip_token_attributions and (
-        options.dtype == "float32" and options.attribution().token_steps == "auto"
-    )
+    tokens_adapt = options.tokens_adapt
     draws_trees = bool(options.report_examples or options.figures or options.export)
     makes_tables = any(name in (options.export or "") for name in TABLE_FORMATS)
     has_dataset, has_tokens = options.dataset is not None, not options.skip_token_attributions

@@ -21,6 +21,7 @@ import safetensors.numpy
 
 from ..errors import InputError, require, root_cause
 from ..runtime.files import read_json, user_path
+from ..runtime.progress import quiet_import
 from ..runtime.text import shortened
 from .config import EncoderConfig, num_labels_of, unusable_problem_type
 from .families import config_class
@@ -180,8 +181,9 @@ def _find_minilm() -> Path:
 
 def _download(name: str) -> Path:
     """Return the folder of a Hub id in the local cache, fetching what is missing."""
-    import huggingface_hub
-    from huggingface_hub import errors
+    with quiet_import():
+        import huggingface_hub
+        from huggingface_hub import errors
 
     offline = f"use a folder that train.py wrote, or any in Hugging Face format, or {MINILM}"
     try:
@@ -273,7 +275,8 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a folder, None where it has none."""
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    from transformers import AutoTokenizer  # lazy import: slow, and not every model has one
+    with quiet_import():
+        from transformers import AutoTokenizer  # lazy import: slow, and not every model has one
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(

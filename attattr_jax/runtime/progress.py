@@ -6,12 +6,34 @@ import contextlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from . import processes, sharding
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Import libraries of Hugging Face without what they print.
+
+    That is that PyTorch, which is not wanted, was not found, and in a notebook that widgets are
+    missing, which no bar here needs.
+    """
+    from tqdm import TqdmWarning
+
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    was_set = name in os.environ
+    os.environ.setdefault(name, "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TqdmWarning)
+            yield
+    finally:
+        if not was_set:
+            del os.environ[name]
 
 
 def in_notebook() -> bool:

@@ -177,10 +177,10 @@ def draw_matrix(
     image = axes.imshow(
         matrix, interpolation="nearest", cmap=PALETTES[kind], **colour_limits(matrix, signed, limit)
     )
-    label_tokens(axes.xaxis, tokens, side, "to (attended to)", np.abs(matrix).max(axis=0))
-    axes.set_ylabel("from (attends)")
+    label_tokens(axes.xaxis, tokens, side, "reads from", np.abs(matrix).max(axis=0))
+    axes.set_ylabel("token")
     if name_rows:
-        label_tokens(axes.yaxis, tokens, side, "from (attends)", np.abs(matrix).max(axis=1))
+        label_tokens(axes.yaxis, tokens, side, "token", np.abs(matrix).max(axis=1))
     # By more than rounding
     is_cut = limit is not None and np.abs(matrix).max() > limit * (1 + 1e-6)
     ends = "neither" if not is_cut else "both" if signed else "max"
