@@ -1,5 +1,5 @@
-"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers; and
-take the pictures of the docs.
+"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers;
+take the pictures of trees and of the comparison in the docs.
 
     python benchmarks/report.py --checkpoint runs/sst2-minilm --data path/to/sst2 \\
         --runs runs/report \\
@@ -32,7 +32,6 @@ ROUNDS = 5
 SENTENCES = 20
 LONG_TOKENS = 200
 SEED_SENTENCE = "This paper introduces a new interpretation method."
-PICTURED = 7  # of the twenty
 TREE_SENTENCES = (  # each with a turn; their trees are of the logit, since probabilities are near 1
     "stunning visuals, but no story worth telling",
     "not a dull moment in this warm, clever film",
@@ -177,20 +176,6 @@ def numbers_on_screen(browser, file: Path, stored) -> dict:
     }
 
 
-def screenshot(browser, file: Path, scheme: str, picture: Path, *scripts: str) -> None:
-    """Take a picture of the page after these scripts."""
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-    )
-    browser.get("about:blank")
-    browser.get(file.as_uri())
-    page = browser_driver.Page(browser)
-    for script in scripts:
-        milliseconds(page, script)
-    browser.save_screenshot(str(picture))
-
-
 def main() -> None:
     """Run what is missing, measure, and write the result file and the pictures."""
     parser = argparse.ArgumentParser(
@@ -251,19 +236,6 @@ def main() -> None:
                 f"100 texts of {len(long_one.tokens)} tokens": answers(browser, hundred.file),
             }
             result["numbers_on_screen"] = numbers_on_screen(browser, page, stored)
-        finally:
-            browser.quit()
-        browser = browser_driver.start(scratch / "profile-2", height=1500)
-        try:
-            text = f"document.querySelector('#example-list [data-at=\"{PICTURED}\"]').click()"
-            strongest = stored[PICTURED].heads[0]
-            head = (
-                "document.querySelector('#heads"
-                f' [data-row="{strongest["layer"]}"][data-head="{strongest["head"]}"]\').click()'
-            )
-            pair = "document.querySelector('#pairs tbody tr').click()"
-            screenshot(browser, page, "light", options.images / "report_light.png", text, pair)
-            screenshot(browser, page, "dark", options.images / "report_dark.png", text, head, pair)
         finally:
             browser.quit()
 
