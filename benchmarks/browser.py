@@ -56,7 +56,7 @@ class Page:
         return self.browser.find_elements("css selector", selector)
 
     def text(self, selector):
-        return self.run("return document.querySelector(arguments[0]).textContent", selector)
+        return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
 
     def open(self, index):
         self.find("#example-list button")[index].click()

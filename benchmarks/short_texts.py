@@ -19,13 +19,12 @@ import numpy as np
 
 import attattr_jax as aa
 from attattr_jax.attribution.memory import default_batch_size
-from attattr_jax.data import batches
-from attattr_jax.data.batches import encode
+from attattr_jax.data.batches import SHORT_BUCKETS, encode
 from attattr_jax.data.splits import Split, load_split
+from attattr_jax.explanations import explain as module
 from attattr_jax.explanations.explain import explain
 from attattr_jax.runtime import sharding
 
-OLD_BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 ROUNDS = 5
 
 
@@ -37,8 +36,8 @@ def texts_of(num_words, count):
 
 
 def seconds(classifier, texts, buckets, batch_size):
-    """Return how long attributing takes with these padded lengths and rows at once."""
-    kept, batches.BUCKETS = batches.BUCKETS, buckets
+    """Return how long attributing takes with these short padded lengths and rows at once."""
+    kept, module.SHORT_BUCKETS = module.SHORT_BUCKETS, buckets
     try:
         split = Split("texts", "texts", texts, None, None)
         encoded = encode(classifier, split, classifier.config.max_length)
@@ -50,7 +49,7 @@ def seconds(classifier, texts, buckets, batch_size):
             pass
         return time.perf_counter() - start
     finally:
-        batches.BUCKETS = kept
+        module.SHORT_BUCKETS = kept
 
 
 def main():
@@ -61,7 +60,7 @@ def main():
     options = parser.parse_args()
     classifier = aa.load_classifier(options.checkpoint)
     now = functools.partial(default_batch_size, classifier.config)
-    ways = {"before": (OLD_BUCKETS, 8), "now": (batches.BUCKETS, now)}
+    ways = {"before": ((), 8), "now": (SHORT_BUCKETS, now)}
     rows = []
     for num_words in (1, 5):
         texts = texts_of(num_words, options.num_texts)

@@ -100,6 +100,7 @@ def test_model_with_one_output_has_no_probability_on_the_screen(
         aa.load_classifier(regression_folder), ["good film"], objective="logit", n_steps=3
     )
     browser.get(one.show(tmp_path / "report.html").as_uri())
+    Page(browser)  # it is there
     facts = browser.execute_script("return document.querySelector('#facts dl').innerText").split()
     assert (
         facts[facts.index("output") + 1] == f"{one.logits['stars']:.3f}"

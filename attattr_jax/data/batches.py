@@ -21,7 +21,10 @@ from ..runtime.files import json_digest
 from .splits import Split
 
 # Batches are padded to the next of these, and each length is compiled once.
-BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Attribution, of which a token costs much more, also pads to these. Training does not: padding
+# changes what is drawn for dropout.
+SHORT_BUCKETS = (4, 8, 12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +105,15 @@ class Encoded:
         return json_digest(rows)[:16]
 
     def batch(
-        self, indices: Sequence[int], num_rows: int, pad_token_id: int, max_length: int
+        self,
+        indices: Sequence[int],
+        num_rows: int,
+        pad_token_id: int,
+        max_length: int,
+        buckets: Sequence[int] = BUCKETS,
     ) -> Batch:
         """Return these examples as a batch of `num_rows` rows."""
-        length = bucket_length(max(self.lengths[index] for index in indices), max_length)
+        length = bucket_length(max(self.lengths[index] for index in indices), max_length, buckets)
 
         def padded(rows, fill):
             array = np.full((num_rows, length), fill, np.int32)
@@ -242,9 +250,9 @@ def data_fingerprint(split: Split, encoded: Encoded) -> str:
     return json_digest([split.fingerprint(), labels])
 
 
-def bucket_length(length: int, max_length: int) -> int:
+def bucket_length(length: int, max_length: int, buckets: Sequence[int] = BUCKETS) -> int:
     """Return the padded length for `length` tokens: the next bucket, at most `max_length`."""
-    return min(next((bucket for bucket in BUCKETS if bucket >= length), max_length), max_length)
+    return min(next((bucket for bucket in buckets if bucket >= length), max_length), max_length)
 
 
 def inference_batches(
@@ -253,6 +261,7 @@ def inference_batches(
     batch_size: int | Callable[[int], int],
     mesh: jax.sharding.Mesh | None = None,
     done: Container[int] = (),
+    buckets: Sequence[int] = BUCKETS,
 ) -> Iterator[Batch]:
     """Yield every example once, bucket by bucket, shortest first.
 
@@ -266,13 +275,14 @@ def inference_batches(
       batch_size: rows at once, or a function that returns the rows per device for a padded length.
       mesh: the devices; the number of rows is rounded up to a multiple of theirs.
       done: examples that need not be computed; batches of nothing else are left out.
+      buckets: the padded lengths, ascending.
     """
     limit = config.max_length
     num_devices, num_shares = (1, 1) if mesh is None else (mesh.size, sharding.num_shares(mesh))
-    buckets = np.asarray([bucket_length(length, limit) for length in encoded.lengths])
+    padded = np.asarray([bucket_length(length, limit, buckets) for length in encoded.lengths])
     planned = []
-    for bucket in np.unique(buckets):
-        members = np.flatnonzero(buckets == bucket)
+    for bucket in np.unique(padded):
+        members = np.flatnonzero(padded == bucket)
         size = batch_size(int(bucket)) * num_devices if callable(batch_size) else batch_size
         rows = -(-min(size, -(-len(members) // num_shares)) // num_devices) * num_devices
         batches = (members[start : start + rows] for start in range(0, len(members), rows))
@@ -281,7 +291,7 @@ def inference_batches(
         ]
     for batch, rows in planned if mesh is None else sharding.share_of(planned, mesh):
         processes.check_interrupted()
-        yield encoded.batch(batch, rows, config.pad_token_id, limit)
+        yield encoded.batch(batch, rows, config.pad_token_id, limit, buckets)
 
 
 def shuffled_batches(

@@ -21,7 +21,7 @@ from ..attribution.attention import AttentionAttributions, attribute_attention
 from ..attribution.integrated_gradients import attribute_tokens
 from ..attribution.memory import default_batch_size
 from ..attribution.options import AttributionOptions
-from ..data.batches import Encoded, encode, inference_batches
+from ..data.batches import BUCKETS, SHORT_BUCKETS, Encoded, encode, inference_batches
 from ..data.labels import NO_GOLD, class_index, class_indices, parse_labels
 from ..data.splits import Split
 from ..errors import InputError, as_index
@@ -76,7 +76,8 @@ def explain(
     if options.target == "gold":
         _check_gold_labels(classifier, split, encoded)
     size = batch_size or functools.partial(default_batch_size, config)
-    for batch in inference_batches(encoded, config, size, mesh, done):
+    buckets = SHORT_BUCKETS + BUCKETS
+    for batch in inference_batches(encoded, config, size, mesh, done, buckets):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
         arrays = jax.device_get(_attribute(params, inputs, config, target, options, save))
