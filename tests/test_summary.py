@@ -59,7 +59,7 @@ def test_the_sentence_is_of_words_and_names_the_strongest_pair_and_its_head():
     )
     assert one.summary() == (
         "Predicted negative (p = 0.750). “no” spoke most for negative, “Unwatch” against it;"
-        " strongest pair: “no” reads from “Unwatch” (+0.3), most in head 0.1."
+        " strongest pair of words: “no” reads from “Unwatch” (+0.3), most in layer 0, head 1."
     ), "pieces are added up, and [CLS] is left out"
 
 
@@ -73,7 +73,7 @@ def test_the_sentence_is_of_words_and_names_the_strongest_pair_and_its_head():
         (
             None,
             [((0, 0, 1, 2), -0.5)],
-            "strongest pair: Unwatch reads from itself (-0.5), most in head 0.0.",
+            "strongest pair of words: Unwatch reads from itself (-0.5), most in layer 0, head 0.",
         ),
         (
             None,

@@ -115,3 +115,5 @@ def test_strongest_pairs_can_leave_special_tokens_out():
     assert strongest_pairs(matrix, 2) == [(0, 0, 9.0), (2, 0, 8.0)]
     assert strongest_pairs(matrix, 5, left_out=[1, 0, 0])[:2] == [(1, 1, -3.0), (1, 2, 2.0)]
     assert len(strongest_pairs(matrix, 9, left_out=[1, 0, 0])) == 4
+    all_out = strongest_pairs(matrix, 2, left_out=[1, 1, 1])
+    assert all_out == [(0, 0, 9.0), (2, 0, 8.0)], "there are no others"

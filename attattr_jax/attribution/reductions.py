@@ -56,11 +56,11 @@ def strongest_pairs(
     Args:
       matrix: row attends to column.
       count: how many.
-      left_out: [T], 1 for tokens whose pairs are left out.
+      left_out: [T], 1 for tokens whose pairs are left out; they count where there are no others.
     """
     size = np.abs(matrix)
-    if left_out is not None:
-        out = np.asarray(left_out) != 0
+    out = np.zeros(len(matrix), bool) if left_out is None else np.asarray(left_out) != 0
+    if not out.all():
         size = np.where(out[:, None] | out[None, :], -1.0, size)
     order = np.argsort(-size.ravel(), kind="stable")[:count]
     positions = [divmod(int(index), matrix.shape[1]) for index in order if size.ravel()[index] >= 0]

@@ -118,13 +118,19 @@ class _Inputs:
 def _load(options: Options) -> _Inputs:
     """Return the examples and the model to start from, having checked that they fit together."""
     model_names = checkpoint.load_label_names(options.model)
-    seed = _hold_out_seed(options)
+    seed = options.seed if is_single_file(options.dataset) else None  # by which it is divided
     loaded = cli.load_split(
         options.dataset, "train", options.columns, options.max_train_examples, seed
     )
     train = cli.with_gold_labels(loaded, model_names)
-    splits = _evaluation_splits(options)
-    _check_splits(options, train, splits)
+    splits = _evaluation_splits(options, seed)
+    _check_pairs(train, splits)
+    if seed is not None:
+        num_held_out = sum(map(len, splits.values()))
+        cli.say(
+            f"{options.dataset} is one file: {num_held_out} of its examples, drawn with seed"
+            f" {seed}, are held out for evaluation"
+        )
     # A model that was fine-tuned for these classes keeps its numbering of them.
     id2label = label_names(train, model_names)
     has_head = keeps_head(train, model_names, id2label)
@@ -156,19 +162,13 @@ def _load(options: Options) -> _Inputs:
     return _Inputs(classifier, encoded, evaluations, task, facts)
 
 
-def _check_splits(options: Options, train: Split, splits: dict[str, Split]) -> None:
-    """Refuse splits of which only some have pairs, or that are all the training split."""
+def _check_pairs(train: Split, splits: dict[str, Split]) -> None:
+    """Refuse splits of which only some have sentence pairs."""
     for split in splits.values():
         require(
             (split.text_pairs is None) == (train.text_pairs is None),
             f"only one of {train.source} and {split.source} has sentence pairs: name the same"
             " columns in both",
-        )
-    if _hold_out_seed(options) is not None:
-        held_out = sum(map(len, splits.values()))
-        cli.say(
-            f"{options.dataset} is one file: {held_out} of its examples, drawn with seed"
-            f" {options.seed}, are held out for evaluation"
         )
 
 
@@ -241,15 +241,7 @@ def _print_training(summary: dict[str, Any]) -> None:
         )
 
 
-def _hold_out_seed(options: Options) -> int | None:
-    """Return the seed by which a single file is divided; None where the data has splits.
-
-    What is only evaluated is not divided.
-    """
-    return options.seed if is_single_file(options.dataset) and not options.eval_only else None
-
-
-def _evaluation_splits(options: Options) -> dict[str, Split]:
+def _evaluation_splits(options: Options, hold_out_seed: int | None) -> dict[str, Split]:
     """Return the evaluation splits by the names that their metrics get."""
     names = evaluation_splits(options.dataset)
     return {
@@ -258,7 +250,7 @@ def _evaluation_splits(options: Options) -> dict[str, Split]:
             split,
             options.columns,
             options.max_eval_examples,
-            _hold_out_seed(options),
+            hold_out_seed,
         )
         for prefix, split in names.items()
     }
@@ -278,7 +270,7 @@ def _encode(classifier, split: Split, options: Options) -> Encoded:
 def _evaluate(options: Options) -> None:
     classifier = load_classifier(options.model, dtype=options.compute_dtype)
     classifier.require_classes()
-    splits = _labelled(_evaluation_splits(options), classifier.id2label)
+    splits = _labelled(_evaluation_splits(options, None), classifier.id2label)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
     cli.say_assumptions(splits.values(), classifier.id2label)
     mesh = sharding.data_mesh()

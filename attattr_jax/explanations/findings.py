@@ -14,10 +14,14 @@ from .explanation import Explanation
 
 def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
-    logits, total = arrays["logits"], arrays.get("token_pairs", np.zeros((0, 0)))
+    logits, total = arrays["logits"], arrays.get("token_pairs")
     # A model with one output has no classes: its softmax would be 1, whatever the text.
     probabilities = arrays["probabilities"] if len(logits) > 1 else ()
-    largest = float(np.abs(total).max(initial=0)) or 1.0
+    # A result that was reduced to the largest value of each head has no pairs.
+    largest, pairs = 1.0, []
+    if total is not None:
+        largest = float(np.abs(total).max(initial=0)) or 1.0
+        pairs = strongest_pairs(total / largest, num_pairs, left_out)
     return {
         "predicted": id2label[int(logits.argmax())],
         "target": id2label[int(arrays["target"])],
@@ -43,10 +47,7 @@ def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str,
         "token_n_steps": int(arrays["token_n_steps"]) if "token_n_steps" in arrays else None,
         "token_converged": bool(arrays["token_converged"]) if "token_converged" in arrays else None,
         "token_pairs_scale": largest,
-        "token_pairs": [
-            {"from": i, "to": j, "attribution": value}
-            for i, j, value in _listed_pairs(total / largest, num_pairs, left_out)
-        ],
+        "token_pairs": [{"from": i, "to": j, "attribution": value} for i, j, value in pairs],
         # Shortest decimals that give the same float32.
         "head_importance": [
             [float(str(value)) for value in heads] for heads in arrays["head_importance"]
@@ -56,13 +57,6 @@ def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str,
             for layer, head, value in top_heads(arrays["head_importance"], num_pairs, layers)
         ],
     }
-
-
-def _listed_pairs(matrix, count: int, left_out) -> list[tuple[int, int, float]]:
-    """Return the strongest pairs without those tokens, wherever there are other pairs."""
-    if not matrix.size:  # reduced
-        return []
-    return strongest_pairs(matrix, count, left_out) or strongest_pairs(matrix, count)
 
 
 class DatasetSummary:

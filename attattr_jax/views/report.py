@@ -99,10 +99,8 @@ def write_report(
     file.parent.mkdir(parents=True, exist_ok=True)
     count = min(max_examples, len(explanations))
     left_out = LeftOut(len(explanations) - count)
-    trees, in_script = (tree_threshold, tree_penalty), bool(getattr(explanations, "run", {}))
-    packed = page_examples(
-        explanations, count, max_megabytes, trees, left_out, on_example, in_script
-    )
+    trees = (tree_threshold, tree_penalty)
+    packed = page_examples(explanations, count, max_megabytes, trees, left_out, on_example)
     with replacing(file) as written:
         for chunk in _template("report.html.jinja").generate(
             **_outline(explanations, count), examples=packed, left_out=left_out
@@ -136,15 +134,8 @@ def notebook_frame(explanations: Sequence[Example]) -> str:
     """
     left_out = LeftOut(max(0, len(explanations) - MAX_EXAMPLES))
     count = len(explanations) - left_out.num_unlisted
-    in_script = bool(getattr(explanations, "run", {}))
-    packed = page_examples(
-        explanations,
-        count,
-        NOTEBOOK_MEGABYTES,
-        (THRESHOLD, 0.0),
-        left_out,
-        in_script=in_script,
-    )
+    trees = (THRESHOLD, 0.0)
+    packed = page_examples(explanations, count, NOTEBOOK_MEGABYTES, trees, left_out)
     page = _template("report.html.jinja").render(
         **_outline(explanations, count), examples=packed, left_out=left_out, is_embedded=True
     )
@@ -186,6 +177,11 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
     """
     run = getattr(explanations, "run", {})
     options = run.get("options", {})
+    # What F is, as the page says it: only a run's options tell which of them it was.
+    objective = "probability or, for a model with one output, the output"
+    if "objective" in options:
+        names = {"logit": "logit", "log_prob": "log-probability"}
+        objective = names.get(options["objective"], "probability")
     items = [_item(explanations[position]) for position in range(count)]
     num_wrong = sum(item["is_wrong"] for item in items)
     labelled = sum(item["label"] is not None for item in items)
@@ -213,12 +209,7 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
         "items": items,
         "num_wrong": num_wrong,
         "compares": getattr(explanations, "compares", False),
-        "objective": {"logit": "logit", "log_prob": "log-probability"}.get(
-            options.get("objective"),
-            "probability or, for a model with one output, the output"
-            if "objective" not in options
-            else "probability",
-        ),
+        "objective": objective,
         "shows_special": options.get("skip_special_tokens", True) is False,
         "made": [(name, value) for name, value in made.items() if value is not None],
         **_assets(),

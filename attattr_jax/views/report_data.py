@@ -97,7 +97,6 @@ def page_examples(
     tree_options: tuple[float, float],
     left_out: LeftOut,
     on_example: Callable[[], None] = lambda: None,
-    in_script: bool = True,
 ) -> Iterator[dict]:
     """Yield the data of each example, with as much of its matrices as there is still room for.
 
@@ -105,6 +104,7 @@ def page_examples(
     take everything.
     """
     room = max_megabytes * 1e6
+    in_script = bool(getattr(explanations, "run", {}))  # else made in Python, whose words hold
     reserves = [
         _RESERVED_BYTES * len(explanations[position].row["tokens"]) ** 2
         for position in range(count)

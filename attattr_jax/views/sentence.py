@@ -58,7 +58,8 @@ def _tokens_part(example: Example) -> list[Part]:
     if values is None:
         return []
     of_words = np.asarray(sum_over_pieces(values, example.words, axes=(0,)), float)
-    of_words[_are_special(example)] = 0
+    are_special = _are_special(example)
+    of_words[are_special & (not are_special.all())] = 0
     labels, largest = example.word_labels, float(np.abs(of_words).max(initial=0))
     if not largest:
         return []
@@ -89,9 +90,11 @@ def _pair_part(example: Example) -> list[Part]:
     reader, source, value, head = found
     labels = example.word_labels
     read = [Part("itself")] if reader == source else [Part(labels[source], "token")]
-    where = "" if head is None else f", most in head {head[0]}.{head[1]}"
+    where = "" if head is None else f", most in layer {head[0]}, head {head[1]}"
+    are_special = _are_special(example)
+    of = " of words" if are_special.any() and not are_special.all() else ""
     return [
-        Part("strongest pair: "),
+        Part(f"strongest pair{of}: "),
         Part(labels[reader], "token"),
         Part(" reads from "),
         *read,
@@ -109,8 +112,7 @@ def _strongest_pair(example: Example) -> tuple[int, int, float, tuple[int, int] 
         return None
     total = sum_over_pieces(example.array("token_pairs").astype(float), groups, axes=(0, 1))
     total = np.asarray(total)
-    pairs = strongest_pairs(total, 1, special) or strongest_pairs(total, 1)
-    reader, source, value = pairs[0]
+    ((reader, source, value),) = strongest_pairs(total, 1, special)
     if not value:
         return None
     if "attributions" not in names:
@@ -122,10 +124,9 @@ def _strongest_pair(example: Example) -> tuple[int, int, float, tuple[int, int] 
 
 
 def _are_special(example: Example) -> np.ndarray:
-    """Return bool [W], True for words that are special tokens; all False where all are."""
+    """Return bool [W], True for words that are special tokens."""
     mask: Any = example.row["special_tokens_mask"]
-    are_special = np.asarray([mask[group[0]] != 0 for group in example.words], bool)
-    return are_special & (not are_special.all())
+    return np.asarray([mask[group[0]] != 0 for group in example.words], bool)
 
 
 def roughness_of(example: Example, in_script: bool) -> list[str]:

@@ -70,7 +70,7 @@
     return others.length || state.special ? others : pairsOf(found, true);
   }
 
-  function pairsOf(found, withSpecial) {
+  function pairsOf(found, withSpecial, count = state.count) {
     const special = specialOf();
     const pairs = [];
     for (let i = 0; i < found.size; i++) {
@@ -81,7 +81,7 @@
         pairs.push([i, j, value]);
       }
     }
-    return pairs.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]) || a[0] - b[0] || a[1] - b[1]).slice(0, state.count);
+    return pairs.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]) || a[0] - b[0] || a[1] - b[1]).slice(0, count);
   }
 
   function selectionName() {

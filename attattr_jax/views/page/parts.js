@@ -1,14 +1,15 @@
   // ---- Parts of the page ----
 
   function showFacts() {
-    const facts = [
-      example.output === null
-        ? ["predicted", `${example.predicted} (p = ${example.probabilities[example.predicted].toFixed(3)})`]
-        : ["output", example.output.toFixed(3)],
-    ];
-    if (example.label !== null) facts.push(["label", example.label]);
-    if (example.target !== example.predicted) facts.push(["explained", example.target]);
-    facts.push([term("F", "explained output F"), rounded(example.score, false)]);
+    const isOutput = example.output !== null;
+    const predicted = isOutput ? example.output : example.probabilities[example.predicted];
+    // The probability, or the output, is mostly F itself: said once.
+    const isF = Math.abs(predicted - example.score) < 1e-4;
+    const value = [...(isF ? [term("F", "F"), " = "] : []), predicted.toFixed(3)];
+    const facts = [isOutput ? ["output", ...value] : ["predicted", isolated(example.predicted), " (p = ", ...value, ")"]];
+    if (example.label !== null) facts.push(["label", isolated(example.label)]);
+    if (example.target !== example.predicted) facts.push(["explained", isolated(example.target)]);
+    if (!isF) facts.push([term("F", "explained output F"), rounded(example.score, false)]);
     if (example.num_cut_tokens) facts.push(["cut off at the model's length", `${example.num_cut_tokens} tokens`]);
     const texts = [example.text, example.text_pair].filter((text) => text !== null);
     const parts = example.sentence.map(([text, kind]) =>
@@ -17,7 +18,7 @@
     byId("facts").replaceChildren(
       ...texts.map((text) => make("p", { class: "sentence", dir: "auto" }, text)),
       ...(parts.length ? [make("p", { class: "summary" }, ...parts)] : []),
-      make("dl", {}, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, isolated(value))))),
+      make("dl", {}, ...facts.map(([name, ...value]) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value)))),
       ...example.rough.map((text) => make("p", { class: "rough" }, text)),
     );
     const swatch = (sign) => make("span", { class: `swatch ${sign}`, "aria-hidden": "true" });
@@ -35,10 +36,11 @@
     const values = state.words ? example.words.token_attributions : example.token_attributions;
     const largest = values ? Math.max(...values.map(Math.abs)) : 0;
     const decimals = largest > 0 ? 2 - Math.floor(Math.log10(largest)) : 3;
+    const special = specialOf();
     byId("tokens").replaceChildren(
       ...labels().map((label, at) => {
         const colour = diverging(values ? values[at] : 0, largest);
-        const value = values && !specialOf()[at] ? fixed(values[at], Math.min(decimals, 4)) : "";
+        const value = values && !special[at] ? fixed(values[at], Math.min(decimals, 4)) : "";
         const token = make(
           "button",
           { type: "button", class: values ? "token" : "token plain", "data-at": at, tabindex: at === (state.token ?? 0) ? 0 : -1, "aria-pressed": state.token === at },
@@ -49,8 +51,9 @@
         return token;
       }),
     );
+    const sum = values ? rounded(values.reduce((total, value) => total + value, 0)) : "";
     byId("tokens-note").textContent = values
-      ? "Choose a token to see its pairs only."
+      ? `Together ${sum}: F less what F is with padding for words. Choose a token to see its pairs only.`
       : "Not computed here: explain_texts and attribute.py do. Choose a token to see its pairs only.";
   }
 
@@ -93,6 +96,7 @@
         ),
       ),
       make("div", { class: "scale diverging" }, make("span", {}, rounded(-largest)), make("i"), make("span", {}, rounded(largest))),
+      make("p", { class: "quiet" }, "The largest of all pairs of the head, those with special tokens too. Choose a head or a layer to see its pairs."),
     );
   }
 
@@ -100,15 +104,13 @@
     const found = matrix("attribution");
     const importance = state.head === null || !example.importance ? "" : ` Its largest attribution: ${rounded(example.importance[state.layer][state.head])}.`;
     const only = state.token === null ? "" : ` Only pairs with “${labels()[state.token]}” (${state.token}).`;
-    const noOthers = found && !state.special && state.token === null && !pairsOf(found, false).length;
-    const special = noOthers ? " There are none without special tokens." : "";
-    byId("selection").textContent = `Of ${selectionName()}.${special}${importance}${only}${found ? "" : " " + whyNot()}`;
+    byId("selection").textContent = `Of ${selectionName()}.${importance}${only}${found ? leftOutOf(found) : " " + whyNot()}`;
     const attention = matrix("attention");
     const pairs = found ? strongestPairs(found) : [];
     const name = (at) => [isolated(shortened(labels()[at], 24)), make("span", { class: "quiet" }, ` ${at}`)];
     const withBars = pairs.length > 0;
     const attentionName = meanName() && attention ? "attention (mean)" : "attention";
-    const heading = ["token", term("reads", "← reads from"), term("attribution", "attribution"), "of largest"];
+    const heading = ["token", term("reads", "← reads from"), term("attribution", "attribution"), "share of largest"];
     if (attention) heading.push(term("attention", attentionName));
     if (withBars) heading.push("");
     let rows = pairs.map(([i, j, value]) => {
@@ -139,6 +141,17 @@
       make("tbody", {}, ...rows),
     );
     showArcs(pairs, found);
+  }
+
+  // The strongest of the pairs that are left out, so that nobody takes what is listed for all there is.
+  function leftOutOf(found) {
+    if (state.special) return "";
+    const special = specialOf();
+    if (!pairsOf(found, false).length) return state.token === null ? " There are none without special tokens." : "";
+    const out = pairsOf(found, true, Infinity).find(([i, j]) => special[i] || special[j]);
+    if (!out) return "";
+    const [reader, source] = out.map((at) => shortened(labels()[at] ?? "", 24));
+    return ` Pairs with special tokens are left out, the strongest of them ${reader} ← ${source} (${fixed(out[2], found.decimals)}).`;
   }
 
   function whyNot() {
