@@ -1,19 +1,16 @@
-"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers;
-take the pictures of trees and of the comparison in the docs.
+"""Measure the report: bytes and milliseconds per sentence, memory, how fast the page answers.
 
-    python benchmarks/report.py --checkpoint runs/sst2-minilm --data path/to/sst2 \\
-        --runs runs/report \\
-        --output benchmarks/results/report.json --images docs
+    python benchmarks/report.py --checkpoint runs/demo --runs runs/report \\
+        --output benchmarks/results/report.json
 
---data is a folder with GLUE's dev.tsv. --runs keeps what attribute.py writes: a folder that is
-already there is used, not made again. Needs Chromium and its driver; the numbers on the page are
-compared with the stored arrays.
+Explains shipped reviews. --runs keeps what attribute.py writes: a folder that is already there is
+used, not made again. Needs Chromium and its driver; the numbers on the page are compared with the
+stored arrays.
 """
 
 import argparse
 import json
 import platform
-import shutil
 import statistics
 import tempfile
 import time
@@ -25,20 +22,13 @@ import numpy as np
 from pruning import make
 
 import attattr_jax as aa
+from attattr_jax.data.splits import load_split
 from attattr_jax.explanations.explanation import Explanations
 from attattr_jax.views.report import write_report
 
 ROUNDS = 5
 SENTENCES = 20
 LONG_TOKENS = 200
-SEED_SENTENCE = "This paper introduces a new interpretation method."
-TREE_SENTENCES = (  # each with a turn; their trees are of the logit, since probabilities are near 1
-    "stunning visuals, but no story worth telling",
-    "not a dull moment in this warm, clever film",
-    "the plot is nonsense and I would watch it again tonight",
-    "the acting is wooden, yet the story moved me to tears",
-    "it is not good, it is brilliant",
-)
 
 
 class Repeated(Explanations):
@@ -182,26 +172,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--runs", required=True, type=lambda name: Path(name).resolve())
     parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--images", required=True, type=Path)
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    common = ("--checkpoint", options.checkpoint, "--token_n_steps", "auto", "--figures", "png")
-
-    twenty, long, seed, trees = (
-        options.runs / name for name in ("sst2-20", "long", "seed-sentence", "trees")
+    twenty, long = (options.runs / name for name in ("reviews-20", "reviews-long"))
+    common = ("--checkpoint", options.checkpoint)
+    run_twenty = make(
+        twenty, "attribute.py", *common, "--dataset", "reviews", "--max_examples", SENTENCES
     )
-    dev = ("--dataset", options.data / "dev.tsv")
-    run_twenty = make(twenty, "attribute.py", *common[:-2], *dev, "--max_examples", SENTENCES)
-    make(seed, "attribute.py", *common, "--text", SEED_SENTENCE)
-    texts = [part for sentence in TREE_SENTENCES for part in ("--text", sentence)]
-    make(trees, "attribute.py", *common, "--objective", "logit", *texts)
-    sentences = [
-        line.rpartition("\t")[0]
-        for line in (options.data / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    ]
+    sentences = load_split("reviews", "validation").texts
     words, tokenizer = (
         " ".join(sentences[:40]).split(),
         aa.load_classifier(options.checkpoint).tokenizer,
@@ -211,9 +191,7 @@ def main() -> None:
         for at in range(len(words))
         if len(tokenizer(" ".join(words[: at + 1]))["input_ids"]) > LONG_TOKENS
     )
-    make(
-        long, "attribute.py", "--checkpoint", options.checkpoint, "--text", " ".join(words[:count])
-    )
+    make(long, "attribute.py", *common, "--text", " ".join(words[:count]))
     stored, (long_one,) = aa.load_attributions(twenty), aa.load_attributions(long)
 
     result = {"machine": platform.processor() or platform.machine(), "rounds": ROUNDS}
@@ -239,45 +217,10 @@ def main() -> None:
         finally:
             browser.quit()
 
-    shutil.copy(seed / "figures" / "00000" / "comparison.png", options.images / "comparison.png")
-    (one,) = aa.load_attributions(seed)
-    result["seed_sentence"] = {
-        name: one.row[name]
-        for name in (
-            *(
-                "text",
-                "tokens",
-                "predicted",
-                "probabilities",
-                "score",
-                "baseline_scores",
-                "absolute_attribution_sums",
-            ),
-            *("token_attributions", "token_convergence_delta", "token_n_steps"),
-        )
-    } | {"token_pairs": one.token_pairs, "relative_deltas": one.relative_deltas}
-    result["trees"] = []
-    for number, example in enumerate(aa.load_attributions(trees)):
-        shutil.copy(
-            trees / "figures" / f"{number:05d}" / "tree.png",
-            options.images / f"tree_{number + 1}.png",
-        )
-        result["trees"].append(
-            {"text": example.text, "predicted": example.predicted, **example.tree().to_dict()}
-        )
     options.output.write_text(
         json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    print(
-        json.dumps(
-            {
-                name: value
-                for name, value in result.items()
-                if name not in ("trees", "seed_sentence")
-            },
-            indent=2,
-        )
-    )
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
