@@ -92,7 +92,7 @@ def test_model_with_one_output_has_no_probability_in_the_page(one_output, tmp_pa
     output = one_output[0].logits["stars"]
     page = read(one_output.show(tmp_path / "report.html"))
     listed = " ".join("".join(page.texts).split())
-    assert f"good film 0 output {output:.3f} " in listed
+    assert f"good film text 0 · output {output:.3f} " in listed
     assert page.examples[0]["output"] == output and page.examples[0]["probabilities"] == {}
 
 
