@@ -19,6 +19,28 @@ _LARGEST = {"num_hidden_layers": 1000, "num_attention_heads": 1000}
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
+# What config.json says beside the geometry: of the file, of training, of generating text, of other
+# tasks' heads, of how `transformers` computes.
+_IGNORED_SETTINGS = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path adapters
+    architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward cls_token_id custom_pipelines decoder_start_token_id directionality
+    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    gradient_checkpointing id2label is_encoder_decoder label2id language length_penalty license
+    max_length min_length mask_token_id model_type name no_repeat_ngram_size num_beam_groups
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_past
+    output_scores pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
+    pooler_size_per_head pooler_type prefix pretrained_config_archive_map pruned_heads
+    quantization_config remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    tf_legacy_loss tie_encoder_decoder tie_weights tie_weights_ tie_word_embeddings tokenizer_class
+    top_k top_p torch_dtype torchscript transformers_version typical_p unk_token_id use_bfloat16
+    use_cache
+    """.split()
+)
+
 # Fields that are not read from, and written to, `config.json` under a name of their own.
 _DERIVED = ("num_labels", "dtype", "kept_heads")
 
@@ -34,9 +56,10 @@ class EncoderConfig:
     hf_names: ClassVar[Mapping[str, str | None]] = {}
     # Values of config.json that are supported; a missing value is as good.
     required_settings: ClassVar[Mapping[str, Any]] = {}
-    # Whether the classifier reads the first row of the last layer alone, so that the others need
-    # not be computed. False where it takes a mean over the tokens.
-    reads_first_row: ClassVar[bool] = True
+    # What a missing value means to `transformers`, where a field here has another default.
+    hf_defaults: ClassVar[Mapping[str, Any]] = {}
+    # Values that change nothing that is computed here, beside `_IGNORED_SETTINGS`.
+    ignored_settings: ClassVar[frozenset[str]] = frozenset()
     # Whether positions are counted from pad_token_id, which then must be the tokenizer's.
     counts_positions_from_padding: ClassVar[bool] = False
 
@@ -126,6 +149,30 @@ class EncoderConfig:
         return None if all(heads == all_heads for heads in ordered) else ordered
 
     @property
+    def reads_first_row(self) -> bool:
+        """Whether the classifier reads the first row of the last layer alone.
+
+        The others then need not be computed. False where it takes a mean over the tokens.
+        """
+        return True
+
+    @property
+    def embedding_width(self) -> int:
+        """E, the width of the word embeddings."""
+        return self.hidden_size
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether several layers have the same parameters: a head cannot be cut out of one."""
+        return len(self.layer_names) < self.num_hidden_layers
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Under what names the parameters of layers stand in the tree, in the order of layers."""
+        names = map(self.layer_name, range(self.num_hidden_layers))
+        return tuple(dict.fromkeys(names))
+
+    @property
     def head_size(self) -> int:
         """K, the width of one head."""
         return self.hidden_size // self.num_attention_heads
@@ -157,7 +204,10 @@ class EncoderConfig:
         return 1 if is_last and self.reads_first_row else None
 
     def layer_name(self, layer: int) -> str:
-        """Return under what name a layer's parameters stand in the tree."""
+        """Return under what name a layer's parameters stand in the tree.
+
+        The number is that of the first layer that has them.
+        """
         return f"layers_{layer}"
 
     def layer_kind(self, layer: int) -> int:
@@ -166,6 +216,10 @@ class EncoderConfig:
         Programs that see one layer are compiled for each kind.
         """
         return 0
+
+    def has_parameter(self, path: str) -> bool:
+        """Return whether this model has a parameter that others of its family have."""
+        return True
 
     @classmethod
     def from_hf(cls, fields: dict[str, Any]) -> Self:
@@ -180,19 +234,31 @@ class EncoderConfig:
                 f"model_type is {fields.get('model_type')!r}; only {cls.model_type!r} models can be"
                 " used"
             )
+        given = {name: value for name, value in fields.items() if value is not None}
+        fields = {**cls.hf_defaults, **given}
         for name, supported in cls.required_settings.items():
-            if fields.get(name) not in (None, supported):
+            if fields.get(name, supported) != supported:
                 raise InputError(f"{name} is {fields[name]!r}; only {supported!r} is supported")
-        values = {
-            name: fields[hf_name]
-            for name, hf_name in cls._hf_fields()
-            if fields.get(hf_name) is not None
-        }
+        cls._check_unknown(fields)
+        values = {name: fields[hf_name] for name, hf_name in cls._hf_fields() if hf_name in fields}
         config = cls(**values, num_labels=num_labels_of(fields))
         pruned = fields.get("pruned_heads")
         if pruned in (None, {}):
             return config
         return dataclasses.replace(config, kept_heads=_remaining_heads(pruned, config))
+
+    @classmethod
+    def _check_unknown(cls, fields: Mapping[str, Any]) -> None:
+        """Raise an InputError for a setting that may change numbers and that is not built."""
+        built = {hf_name for _, hf_name in cls._hf_fields()} | set(cls.required_settings)
+        known = built | cls.ignored_settings | _IGNORED_SETTINGS
+        # What is off, or none, adds nothing.
+        unknown = [name for name, value in fields.items() if name not in known and value]
+        if unknown:
+            raise InputError(
+                f"{unknown[0]} is {fields[unknown[0]]!r:.80}, which {cls.title} here does not know:"
+                " remove it if the model computes the same without it"
+            )
 
     @classmethod
     def _hf_fields(cls) -> list[tuple[str, str]]:
@@ -212,9 +278,12 @@ class EncoderConfig:
                 for layer, kept in enumerate(self.kept_heads)
             }
             fields["pruned_heads"] = {layer: heads for layer, heads in removed.items() if heads}
+        # Settings without which `transformers` would take another value.
+        stated = [name for name in self.required_settings if name in self.hf_defaults]
         return {
             "architectures": [self.architecture],
             "model_type": self.model_type,
+            **{name: self.required_settings[name] for name in stated},
             **fields,
             "id2label": {str(index): name for index, name in sorted(id2label.items())},
             "label2id": {name: index for index, name in sorted(id2label.items())},

@@ -14,8 +14,9 @@ enter between the pieces:
 A family (`families/bert.py` is the shortest full one) subclasses `Encoder` for its embeddings and
 its classification head, and `EncoderLayer` where its layers differ from BERT's.
 
-Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, K head size (D = N·K), C
-classes, Q query rows (T, or 1 where the classifier reads the first row alone).
+Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, K head size (D = N·K), E
+width of the embeddings (D in most families), C classes, Q query rows (T, or 1 where the classifier
+reads the first row alone).
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ def dense(features: int, config: EncoderConfig, use_bias: bool = True) -> nn.Den
     )
 
 
-def embedding_table(size: int, config: EncoderConfig) -> nn.Embed:
-    """Return a table of `size` embeddings [size, D]."""
+def embedding_table(size: int, config: EncoderConfig, width: int | None = None) -> nn.Embed:
+    """Return a table of `size` embeddings [size, E], or of another width."""
     return nn.Embed(
         size,
-        config.hidden_size,
+        config.embedding_width if width is None else width,
         dtype=config.dtype,
         embedding_init=nn.initializers.normal(config.initializer_range),
     )
 
 
 def look_up(table: nn.Embed, ids: Array) -> Array:
-    """Return rows [B, T, D] of an embedding table, NaN for an id that it does not have.
+    """Return rows [B, T, E] of an embedding table, NaN for an id that it does not have.
 
     `nn.Embed` itself counts a negative id from the end.
     """
@@ -74,12 +75,17 @@ def look_up(table: nn.Embed, ids: Array) -> Array:
     return embedding.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+def layer_norm(config: EncoderConfig, use_bias: bool = True) -> nn.LayerNorm:
     """Return a LayerNorm with the variance computed in two passes.
 
     The fast variance, E[x²] − E[x]², loses digits that the golden numbers show.
     """
-    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, use_fast_variance=False)
+    return nn.LayerNorm(
+        epsilon=config.layer_norm_eps,
+        dtype=config.dtype,
+        use_bias=use_bias,
+        use_fast_variance=False,
+    )
 
 
 class EncoderLayer(nn.Module):
@@ -187,10 +193,12 @@ class Encoder(nn.Module):
         config = self.config
         self.word_embeddings = embedding_table(config.vocab_size, config)
         self.setup_embeddings()
-        self.layers = [
-            self.make_layer(config, index, len(config.heads_of(index)))
-            for index in range(config.num_hidden_layers)
-        ]
+        own: dict[str, EncoderLayer] = {}  # layers of the same name are one
+        for index in range(config.num_hidden_layers):
+            name = config.layer_name(index)
+            if name not in own:
+                own[name] = self.make_layer(config, index, len(config.heads_of(index)))
+        self.layers = [own[config.layer_name(i)] for i in range(config.num_hidden_layers)]
         self.setup_head()
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
         rate = config.classifier_dropout
@@ -206,7 +214,7 @@ class Encoder(nn.Module):
         """Return the first layer's input [B, T, D].
 
         Args:
-          words: word embeddings [B, T, D].
+          words: word embeddings [B, T, E].
           inputs: `input_ids`, `attention_mask`, `token_type_ids` of the real tokens: positions and
             segments are taken from there, whatever `words` are.
           train: with dropout.
@@ -233,7 +241,7 @@ class Encoder(nn.Module):
     # --- what all share ----------------------------------------------------------------------
 
     def embed_words(self, input_ids: Array) -> Array:
-        """Return the word embeddings [B, T, D]."""
+        """Return the word embeddings [B, T, E]."""
         return look_up(self.word_embeddings, input_ids)
 
     def layer_probs(

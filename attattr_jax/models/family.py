@@ -17,12 +17,13 @@ class TensorTable:
     """Flax parameter ↔ Hugging Face tensor. Kernels are stored transposed by PyTorch.
 
     `{i}` stands for the layer. Names of `embeddings` come after `prefix`, those of `layer_rows`
-    after `prefix` and `layer`; those of the head are whole.
+    after `prefix` and `layer`; those of the head are whole. `name[1/3]` is the second of three
+    equal parts of a tensor, along its first axis.
     """
 
     prefix: str  # of the encoder's tensors, which encoders saved by themselves do not have
     layer: str  # of a layer's tensors
-    embeddings: Rows
+    embeddings: Rows  # the words first, and all else of the encoder outside its layers
     layer_rows: Rows
     # The parts of the classification head in order, each under one name in the parameter tree. The
     # last one has a row for each class.
@@ -35,12 +36,13 @@ class TensorTable:
     def rows(self, config: EncoderConfig) -> list[tuple[str, str]]:
         """Return (parameter, tensor) of a whole model."""
         layers = [
-            (f"{config.layer_name(i)}/{path}", self.prefix + self.layer.format(i=i) + name)
-            for i in range(config.num_hidden_layers)
+            (f"{layer_name}/{path}", self.prefix + self.layer.format(i=number) + name)
+            for number, layer_name in enumerate(config.layer_names)
             for path, name in self.layer_rows
         ]
         embeddings = [(path, self.prefix + name) for path, name in self.embeddings]
-        return [*embeddings, *layers, *self.head]
+        rows = [*embeddings, *layers, *self.head]
+        return [(path, name) for path, name in rows if config.has_parameter(path)]
 
     @property
     def head_parts(self) -> tuple[str, ...]:
@@ -63,31 +65,56 @@ class TensorTable:
         return re.escape(self.layer).replace(re.escape("{i}"), r"(\d+)")
 
 
+def linear(path: str, name: str) -> Rows:
+    """Return the rows of a linear layer with bias."""
+    return ((f"{path}/kernel", f"{name}.weight"), (f"{path}/bias", f"{name}.bias"))
+
+
+def norm(path: str, name: str) -> Rows:
+    """Return the rows of a LayerNorm with bias."""
+    return ((f"{path}/scale", f"{name}.weight"), (f"{path}/bias", f"{name}.bias"))
+
+
+def layer_rows(
+    query: str,
+    key: str,
+    value: str,
+    attention_output: str,
+    attention_norm: str,
+    intermediate: str,
+    output: str,
+    output_norm: str,
+) -> Rows:
+    """Return the rows of an `EncoderLayer` whose parts have these names."""
+    return (
+        *linear("query", query),
+        *linear("key", key),
+        *linear("value", value),
+        ("attention_output/kernel", f"{attention_output}.weight"),
+        ("attention_output_bias", f"{attention_output}.bias"),
+        *norm("attention_norm", attention_norm),
+        *linear("intermediate", intermediate),
+        *linear("output", output),
+        *norm("output_norm", output_norm),
+    )
+
+
 # Names of BERT that many families share: of the embeddings, and of a layer.
 BERT_EMBEDDINGS: Rows = (
     ("word_embeddings/embedding", "embeddings.word_embeddings.weight"),
     ("position_embeddings/embedding", "embeddings.position_embeddings.weight"),
     ("token_type_embeddings/embedding", "embeddings.token_type_embeddings.weight"),
-    ("embeddings_norm/scale", "embeddings.LayerNorm.weight"),
-    ("embeddings_norm/bias", "embeddings.LayerNorm.bias"),
+    *norm("embeddings_norm", "embeddings.LayerNorm"),
 )
-BERT_LAYER: Rows = (
-    ("query/kernel", "attention.self.query.weight"),
-    ("query/bias", "attention.self.query.bias"),
-    ("key/kernel", "attention.self.key.weight"),
-    ("key/bias", "attention.self.key.bias"),
-    ("value/kernel", "attention.self.value.weight"),
-    ("value/bias", "attention.self.value.bias"),
-    ("attention_output/kernel", "attention.output.dense.weight"),
-    ("attention_output_bias", "attention.output.dense.bias"),
-    ("attention_norm/scale", "attention.output.LayerNorm.weight"),
-    ("attention_norm/bias", "attention.output.LayerNorm.bias"),
-    ("intermediate/kernel", "intermediate.dense.weight"),
-    ("intermediate/bias", "intermediate.dense.bias"),
-    ("output/kernel", "output.dense.weight"),
-    ("output/bias", "output.dense.bias"),
-    ("output_norm/scale", "output.LayerNorm.weight"),
-    ("output_norm/bias", "output.LayerNorm.bias"),
+BERT_LAYER = layer_rows(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    intermediate="intermediate.dense",
+    output="output.dense",
+    output_norm="output.LayerNorm",
 )
 
 

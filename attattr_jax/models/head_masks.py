@@ -61,6 +61,9 @@ def select_heads(
       params, config: of a model, some of whose heads may be gone already.
       head_mask: static [L, N]. A factor other than 0 and 1 is multiplied into the output
         projection.
+
+    Raises:
+      InputError: layers share their parameters.
     """
     factors = tuple(tuple(map(float, row)) for row in np.asarray(head_mask, np.float32))
     kept_heads = [
@@ -72,6 +75,11 @@ def select_heads(
         for layer, row in enumerate(factors)
         if any(row[head] != 1 for head in config.heads_of(layer))
     ]
+    if changed and config.shares_layers:
+        raise InputError(
+            f"heads cannot be cut out of {config.title}, whose layers share their parameters: mask"
+            " them"
+        )
     names = ("query", "key", "value", "attention_output")
     old = {
         layer: {name: params[config.layer_name(layer)][name] for name in names} for layer in changed
@@ -100,11 +108,9 @@ def _cut_heads(
         # Query, key, value: columns [N·K] of the kernel, entries of the bias.
         for part in ("query", "key", "value"):
             kernel = old[part]["kernel"].reshape(config.hidden_size, *by_head)[:, kept]
-            bias = old[part]["bias"].reshape(by_head)[kept]
-            cut[layer][part] = {
-                "kernel": kernel.reshape(config.hidden_size, width),
-                "bias": bias.reshape(width),
-            }
+            cut[layer][part] = {"kernel": kernel.reshape(config.hidden_size, width)}
+            if "bias" in old[part]:
+                cut[layer][part]["bias"] = old[part]["bias"].reshape(by_head)[kept].reshape(width)
         # Output projection: rows [N·K].
         output = old["attention_output"]["kernel"].reshape(*by_head, config.hidden_size)[kept]
         if (present[kept] != 1).any():
@@ -122,7 +128,7 @@ def split_head_mask(
     """Return (parameters, geometry, traced mask) that stand for a model under a head mask.
 
     A JAX array is traced: one compiled program serves every mask. A NumPy array or nested sequence
-    is static: its heads are sliced out, and not computed.
+    is static: its heads are sliced out, and not computed, unless layers share their parameters.
 
     Raises:
       InputError: the mask is not a finite [L, N].
@@ -132,7 +138,10 @@ def split_head_mask(
     if isinstance(head_mask, jax.Array):
         _check_mask_shape("head_mask", head_mask, config)
         return params, config, head_mask
-    return *select_heads(params, config, static_mask("head_mask", head_mask, config)), None
+    mask = static_mask("head_mask", head_mask, config)
+    if config.shares_layers:  # nothing can be sliced out of one layer alone
+        return params, config, jnp.asarray(mask)
+    return *select_heads(params, config, mask), None
 
 
 def static_mask(name: str, mask: Any, config: EncoderConfig) -> np.ndarray:

@@ -7,7 +7,7 @@ directions, except those that the table ignores.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -25,6 +25,7 @@ from .types import Array, Params
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # What DataParallel and torch.compile put into the names.
 _WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
+_PART = re.compile(r"(?P<whole>.+)\[(?P<number>\d)/(?P<count>\d)\]")  # see TensorTable
 _MOST_SHOWN = 12  # mismatches that an error message names
 
 Tensors = Mapping[str, np.ndarray]
@@ -55,12 +56,33 @@ def _flat(params: Params) -> dict[str, Any]:
 def to_hf_tensors(params: Params, config: EncoderConfig) -> dict[str, np.ndarray]:
     """Return the parameters as the state dict of `config.architecture`, of NumPy arrays."""
     flat = _flat(params)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for path, name in family_of(config).tensors.rows(config):
         value = np.asarray(flat.pop(path))
-        tensors[name] = np.ascontiguousarray(value.T if path.endswith("/kernel") else value)
+        value = np.ascontiguousarray(value.T if path.endswith("/kernel") else value)
+        part = _PART.fullmatch(name)
+        if part is None:
+            tensors[name] = value
+        else:  # parts come in order
+            before = [tensors[part["whole"]]] if part["number"] != "0" else []
+            tensors[part["whole"]] = np.concatenate([*before, value])
     assert not flat, f"parameters that the table does not name: {sorted(flat)}"
     return tensors
+
+
+def _divided(tensors: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the tensors with those that `names` has in parts divided into them."""
+    divided = dict(tensors)
+    for name in names:
+        part = _PART.fullmatch(name)
+        if part is not None and part["whole"] in tensors:
+            divided.pop(part["whole"], None)
+            count, whole = int(part["count"]), tensors[part["whole"]]
+            size = len(whole) // count if whole.ndim else 0
+            if size * count != len(np.atleast_1d(whole)):
+                return dict(tensors)  # what does not divide is reported by its own name
+            divided[name] = whole[int(part["number"]) * size :][:size]
+    return divided
 
 
 def from_hf_tensors(
@@ -97,6 +119,7 @@ def from_hf_tensors(
     shapes = _flat(param_shapes(config))
     new_parts = [] if new_head_seed is None else _unusable_head_parts(given, table, shapes)
     flat, problems = {}, []
+    given = _divided(given, (name for _, name in table.rows(config)))
     for path, name in table.rows(config):
         if path.split("/")[0] in new_parts:
             given.pop(name, None)
@@ -156,7 +179,7 @@ def _check_layers(
     """Raise an InputError unless there are tensors of every layer."""
     layer_names = re.compile(re.escape(table.prefix) + table.layer_pattern)
     numbers = {match[1] for name in given if (match := layer_names.match(name))}
-    absent = next((i for i in range(config.num_hidden_layers) if str(i) not in numbers), None)
+    absent = next((i for i in range(len(config.layer_names)) if str(i) not in numbers), None)
     if absent is None:
         return
     # Where an encoder begins, after whatever prefix.

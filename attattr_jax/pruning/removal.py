@@ -26,7 +26,7 @@ def remove_heads(classifier: Classifier, mask) -> Classifier:
       mask: 0/1 [L, N].
 
     Raises:
-      InputError: the mask is not [L, N], or has other values.
+      InputError: the mask is not [L, N], or has other values; or layers share their parameters.
     """
     mask = static_mask("mask", mask, classifier.config)
     if not np.isin(mask, (0, 1)).all():

@@ -9,9 +9,31 @@ from ..config import EncoderConfig
 from ..encoder import Encoder
 from ..family import Family
 from ..types import Params
-from . import bert, distilbert, roberta
+from . import (
+    albert,
+    bert,
+    camembert,
+    deberta_v2,
+    distilbert,
+    electra,
+    modernbert,
+    mpnet,
+    roberta,
+    xlm_roberta,
+)
 
-MODULES = (bert, distilbert, roberta)
+MODULES = (
+    bert,
+    distilbert,
+    roberta,
+    xlm_roberta,
+    camembert,
+    electra,
+    deberta_v2,
+    modernbert,
+    mpnet,
+    albert,
+)
 FAMILIES: dict[str, Family] = {module.FAMILY.config.model_type: module.FAMILY for module in MODULES}
 
 

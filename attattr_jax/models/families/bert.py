@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from ..config import EncoderConfig
 from ..encoder import Encoder, as_logits, dense, embedding_table, layer_norm, look_up
-from ..family import BERT_EMBEDDINGS, BERT_LAYER, Family, TensorTable
+from ..family import BERT_EMBEDDINGS, BERT_LAYER, Family, TensorTable, linear
 from ..types import Array, Batch
 
 
@@ -73,10 +73,8 @@ FAMILY = Family(
         embeddings=BERT_EMBEDDINGS,
         layer_rows=BERT_LAYER,
         head=(
-            ("pooler/kernel", "bert.pooler.dense.weight"),
-            ("pooler/bias", "bert.pooler.dense.bias"),
-            ("classifier/kernel", "classifier.weight"),
-            ("classifier/bias", "classifier.bias"),
+            *linear("pooler", "bert.pooler.dense"),
+            *linear("classifier", "classifier"),
         ),
         head_prefixes=("cls.", "classifier.", "qa_outputs."),
         ignored=r"cls\..*|bert\.embeddings\.position_ids",

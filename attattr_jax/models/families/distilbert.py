@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from ..config import EncoderConfig
 from ..encoder import Encoder, as_logits, dense, embedding_table, layer_norm
-from ..family import Family, TensorTable
+from ..family import Family, TensorTable, layer_rows, linear, norm
 from ..types import Array, Batch
 
 
@@ -32,6 +32,8 @@ class DistilBertConfig(EncoderConfig):
         "classifier_dropout": "seq_classif_dropout",
         "layer_norm_eps": None,
     }
+    # Another head's; and how the positions were initialised, which are stored like all others.
+    ignored_settings: ClassVar = frozenset(("qa_dropout", "sinusoidal_pos_embds"))
 
     num_hidden_layers: int = 6
     classifier_dropout: float | None = 0.2
@@ -66,32 +68,21 @@ FAMILY = Family(
         embeddings=(
             ("word_embeddings/embedding", "embeddings.word_embeddings.weight"),
             ("position_embeddings/embedding", "embeddings.position_embeddings.weight"),
-            ("embeddings_norm/scale", "embeddings.LayerNorm.weight"),
-            ("embeddings_norm/bias", "embeddings.LayerNorm.bias"),
+            *norm("embeddings_norm", "embeddings.LayerNorm"),
         ),
-        layer_rows=(
-            ("query/kernel", "attention.q_lin.weight"),
-            ("query/bias", "attention.q_lin.bias"),
-            ("key/kernel", "attention.k_lin.weight"),
-            ("key/bias", "attention.k_lin.bias"),
-            ("value/kernel", "attention.v_lin.weight"),
-            ("value/bias", "attention.v_lin.bias"),
-            ("attention_output/kernel", "attention.out_lin.weight"),
-            ("attention_output_bias", "attention.out_lin.bias"),
-            ("attention_norm/scale", "sa_layer_norm.weight"),
-            ("attention_norm/bias", "sa_layer_norm.bias"),
-            ("intermediate/kernel", "ffn.lin1.weight"),
-            ("intermediate/bias", "ffn.lin1.bias"),
-            ("output/kernel", "ffn.lin2.weight"),
-            ("output/bias", "ffn.lin2.bias"),
-            ("output_norm/scale", "output_layer_norm.weight"),
-            ("output_norm/bias", "output_layer_norm.bias"),
+        layer_rows=layer_rows(
+            query="attention.q_lin",
+            key="attention.k_lin",
+            value="attention.v_lin",
+            attention_output="attention.out_lin",
+            attention_norm="sa_layer_norm",
+            intermediate="ffn.lin1",
+            output="ffn.lin2",
+            output_norm="output_layer_norm",
         ),
         head=(
-            ("pre_classifier/kernel", "pre_classifier.weight"),
-            ("pre_classifier/bias", "pre_classifier.bias"),
-            ("classifier/kernel", "classifier.weight"),
-            ("classifier/bias", "classifier.bias"),
+            *linear("pre_classifier", "pre_classifier"),
+            *linear("classifier", "classifier"),
         ),
         head_prefixes=("pre_classifier.", "classifier.", "qa_outputs.", "vocab_"),
         ignored=r"vocab_.*|distilbert\.embeddings\.position_ids",

@@ -11,7 +11,7 @@ from flax import linen as nn
 from ...errors import InputError
 from ..config import EncoderConfig
 from ..encoder import Encoder, as_logits, dense, embedding_table, layer_norm, look_up
-from ..family import BERT_EMBEDDINGS, BERT_LAYER, Family, TensorTable
+from ..family import BERT_EMBEDDINGS, BERT_LAYER, Family, TensorTable, linear
 from ..types import Array, Batch
 
 
@@ -26,6 +26,11 @@ class RobertaConfig(EncoderConfig):
         "position_embedding_type": "absolute",
         "is_decoder": False,
         "add_cross_attention": False,
+    }
+    hf_defaults: ClassVar = {
+        "max_position_embeddings": 512,
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
     }
     counts_positions_from_padding: ClassVar = True
 
@@ -54,6 +59,12 @@ class RobertaConfig(EncoderConfig):
         return self.type_vocab_size
 
 
+def positions_from(input_ids: Array, padding: int) -> Array:
+    """Return the positions [B, T]: `padding` of padding; tokens are counted from the one after."""
+    is_token = (input_ids != padding).astype(jnp.int32)
+    return jnp.cumsum(is_token, axis=1) * is_token + padding
+
+
 class RobertaClassifier(Encoder):
     """RoBERTa with its classification head."""
 
@@ -64,9 +75,7 @@ class RobertaClassifier(Encoder):
         self.embeddings_norm = layer_norm(config)
 
     def embed(self, words: Array, inputs: Batch, train: bool = False) -> Array:
-        # Tokens are counted from 1 and padding stays at 0; then all move up by pad_token_id.
-        is_token = (inputs["input_ids"] != self.config.pad_token_id).astype(jnp.int32)
-        position_ids = jnp.cumsum(is_token, axis=1) * is_token + self.config.pad_token_id
+        position_ids = positions_from(inputs["input_ids"], self.config.pad_token_id)
         positions = look_up(self.position_embeddings, position_ids)
         segments = look_up(self.token_type_embeddings, inputs["token_type_ids"])
         hidden = self.embeddings_norm(words + positions + segments)
@@ -91,10 +100,8 @@ FAMILY = Family(
         embeddings=BERT_EMBEDDINGS,
         layer_rows=BERT_LAYER,
         head=(
-            ("classifier_dense/kernel", "classifier.dense.weight"),
-            ("classifier_dense/bias", "classifier.dense.bias"),
-            ("classifier/kernel", "classifier.out_proj.weight"),
-            ("classifier/bias", "classifier.out_proj.bias"),
+            *linear("classifier_dense", "classifier.dense"),
+            *linear("classifier", "classifier.out_proj"),
         ),
         head_prefixes=("classifier.", "lm_head.", "qa_outputs."),
         ignored=r"roberta\.pooler\..*|lm_head\..*|roberta\.embeddings\.position_ids",
