@@ -341,12 +341,13 @@ def rounding_scale(logits: Array, scores: Array, objective: str) -> Array:
       objective: what F is.
     """
     largest = jnp.max(jnp.abs(logits), axis=-1)
-    if objective == "logit":
+    if objective in ("logit", "contrast"):
         return jnp.maximum(largest, jnp.abs(scores))
-    probs = jnp.exp(scores) if objective == "log_prob" else scores
-    # Σ_c |∂ log p / ∂ logit_c| = 2 (1 − p); 1: of exp, of log(1 + …)
+    is_log = objective in ("log_prob", "log_sigmoid")
+    probs = jnp.exp(scores) if is_log else scores
+    # Σ_c |∂ log p / ∂ logit_c| = 2 (1 − p), of a sigmoid half of it; 1: of exp, of log(1 + …)
     passed_on = jnp.maximum(1, 2 * (1 - probs) * largest)
-    if objective == "log_prob":
+    if is_log:
         return jnp.maximum(passed_on, jnp.abs(scores))
     return probs * passed_on
 

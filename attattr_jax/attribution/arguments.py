@@ -37,13 +37,18 @@ def is_adaptive(n_steps: int | str, method: Any, config: EncoderConfig, arrays) 
     return True
 
 
-def check_objective(objective: str, config: EncoderConfig) -> None:
-    """Raise an InputError unless the model has this output."""
+def resolved_objective(objective: str, config: EncoderConfig) -> str:
+    """Return what of the logits an objective is, by its name in `formula.objective_of`.
+
+    Raises:
+      InputError: there is no such objective, or the model does not have this output.
+    """
     check_objective_name(objective)
     if config.num_labels == 1 and objective != "logit":
-        raise InputError(
-            f"objective {objective!r} is constant for a model with one output: use 'logit'"
-        )
+        what = "needs two classes" if objective == "contrast" else "is constant"
+        raise InputError(f"objective {objective!r} {what} for a model with one output: use 'logit'")
+    of_labels = {"prob": "sigmoid", "log_prob": "log_sigmoid"}
+    return of_labels.get(objective, objective) if config.is_multi_label else objective
 
 
 def checked_layers(layers: Sequence[int] | None, config: EncoderConfig) -> tuple[int, ...]:
@@ -82,41 +87,81 @@ def fixed_rule(method: str | tuple[Any, Any], n_steps: Any) -> formula.Rule:
     return nodes.astype(dtype), weights[None].astype(dtype)
 
 
-def target_array(target: Any, batch_size: int, config: EncoderConfig) -> Array | None:
+def checked_target(
+    target: Any, contrast: Any, objective: str, batch_size: int, config: EncoderConfig
+) -> formula.Target:
+    """Return the classes to explain as the formula takes them.
+
+    Args:
+      target, contrast: as for `attribute_attention`.
+      objective: as `resolved_objective` returns it.
+      batch_size: B.
+      config: for the number of classes.
+
+    Raises:
+      InputError: these are no classes, or the same ones; or there is nothing to contrast.
+    """
+    classes = target_array(target, batch_size, config)
+    is_default = isinstance(contrast, str) and contrast == "runner_up"
+    if objective != "contrast":
+        if not is_default:
+            raise InputError("contrast goes with objective 'contrast'")
+        return classes
+    other = None if is_default else target_array(contrast, batch_size, config, "contrast")
+    # Looking into a device array would wait for it.
+    are_on_host = not any(isinstance(values, (str, jax.Array)) for values in (target, contrast))
+    if are_on_host and np.any(np.asarray(target) == np.asarray(contrast)):
+        raise InputError("contrast is the target itself: name another class")
+    return classes, other
+
+
+def divided_target(result: Any, objective: str) -> dict[str, Any]:
+    """Return the fields of a result, with the class explained and the one compared with apart."""
+    fields = result._asdict()
+    if objective == "contrast":
+        fields |= {"target": result.target[:, 0], "contrast": result.target[:, 1]}
+    return fields
+
+
+def target_array(
+    target: Any, batch_size: int, config: EncoderConfig, name: str = "target"
+) -> Array | None:
     """Return the target classes, int32 [B]; None stands for the predicted class.
 
     Args:
       target: "predicted", a class index, or int [B].
       batch_size: B.
       config: for the number of classes.
+      name: of the argument.
 
     Raises:
       InputError: it is none of these, or a host array names a class that does not exist.
     """
     if isinstance(target, str):
-        if target != "predicted":
+        default = "predicted" if name == "target" else "runner_up"
+        if target != default:
             raise InputError(
-                f"target must be 'predicted', a class index or int [B], not {target!r}: the index"
+                f"{name} must be {default!r}, a class index or int [B], not {target!r}: the index"
                 " of a class is classifier.label2id[name]"
             )
         return None
     try:
         values = target if isinstance(target, jax.Array) else np.asarray(target)
     except Exception as error:  # whatever the library raises whose tensor it is
-        raise InputError(f"target cannot be read as an array: {root_cause(error):.200}") from None
+        raise InputError(f"{name} cannot be read as an array: {root_cause(error):.200}") from None
     if values.shape not in ((), (batch_size,)):
         raise InputError(
-            f"target must be a class index or int [B] = [{batch_size}], not of shape"
+            f"{name} must be a class index or int [B] = [{batch_size}], not of shape"
             f" {list(values.shape)}"
         )
     if not jnp.issubdtype(values.dtype, jnp.integer):
-        raise InputError(f"target must be an integer, not {target!r:.80}")
+        raise InputError(f"{name} must be an integer, not {target!r:.80}")
     # Looking into a device array would wait for it.
     if isinstance(values, np.ndarray) and not (
         values.min() >= 0 and values.max() < config.num_labels
     ):
         raise InputError(
-            f"target {values.tolist()} is out of range: the model has classes 0 to"
+            f"{name} {values.tolist()} is out of range: the model has classes 0 to"
             f" {config.num_labels - 1}"
         )
     return jnp.broadcast_to(jnp.asarray(values, jnp.int32), (batch_size,))

@@ -23,12 +23,13 @@ from ..models.inference import complete_batch, forward
 from ..models.types import AnyArray, Array, Batch, HeadMask, Params, described
 from . import adaptive, formula
 from .arguments import (
-    check_objective,
     checked_layers,
     checked_steps_at_once,
+    checked_target,
+    divided_target,
     fixed_rule,
     is_adaptive,
-    target_array,
+    resolved_objective,
 )
 from .memory import layer_groups, rows_per_device
 from .options import check_adaptive_path, check_path
@@ -58,6 +59,7 @@ class AttentionAttributions(NamedTuple):
     # over devices alike.
     layers: AnyArray | None = None  # int32 [B, L], the model's numbers of the layers
     num_hidden_layers: AnyArray | None = None  # int32 [B], of the model
+    contrast: Array | None = None  # with objective="contrast": the class compared with, int32 [B]
 
     def __repr__(self) -> str:
         return described(self)
@@ -71,6 +73,7 @@ def attribute_attention(
     n_steps: int | str = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
+    contrast: str | int | Array = "runner_up",
     layers: Sequence[int] | None = None,
     head_mask: HeadMask | None = None,
     reduce: str | None = None,
@@ -97,8 +100,11 @@ def attribute_attention(
         goes with it.
       method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does
         not count then). Rules of as many nodes share one compiled program.
-      objective: F: "prob" the softmax probability of the target (as in the paper), "logit", or
-        "log_prob".
+      objective: F: "prob" the softmax probability of the target (as in the paper), of a multi-label
+        model its sigmoid; "log_prob" the logarithm of that; "logit"; or "contrast", the target's
+        logit less that of another class: what speaks for the one rather than the other.
+      contrast: the other class: "runner_up", the most probable one but for the target, a class
+        index, or int [B].
       layers: the layers to attribute, by default all.
       head_mask: [L, N] over all the model's layers, as for `forward`.
       reduce: None, or "head_max": keep only each head's maximum over real tokens.
@@ -122,14 +128,14 @@ def attribute_attention(
         probability as objective.
     """
     batch = complete_batch(batch, config)
-    check_objective(objective, config)
+    objective = resolved_objective(objective, config)
     _check_path_and_reduction(path, reduce)
     layers = checked_layers(layers, config)
     ascending = tuple(sorted(set(layers)))
     num_rows, num_tokens = np.shape(batch["input_ids"])
     steps_at_once = checked_steps_at_once(step_batch_size)
     groups = layer_groups(config, ascending, rows_per_device(batch), num_tokens, steps_at_once)
-    classes = target_array(target, num_rows, config)
+    classes = checked_target(target, contrast, objective, num_rows, config)
     kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
     inputs = kept_params, batch, classes
     static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
@@ -154,7 +160,7 @@ def attribute_attention(
         probs = max_over_real(stacked, token_mask) if reduce else stacked
         result = result._replace(attention_probs=probs)
     attributions = AttentionAttributions(
-        **result._asdict(),
+        **divided_target(result, objective),
         n_steps=nodes,
         relative_change=relative_change,
         converged=converged,

@@ -63,7 +63,7 @@ def attributions_by_definition(
       layer: its number.
       target: classes, int32 [B].
       rule: nodes α and weights, [M] each.
-      objective: "prob", "logit" or "log_prob".
+      objective: as for `objective_of`.
       head_mask: [L, N].
     """
 
@@ -80,15 +80,48 @@ def attributions_by_definition(
     return attention * integral
 
 
+# F of logits, before the class is picked. "contrast" is a difference of two classes' logits.
+_OUTPUTS: dict[str, Callable[[Array], Array]] = {
+    "prob": jax.nn.softmax,
+    "log_prob": jax.nn.log_softmax,
+    "sigmoid": jax.nn.sigmoid,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "logit": lambda logits: logits,
+    "contrast": lambda logits: logits,
+}
+
+
 def objective_of(logits: Array, target: Array, objective: str) -> Array:
-    """Return F [B] of logits [B, C]; NaN for a class that the model does not have."""
-    if objective == "prob":
-        logits = jax.nn.softmax(logits, axis=-1)
-    elif objective == "log_prob":
-        logits = jax.nn.log_softmax(logits, axis=-1)
+    """Return F [B] of logits [B, C]; NaN for a class that the model does not have.
+
+    Args:
+      logits: [B, C].
+      target: the class int32 [B]; for "contrast" also the one it is compared with, [B, 2].
+      objective: one of `_OUTPUTS`.
+    """
+    outputs = _OUTPUTS[objective](logits)
     # Beyond the last class jnp gives NaN, but a negative one would count from the end.
-    target = jnp.where(target < 0, logits.shape[-1], target)
-    return jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
+    classes = jnp.where(target < 0, logits.shape[-1], target).reshape(len(target), -1)
+    picked = jnp.take_along_axis(outputs, classes, axis=-1)
+    return picked[:, 0] - picked[:, 1] if objective == "contrast" else picked[:, 0]
+
+
+# A class int32 [B], or None for the predicted one; of "contrast" a pair of them, of which None is
+# the most probable other class.
+Target = Array | None | tuple[Array | None, Array | None]
+
+
+def resolved_target(logits: Array, target: Target, objective: str) -> Array:
+    """Return the class to explain, int32 [B]; for "contrast" with the one compared, [B, 2]."""
+    chosen, other = target if isinstance(target, tuple) else (target, None)
+    if chosen is None:
+        chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    if objective != "contrast":
+        return chosen
+    if other is None:
+        is_chosen = jnp.arange(logits.shape[-1])[None] == chosen[:, None]
+        other = jnp.argmax(jnp.where(is_chosen, -jnp.inf, logits), axis=-1).astype(jnp.int32)
+    return jnp.stack([chosen, other], axis=1)
 
 
 class CleanPass(NamedTuple):
@@ -98,7 +131,7 @@ class CleanPass(NamedTuple):
     """
 
     logits: Array  # [B, C]
-    target: Array  # int32 [B]
+    target: Array  # int32 [B], or [B, 2]: see `objective_of`
     score: Array  # F(A), [B]
     token_mask: Array  # bool [B, T], True for real tokens
     hidden: list[Array]  # [B, T, D], the layers' input
@@ -109,7 +142,7 @@ class CleanPass(NamedTuple):
 def clean_pass(
     params: Params,
     batch: Batch,
-    target: Array | None,
+    target: Target,
     head_mask: Any,
     config: EncoderConfig,
     objective: str,
@@ -117,8 +150,7 @@ def clean_pass(
 ) -> CleanPass:
     """Run the unchanged model, and keep what the integrals over `layers` (ascending) start from."""
     logits, all_probs, all_hidden = apply_encoder(params, config, batch, head_mask=head_mask)
-    if target is None:
-        target = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    target = resolved_target(logits, target, objective)
     hidden, probs, mixed = [], [], []
     for layer in layers:
         hidden.append(all_hidden[layer])

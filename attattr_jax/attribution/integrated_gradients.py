@@ -30,13 +30,14 @@ from ..models.inference import checked_tokens, complete_batch
 from ..models.types import AnyArray, Array, Batch, HeadMask, Params, described
 from .adaptive import REFINED_SHARE, is_good_enough, levels_rule, refine, rounding_of
 from .arguments import (
-    check_objective,
     checked_steps_at_once,
+    checked_target,
+    divided_target,
     fixed_rule,
     is_adaptive,
-    target_array,
+    resolved_objective,
 )
-from .formula import objective_of, sum_over_nodes
+from .formula import objective_of, resolved_target, sum_over_nodes
 from .memory import rows_per_device, token_steps_at_once
 from .quadrature import checked_levels
 
@@ -45,7 +46,7 @@ class TokenPath(NamedTuple):
     """The path of token-level integrated gradients."""
 
     logits: Array  # [B, C]
-    target: Array  # int32 [B]
+    target: Array  # int32 [B], or [B, 2]: see `objective_of`
     inputs: dict[str, Array]  # the batch, [B, T] each: positions and segments are taken from there
     words: Array  # x, [B, T, D]
     baseline: Array  # x', [B, T, D]
@@ -56,7 +57,9 @@ class TokenPath(NamedTuple):
         return self.inputs["attention_mask"] != 0
 
 
-def token_path(params, batch, special, target, head_mask, config, baseline_token_id) -> TokenPath:
+def token_path(
+    params, batch, special, target, head_mask, config, objective, baseline_token_id
+) -> TokenPath:
     """Return the word embeddings of a batch and of its baseline, and the class to explain."""
     token_mask = batch["attention_mask"] != 0
     is_special = _first_and_last(token_mask) if special is None else jnp.asarray(special) != 0
@@ -68,7 +71,7 @@ def token_path(params, batch, special, target, head_mask, config, baseline_token
     baseline = embed(jnp.where(kept, batch["input_ids"], baseline_token_id))
     inputs = {name: jnp.asarray(values) for name, values in batch.items()}
     logits = _logits_of_words(params, config, inputs, head_mask, words)
-    target = jnp.argmax(logits, axis=-1).astype(jnp.int32) if target is None else target
+    target = resolved_target(logits, target, objective)
     return TokenPath(logits, target, inputs, words, baseline)
 
 
@@ -135,7 +138,9 @@ def attribute_tokens_fixed(
     steps_at_once,
 ) -> TokenResult:
     """Attribute to tokens with the nodes and weights of one rule."""
-    path = token_path(params, batch, special, target, head_mask, config, baseline_token_id)
+    path = token_path(
+        params, batch, special, target, head_mask, config, objective, baseline_token_id
+    )
     summed = token_gradients(params, head_mask, config, objective, path, rule, steps_at_once)
     return token_result(path, summed[0], *token_scores(params, head_mask, config, objective, path))
 
@@ -204,7 +209,9 @@ def attribute_tokens_adaptively(
 
 @functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id"))
 def _start_tokens(params, batch, special, target, head_mask, config, objective, baseline_token_id):
-    path = token_path(params, batch, special, target, head_mask, config, baseline_token_id)
+    path = token_path(
+        params, batch, special, target, head_mask, config, objective, baseline_token_id
+    )
     return path, *token_scores(params, head_mask, config, objective, path)
 
 
@@ -261,6 +268,7 @@ class TokenAttributions(NamedTuple):
     converged: AnyArray | None = (
         None  # with n_steps="auto": whether the tolerance was met, bool [B]
     )
+    contrast: Array | None = None  # with objective="contrast": the class compared with, int32 [B]
 
     def __repr__(self) -> str:
         return described(self)
@@ -274,6 +282,7 @@ def attribute_tokens(
     n_steps: int | str = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
+    contrast: str | int | Array = "runner_up",
     head_mask: HeadMask | None = None,
     baseline_token_id: int | None = None,
     step_batch_size: int | None = None,
@@ -297,7 +306,7 @@ def attribute_tokens(
       InputError: as `attribute_attention`.
     """
     inputs = complete_batch(batch, config)
-    check_objective(objective, config)
+    objective = resolved_objective(objective, config)
     shape = np.shape(inputs["input_ids"])
     special = batch.get("special_tokens_mask")
     if special is not None:
@@ -312,7 +321,8 @@ def attribute_tokens(
     if steps_at_once is None:
         steps_at_once = token_steps_at_once(config, rows_per_device(inputs), shape[1])
     kept_params, kept_config, traced_mask = split_head_mask(params, config, head_mask)
-    arrays = kept_params, inputs, special, target_array(target, shape[0], config)
+    classes = checked_target(target, contrast, objective, shape[0], config)
+    arrays = kept_params, inputs, special, classes
     static = {
         "config": kept_config,
         "objective": objective,
@@ -324,8 +334,10 @@ def attribute_tokens(
         result, nodes, converged = attribute_tokens_adaptively(
             *arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static
         )
-        return TokenAttributions(**result._asdict(), n_steps=nodes, converged=converged)
+        return TokenAttributions(
+            **divided_target(result, objective), n_steps=nodes, converged=converged
+        )
     rule = fixed_rule(method, n_steps)
     result = attribute_tokens_fixed(*arrays, rule, traced_mask, **static)
     nodes = np.full(shape[:1], len(rule[0]), np.int32)
-    return TokenAttributions(**result._asdict(), n_steps=nodes)
+    return TokenAttributions(**divided_target(result, objective), n_steps=nodes)

@@ -11,7 +11,8 @@ from typing import Any
 from ..errors import InputError
 from .quadrature import DEFAULT_METHOD, check_adaptive_method, checked_levels, quadrature
 
-OBJECTIVES = ("prob", "logit", "log_prob")
+OBJECTIVES = ("prob", "logit", "log_prob", "contrast")
+TARGETS = ("predicted", "gold", "all")  # beside classes
 PATHS = ("layer", "joint")
 
 
@@ -23,10 +24,11 @@ class AttributionOptions:
       InputError: a value is out of range, or two do not go together.
     """
 
-    target: str | int = "predicted"  # "predicted", "gold" or a class index
+    target: str | int = "predicted"  # "predicted", "gold", "all" or a class index
     n_steps: int | str = 20
     method: str = DEFAULT_METHOD
-    objective: str = "prob"
+    objective: str | None = None  # None: "prob", of a model with one output "logit"
+    contrast: str | int = "runner_up"  # with objective "contrast", or a class index
     layers: tuple[int, ...] | None = None
     step_batch_size: int | None = None
     path: str = "layer"
@@ -37,10 +39,20 @@ class AttributionOptions:
     token_n_steps: int | str | None = None
     token_tolerance: float = 1e-2
     token_level: bool = True  # whether to compute these
+    token_baseline: str | int = "pad"  # the token that they start from: "pad", "mask" or an id
 
     def __post_init__(self):
-        check_objective_name(self.objective)
+        if self.objective is not None:
+            check_objective_name(self.objective)
+        if self.objective != "contrast" and self.contrast != "runner_up":
+            raise InputError("contrast goes with objective 'contrast'")
         check_path(self.path)
+        is_id = type(self.token_baseline) is int and self.token_baseline >= 0
+        if not is_id and self.token_baseline not in ("pad", "mask"):
+            raise InputError(
+                "token_baseline must be 'pad', 'mask' or the id of a token, not"
+                f" {self.token_baseline!r:.80}"
+            )
         for n_steps in (self.n_steps, self.token_steps):
             if n_steps != "auto":
                 check_n_steps(n_steps)
@@ -54,6 +66,12 @@ class AttributionOptions:
         if {self.n_steps, self.token_steps if self.token_level else "auto"} == {"auto"}:
             check_adaptive_method(self.method)  # nothing is integrated by it
 
+    def for_outputs(self, num_labels: int) -> AttributionOptions:
+        """Return the options for a model with so many outputs, with the objective named."""
+        if self.objective is not None:
+            return self
+        return dataclasses.replace(self, objective="logit" if num_labels == 1 else "prob")
+
     @property
     def token_steps(self) -> int | str:
         """The number of steps of the token-level gradients."""
@@ -63,7 +81,7 @@ class AttributionOptions:
 
     def attention_keywords(self) -> dict[str, Any]:
         """Return the keywords of `attribute_attention`, without the target."""
-        own = ("target", "token_n_steps", "token_tolerance", "token_level")
+        own = ("target", "token_n_steps", "token_tolerance", "token_level", "token_baseline")
         keywords = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..attribution.arguments import check_objective
-from ..attribution.options import AttributionOptions
-from ..data.batches import Encoded, data_fingerprint, encode
+from ..attribution.arguments import resolved_objective
+from ..attribution.options import TARGETS, AttributionOptions
+from ..data.batches import Encoded, data_fingerprint, encode, encode_windows
+from ..data.gold import MULTI_LABEL, gold_labels
 from ..data.labels import class_index, class_indices
 from ..data.splits import Split, load_lines
 from ..errors import InputError, require
@@ -66,11 +68,18 @@ def _attribute(options: Options) -> None:
     split = _load_texts(options)
     dtype = None if options.dtype == "float32" else options.dtype
     classifier = load_classifier(options.checkpoint, dtype=dtype)
+    options = _with_objective(options, classifier)
     attribution = _attribution_options(options, classifier)
     if options.target == "gold":
         split = cli.with_gold_labels(split, classifier.id2label)
     labels = _labels(options, split, classifier)
-    encoded = encode(classifier, split, classifier.config.max_length, labels)
+    longest = classifier.config.max_length
+    if options.stride is None:
+        encoded = encode(classifier, split, longest, labels)
+    else:
+        split, encoded = named(
+            "--stride", lambda: encode_windows(classifier, split, longest, options.stride, labels)
+        )
     cli.warn_truncated(encoded, split.source)
 
     # The fingerprints tell whether model and data are the same, however they are written. The name
@@ -82,11 +91,12 @@ def _attribute(options: Options) -> None:
     }
     may_change = (*names_with(options, "is_view"), "checkpoint", "dataset", "text_file")
     folder.start(options, facts, may_change)
-    _explain(options, folder, classifier, split, encoded, attribution)
+    num_rows = len(split) * (classifier.config.num_labels if options.target == "all" else 1)
+    _explain(options, folder, classifier, split, encoded, attribution, num_rows)
     if not sharding.is_main():
         return
 
-    parts.assemble(folder.path, len(split))
+    parts.assemble(folder.path, num_rows)
     stored, summary = load_attributions(folder.path), DatasetSummary()
     for example in stored:
         summary.add(example)
@@ -97,17 +107,33 @@ def _attribute(options: Options) -> None:
         print(line)
 
 
+def _with_objective(options: Options, classifier: Classifier) -> Options:
+    """Return the options with the objective named: by default that which the model has."""
+    if options.objective is not None:
+        return options
+    objective = options.attribution().for_outputs(classifier.config.num_labels).objective
+    if objective == "logit":
+        cli.say(f"{options.checkpoint} has one output, which is explained: --objective logit")
+    return dataclasses.replace(options, objective=objective)
+
+
 def _attribution_options(options: Options, classifier: Classifier) -> AttributionOptions:
     """Return how to attribute, having checked against the model what needs one."""
-    named("--objective", lambda: check_objective(options.objective, classifier.config))
-    target, layers = _target(options, classifier), _layers(options, classifier)
+    named("--objective", lambda: resolved_objective(str(options.objective), classifier.config))
+    target = _class(options.target, "--target", TARGETS, classifier)
+    contrast = _class(options.contrast, "--contrast", ("runner_up",), classifier)
+    require(
+        target not in (contrast, "all") or options.contrast == "runner_up",
+        f"--contrast {options.contrast}: name another class than --target",
+    )
+    layers = _layers(options, classifier)
     trees = [name for name in options.export_formats if name in TREE_FORMATS]
     require(
         not trees or layers is None or len(layers) == classifier.config.num_hidden_layers,
         f"--export {','.join(trees)}: trees need the attributions of all layers: leave"
         " --layers out",
     )
-    return options.attribution(target, layers)
+    return options.attribution(target, layers, contrast)
 
 
 def _load_texts(options: Options) -> Split:
@@ -133,6 +159,8 @@ def _labels(options: Options, split: Split, classifier: Classifier) -> np.ndarra
     if split.raw_labels is None and options.target != "gold":
         return None
     try:
+        if classifier.config.outputs == MULTI_LABEL:
+            return gold_labels(split, classifier.id2label, MULTI_LABEL)
         labels = class_indices(split, classifier.id2label)
     except InputError as error:
         if options.target == "gold":
@@ -143,13 +171,16 @@ def _labels(options: Options, split: Split, classifier: Classifier) -> np.ndarra
     return labels
 
 
-def _target(options: Options, classifier: Classifier) -> str | int:
-    if options.target in ("predicted", "gold"):
-        return options.target
+def _class(
+    value: str, option: str, alternatives: Sequence[str], classifier: Classifier
+) -> str | int:
+    """Return the index of the class that an option names, or one of the words for others."""
+    if value in alternatives:
+        return value
     try:
-        return class_index(options.target, classifier.id2label, "predicted, gold, or ")
+        return class_index(value, classifier.id2label, f"{', '.join(alternatives)}, or ")
     except InputError as error:
-        raise InputError(f"--target {error}") from None
+        raise InputError(f"{option} {error}") from None
 
 
 def _layers(options: Options, classifier: Classifier) -> tuple[int, ...] | None:
@@ -176,18 +207,19 @@ def _explain(
     split: Split,
     encoded: Encoded,
     attribution: AttributionOptions,
+    num_rows: int,
 ) -> None:
     """Write the explanations that are not there yet, this process's share of them, as parts.
 
-    Returns when every process has done so.
+    There are `num_rows` in all. Returns when every process has done so.
     """
     if folder.resume and sharding.is_main():
-        for reason in parts.reopen(folder.path, len(split)):
+        for reason in parts.reopen(folder.path, num_rows):
             cli.say(f"warning: {reason}: its examples are computed again")
     sharding.barrier("reopened")
-    indices = sorted(parts.done(folder.path, len(split))) if sharding.is_main() else None
+    indices = sorted(parts.done(folder.path, num_rows)) if sharding.is_main() else None
     done = set(sharding.from_main(indices))
-    if len(done) < len(split):
+    if len(done) < num_rows:
         explained = explain(
             classifier,
             split,
@@ -202,7 +234,7 @@ def _explain(
             options.shard_params,
         )
         writer = parts.ExplanationWriter(folder.path, options.save, jax.process_index())
-        _write_all(explained, writer, len(split), len(done))
+        _write_all(explained, writer, num_rows, len(done))
     sharding.barrier("explained")
 
 
@@ -248,7 +280,10 @@ def _write_summary(
     write_json(folder.path / "head_importance.json", record)
     if options.dataset is not None:
         write_json(folder.path / "token_pairs.json", summary.token_pairs)
-    results = {"num_examples": len(split), "max_relative_convergence_delta": summary.worst_delta}
+    results = {
+        "num_examples": summary.num_examples,
+        "max_relative_convergence_delta": summary.worst_delta,
+    }
     if options.n_steps == "auto":
         results |= {"mean_n_steps": summary.mean_n_steps, "not_converged": summary.not_converged}
     folder.finish(results=results)

@@ -51,9 +51,22 @@ class Options(common.CommonOptions):
     split: str = option("validation", "the split of --dataset", DATA)
     max_examples: int | None = option(None, "explain at most this many examples", FIRST)
     target: str = option(
-        "predicted", "the class to explain: predicted, gold, a class index or a class name", FIRST
+        "predicted",
+        "the class to explain: predicted, gold, all, a class index or a class name",
+        FIRST,
     )
-    objective: Literal[*OBJECTIVES] = option("prob", "the output to explain", EXPLAIN)
+    objective: Literal[*OBJECTIVES] | None = option(
+        None,
+        "the output to explain; contrast: the logit of the class less that of --contrast (default:"
+        " prob; of a model with one output, logit)",
+        EXPLAIN,
+    )
+    contrast: str = option(
+        "runner_up",
+        "with --objective contrast, the class to compare with: runner_up (the most probable other"
+        " one), a class index or a class name",
+        EXPLAIN,
+    )
     n_steps: str = option(
         "20",
         "integration steps; auto: for each layer of each text as many as --tolerance needs",
@@ -86,6 +99,15 @@ class Options(common.CommonOptions):
     )
     token_tolerance: float | None = option(
         None, "as --tolerance, for the token-level gradients with auto (default: 0.01)", EXPLAIN
+    )
+    token_baseline: str = option(
+        "pad", "the token that token-level gradients start from: pad, mask, or an id", EXPLAIN
+    )
+    stride: int | None = option(
+        None,
+        "explain longer texts in windows of the model's length that share so many tokens (default:"
+        " cut them)",
+        EXPLAIN,
     )
     layers: str | None = option(None, "layers to attribute, as 0,4,5 (default: all)", EXPLAIN)
     save: Literal["none", "summary", "full"] = option(
@@ -187,20 +209,26 @@ class Options(common.CommonOptions):
         return ReportOptions(*bounds, **self.trees.keywords())
 
     def attribution(
-        self, target: str | int = "predicted", layers: tuple[int, ...] | None = None
+        self,
+        target: str | int = "predicted",
+        layers: tuple[int, ...] | None = None,
+        contrast: str | int = "runner_up",
     ) -> AttributionOptions:
         """Return how to attribute.
 
         Args:
-          target: "predicted", "gold", or the class that --target names.
+          target: "predicted", "gold", "all", or the class that --target names.
           layers: those that --layers names.
+          contrast: "runner_up", or the class that --contrast names.
         """
         own = {field.name for field in dataclasses.fields(AttributionOptions)}
         same = [field.name for field in dataclasses.fields(self) if field.name in own]
         keywords = {name: getattr(self, name) for name in same}
-        keywords |= {"target": target, "layers": layers}
+        keywords |= {"target": target, "layers": layers, "contrast": contrast}
         if self.token_tolerance is None:
             del keywords["token_tolerance"]
+        if self.token_baseline.isdecimal():
+            keywords["token_baseline"] = int(self.token_baseline)
         return AttributionOptions(**keywords, token_level=not self.skip_token_attributions)
 
 
@@ -288,7 +316,9 @@ def _check_effects(options: Options) -> None:
                 tokens_adapt or options.n_steps == "auto",
                 f"{without_auto} or --token_n_steps auto",
             ),
+            ("contrast", options.objective == "contrast", "without --objective contrast"),
             ("token_n_steps", has_tokens, "with --skip_token_attributions"),
+            ("token_baseline", has_tokens, "with --skip_token_attributions"),
             ("report_megabytes", options.report_examples > 0, "with --report_examples 0"),
             ("figure_examples", options.figures is not None, "without --figures"),
             ("export_top_k", makes_tables, f"without --export {' or '.join(TABLE_FORMATS)}"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from ..data import readers, splits
+from ..data import gold, readers, splits
 from ..data.batches import Encoded
 from ..data.labels import assumption
 from ..data.splits import Split
@@ -152,9 +152,11 @@ def load_split(
     return loaded
 
 
-def with_gold_labels(split: Split, id2label: dict[int, str]) -> Split:
+def with_gold_labels(
+    split: Split, id2label: dict[int, str], problem_type: str = gold.SINGLE_LABEL
+) -> Split:
     """Return the examples that have a gold label; says in one line how many have none."""
-    labelled = split.with_gold_labels(id2label)
+    labelled = gold.with_gold(split, id2label, problem_type)
     if len(labelled) < len(split):
         say(
             f"{split.source}: {len(split) - len(labelled)} of {len(split)} examples have no gold"

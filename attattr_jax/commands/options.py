@@ -82,7 +82,12 @@ class CommonOptions:
     text_pair_column: str | None = option(
         None, "column of the second text, for sentence pairs", DATA, is_column=True
     )
-    label_column: str | None = option(None, "column of the label", DATA, is_column=True)
+    label_column: str | None = option(
+        None,
+        "column of the label; several of 0 and 1, separated by commas, are lists of labels",
+        DATA,
+        is_column=True,
+    )
     column_names: str | None = option(
         None,
         "names of all columns, as in id,label,sentence, of a .tsv or .csv file that has no header",
@@ -209,10 +214,10 @@ def _argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     if field.default is dataclasses.MISSING:  # a list
         return keywords | {"action": "append", "default": []}
     keywords["default"] = field.default
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # with None
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is typing.Literal:
         return keywords | {"choices": typing.get_args(hint)}
-    if isinstance(hint, types.UnionType):  # with None
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if hint is bool:
         return keywords | {"nargs": "?", "const": True, "type": _truth_value}
     return keywords | {"type": hint}

@@ -17,7 +17,7 @@ from ..explanations.findings import DatasetSummary
 from ..pruning.curves import CURVE_FRACTIONS
 from ..pruning.measures import MEASURES
 from ..runtime.text import printable
-from ..views.example import single_output
+from ..views.example import explained_class, gold_of, single_output, window_of
 from ..views.sentence import ROUGH_LAYER, roughness_of
 
 
@@ -39,8 +39,12 @@ def print_explanation(example: Explanation) -> None:
     print(f"[{row['index']}] " + " | ".join(_shortened(text) for text in texts))
     print(f"  {printable(example.summary())}")
     if single_output(row) is None:
-        gold = "" if row["label"] is None else f", label {printable(row['label'])}"
-        print(f"  explained: {printable(row['target'])}, F = {row['score']:.3f}{gold}")
+        label = gold_of(row)
+        gold = "" if label is None else f", label {printable(label)}"
+        print(f"  explained: {printable(explained_class(row))}, F = {row['score']:.3f}{gold}")
+    window = window_of(row)
+    if window is not None:
+        print(f"  {printable(window)}")
     if row.get("num_cut_tokens"):
         print(f"  longer than the model reads: {row['num_cut_tokens']} tokens were cut off")
     _print_tokens(row)

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..data import gold
 from ..data.batches import Encoded, data_fingerprint, encode
-from ..data.labels import class_indices, keeps_head, label_names
+from ..data.labels import keeps_head
 from ..data.splits import (
     Split,
     absolute_name,
@@ -122,7 +123,8 @@ def _load(options: Options) -> _Inputs:
     loaded = cli.load_split(
         options.dataset, "train", options.columns, options.max_train_examples, seed
     )
-    train = cli.with_gold_labels(loaded, model_names)
+    problem_type = options.problem_type or gold.problem_type_of(loaded)
+    train = cli.with_gold_labels(loaded, model_names, problem_type)
     splits = _evaluation_splits(options, seed)
     _check_pairs(train, splits)
     if seed is not None:
@@ -132,19 +134,25 @@ def _load(options: Options) -> _Inputs:
             f" {seed}, are held out for evaluation"
         )
     # A model that was fine-tuned for these classes keeps its numbering of them.
-    id2label = label_names(train, model_names)
+    id2label = gold.class_names(train, model_names, problem_type)
     has_head = keeps_head(train, model_names, id2label)
-    dtype = options.compute_dtype
     classifier = load_classifier(
-        options.model, len(id2label), dtype, options.seed, new_head=not has_head
+        options.model,
+        len(id2label),
+        options.compute_dtype,
+        options.seed,
+        new_head=not has_head,
+        problem_type=problem_type,
     )
     classifier = dataclasses.replace(classifier, id2label=id2label)
-    splits = _labelled(splits, id2label)
+    splits = _labelled(splits, id2label, problem_type)
     encoded = _encode(classifier, train, options)
     evaluations = {prefix: _encode(classifier, split, options) for prefix, split in splits.items()}
     named_by = model_names if model_names and has_head else id2label
-    cli.say_assumptions([train, *splits.values()], named_by)
-    absent = [name for index, name in id2label.items() if index not in encoded.labels]
+    if problem_type == gold.SINGLE_LABEL:
+        cli.say_assumptions([train, *splits.values()], named_by)
+    assert encoded.labels is not None
+    absent = gold.without_examples(encoded.labels, id2label, problem_type)
     if absent:
         cli.say(f"warning: {train.source} has no example of {', '.join(absent)}")
 
@@ -256,23 +264,30 @@ def _evaluation_splits(options: Options, hold_out_seed: int | None) -> dict[str,
     }
 
 
-def _labelled(splits: dict[str, Split], id2label: dict[int, str]) -> dict[str, Split]:
-    return {prefix: cli.with_gold_labels(split, id2label) for prefix, split in splits.items()}
+def _labelled(
+    splits: dict[str, Split], id2label: dict[int, str], problem_type: str
+) -> dict[str, Split]:
+    return {
+        prefix: cli.with_gold_labels(split, id2label, problem_type)
+        for prefix, split in splits.items()
+    }
 
 
 def _encode(classifier, split: Split, options: Options) -> Encoded:
     max_length = min(options.max_seq_length, classifier.config.max_length)
-    encoded = encode(classifier, split, max_length, class_indices(split, classifier.id2label))
+    labels = gold.gold_labels(split, classifier.id2label, classifier.config.outputs)
+    encoded = encode(classifier, split, max_length, labels)
     cli.warn_truncated(encoded, split.source)
     return encoded
 
 
 def _evaluate(options: Options) -> None:
     classifier = load_classifier(options.model, dtype=options.compute_dtype)
-    classifier.require_classes()
-    splits = _labelled(_evaluation_splits(options, None), classifier.id2label)
+    problem_type = classifier.config.outputs
+    splits = _labelled(_evaluation_splits(options, None), classifier.id2label, problem_type)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}
-    cli.say_assumptions(splits.values(), classifier.id2label)
+    if problem_type == gold.SINGLE_LABEL:
+        cli.say_assumptions(splits.values(), classifier.id2label)
     mesh = sharding.data_mesh()
     params = sharding.place_params(classifier.params, mesh, options.shard_params)
     results = {}
@@ -282,7 +297,11 @@ def _evaluate(options: Options) -> None:
                 params, classifier.config, examples, mesh, on_batch=bar.update
             )
             scores = evaluation.metrics(
-                logits, examples.labels, task_name(options.dataset), classifier.id2label
+                logits,
+                examples.labels,
+                task_name(options.dataset),
+                classifier.id2label,
+                problem_type,
             )
             results |= {f"{name}_{key}": value for key, value in scores.items()}
             results[f"{name}_examples"] = len(examples)

@@ -16,8 +16,9 @@ from typing import Literal
 
 from ..data.splits import GLUE_TASKS, REVIEWS
 from ..errors import require
+from ..models.config import PROBLEM_TYPES
 from . import options as common
-from .options import FIRST, RUN, SAVE, TRAIN, option
+from .options import DATA, FIRST, RUN, SAVE, TRAIN, option
 
 # Few examples want smaller and larger steps than BERT's usual recipe. Tuned on the validation split
 # of `reviews` alone.
@@ -54,6 +55,12 @@ class Options(common.CommonOptions):
     )
     weight_decay: float = option(0.01, "of AdamW, on all but biases and LayerNorm", TRAIN)
     warmup_ratio: float = option(0.1, "part of all steps for the warm-up", TRAIN)
+    problem_type: Literal[*PROBLEM_TYPES] | None = option(
+        None,
+        "the kind of labels: a class, a list of classes, or a number for each text (default: what"
+        " the data has; whole numbers are classes)",
+        DATA,
+    )
     max_seq_length: int = option(128, "longer texts are truncated to so many tokens", TRAIN)
     max_train_examples: int | None = option(None, "train on at most this many examples", FIRST)
     max_eval_examples: int | None = option(None, "evaluate on at most this many examples", TRAIN)

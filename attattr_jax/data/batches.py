@@ -5,6 +5,7 @@ Shapes: B examples, T tokens (padded).
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -33,9 +34,18 @@ class Batch:
 
     # Input_ids, attention_mask, token_type_ids, special_tokens_mask: int32 [B, T]
     inputs: dict[str, np.ndarray]
-    labels: np.ndarray  # int32 [B], 0 where there is none
+    labels: np.ndarray  # int32 or float32 [B], or int32 [B, C]; 0 where there is none
     weights: np.ndarray  # float32 [B], 1 for an example, 0 for filling
     indices: np.ndarray  # int [B], the example's position in the split, −1 for filling
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A part of a text that is longer than the model reads."""
+
+    text: int  # which text, by its position in the split
+    number: int  # which of its windows, from 0
+    count: int  # how many it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +60,13 @@ class Encoded:
     # The word of its own segment that each token is a piece of, None for special tokens; None where
     # the tokenizer does not say them.
     word_ids: list[list[int | None] | None]
-    # Class indices, int32 [examples]; −1 where an example has no gold label
+    # What `gold.gold_labels` returns, [examples] or [examples, C]; −1 without a gold label
     labels: np.ndarray | None
     cut_tokens: Sequence[int] = ()  # how many were cut off each example
     # Which text of a pair each token is of, 0 or 1, for models without segments; empty: as
     # token_type_ids say.
     text_ids: Sequence[list[int]] = ()
+    windows: Sequence[Window] = ()  # of each example, if these are windows of longer texts
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -135,14 +146,19 @@ class Encoded:
         labels = (
             np.zeros(len(indices), np.int32)
             if self.labels is None
-            else np.maximum(self.labels[list(indices)], 0)
+            else _without_marks(self.labels[list(indices)])
         )
         return Batch(
             inputs,
-            np.pad(labels, (0, filling)),
+            np.pad(labels, [(0, filling)] + [(0, 0)] * (labels.ndim - 1)),
             np.pad(np.ones(len(indices), np.float32), (0, filling)),
             np.pad(np.asarray(indices), (0, filling), constant_values=-1),
         )
+
+
+def _without_marks(labels: np.ndarray) -> np.ndarray:
+    """Return labels with 0 for −1, which marks the absence of a class; numbers stay."""
+    return labels if np.issubdtype(labels.dtype, np.floating) else np.maximum(labels, 0)
 
 
 def encode(
@@ -154,6 +170,78 @@ def encode(
       InputError: the classifier has no tokenizer, no second segment for pairs, or `max_length`
         leaves no room for text.
     """
+    tokenizer = classifier.require_tokenizer()
+    _check_lengths(classifier, split, max_length)
+    encoded = _tokenized(tokenizer, split, truncation=False)
+    too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+    _check_not_empty(split, encoded)
+    cut_tokens = [max(0, len(ids) - max_length) for ids in encoded["input_ids"]]
+    if too_long:
+        short = _tokenized(
+            tokenizer, split.select(too_long), truncation=True, max_length=max_length
+        )
+        for row, index in enumerate(too_long):
+            for name in encoded:
+                encoded[name][index] = short[name][row]
+    return _as_encoded(classifier, encoded, labels, cut_tokens)
+
+
+def encode_windows(
+    classifier: Classifier,
+    split: Split,
+    max_length: int,
+    overlap: int,
+    labels: np.ndarray | None = None,
+) -> tuple[Split, Encoded]:
+    """Tokenize a split, with longer texts as windows of `max_length` tokens that overlap.
+
+    Args:
+      overlap: tokens that a window shares with the one before it, without special tokens; the
+        tokenizers' `stride`.
+      Others: as for `encode`.
+
+    Returns:
+      a split with an example for each window, in order, and the same tokenized.
+
+    Raises:
+      InputError: as `encode`; or these are pairs, the tokenizer knows no windows, or the overlap
+        leaves no room for new tokens.
+    """
+    tokenizer = classifier.require_tokenizer()
+    _check_lengths(classifier, split, max_length)
+    if split.text_pairs is not None or not tokenizer.is_fast:
+        what = "sentence pairs" if split.text_pairs is not None else "a tokenizer in Python"
+        raise InputError(f"stride is for single texts and a fast tokenizer, not for {what}")
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    if not 0 <= overlap < room:
+        raise InputError(
+            f"stride, the tokens that two windows share, must be from 0 to below {room}, not"
+            f" {overlap}"
+        )
+    encoded = _tokenized(
+        tokenizer,
+        split,
+        truncation=True,
+        max_length=max_length,
+        stride=overlap,
+        return_overflowing_tokens=True,
+    )
+    of_texts = encoded["overflow_to_sample_mapping"]
+    counts = collections.Counter(of_texts)
+    numbers: collections.Counter[int] = collections.Counter()
+    windows = []
+    for text in of_texts:
+        windows.append(Window(text, numbers[text], counts[text]))
+        numbers[text] += 1
+    windowed = split.select(of_texts)
+    _check_not_empty(windowed, encoded)
+    labels = None if labels is None else labels[of_texts]
+    no_cuts = [0] * len(windows)
+    return windowed, _as_encoded(classifier, encoded, labels, no_cuts, windows)
+
+
+def _check_lengths(classifier: Classifier, split: Split, max_length: int) -> None:
+    """Raise an InputError unless the model can read such texts, at such a length."""
     tokenizer, config = classifier.require_tokenizer(), classifier.config
     if split.text_pairs is not None and not config.reads_pairs:
         raise InputError(
@@ -166,25 +254,26 @@ def encode(
             f"--max_seq_length must be more than {room} and at most"
             f" {config.max_length}, the model's, not {max_length}"
         )
-    encoded = _tokenized(tokenizer, split, truncation=False)
-    too_long = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
-    empty = next(
-        (index for index, special in enumerate(encoded["special_tokens_mask"]) if all(special)),
-        None,
-    )
-    if empty is not None:
-        raise InputError(
-            f"{split.row(empty)}: no token is left of {split.texts[empty]!r:.80}; give a text"
-        )
-    cut_tokens = [max(0, len(ids) - max_length) for ids in encoded["input_ids"]]
-    if too_long:
-        short = _tokenized(
-            tokenizer, split.select(too_long), truncation=True, max_length=max_length
-        )
-        for row, index in enumerate(too_long):
-            for name in encoded:
-                encoded[name][index] = short[name][row]
-    text_ids = ()
+
+
+def _check_not_empty(split: Split, encoded: dict[str, list]) -> None:
+    """Raise an InputError for a text of which no token is left; names it."""
+    for index, special in enumerate(encoded["special_tokens_mask"]):
+        if all(special):
+            raise InputError(
+                f"{split.row(index)}: no token is left of {split.texts[index]!r:.80}; give a text"
+            )
+
+
+def _as_encoded(
+    classifier: Classifier,
+    encoded: dict[str, list],
+    labels: np.ndarray | None,
+    cut_tokens: list[int],
+    windows: Sequence[Window] = (),
+) -> Encoded:
+    """Return what the tokenizer says as `Encoded`."""
+    config, text_ids = classifier.config, ()
     if config.num_segments == 1 and config.reads_pairs:  # the model itself has no segments
         text_ids = encoded["text_ids"]
         encoded["token_type_ids"] = [[0] * len(ids) for ids in encoded["input_ids"]]
@@ -197,6 +286,7 @@ def encode(
         labels,
         cut_tokens,
         text_ids,
+        windows,
     )
 
 
@@ -221,7 +311,7 @@ def _tokenized(tokenizer: Any, split: Split, **options: Any) -> dict[str, list]:
     finally:
         transformers_logging.set_verbosity(verbosity)
     if tokenizer.is_fast:
-        indices = range(len(split))
+        indices = range(len(encoded["input_ids"]))
         return {
             **encoded,
             "word_ids": [encoded.word_ids(index) for index in indices],

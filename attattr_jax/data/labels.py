@@ -32,7 +32,8 @@ from ..errors import InputError
 from ..runtime.files import is_utf8
 from ..runtime.text import shortened
 
-Label = bool | int | float | str | None  # None: the example has none
+# None: the example has none; a tuple: those of a list, each by itself.
+Label = bool | int | float | str | tuple["Label", ...] | None
 
 
 class Labelled(Protocol):
@@ -59,10 +60,19 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?|[+-]?\.[0-9]{1,20}")
 def parse_labels(values: Sequence[Any]) -> list[Label] | None:
     """Return the labels of a column: integers, other numbers, text, or None without a label.
 
+    Lists become tuples of such labels.
+
     Whole numbers are integers however they are written (1, "1", 1.0), unless all of the column have
     the same number of digits and some begin with 0: "01" is text then, and so is "10" beside it.
     None if no example has a label.
     """
+    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+        return [
+            tuple(parse_labels(list(value)) or ())
+            if isinstance(value, (list, tuple, np.ndarray))
+            else _parse_label(value, False)
+            for value in values
+        ]
     digits = {
         value.strip() for value in values if isinstance(value, str) and value.strip().isdecimal()
     }
@@ -236,7 +246,8 @@ def class_indices(split: Labelled, id2label: Mapping[int, str]) -> np.ndarray:
         if known[key] is None:
             if isinstance(label, float):
                 what = (
-                    f"label {label:g} is a number but no class index; regression is not supported"
+                    f"label {label:g} is a number but no class index: only a model with one output"
+                    " (regression) has such labels"
                 )
             else:
                 shown = (_data_names(split) or {}).get(label, label)
@@ -311,6 +322,12 @@ def _checked_labels(split: Labelled, id2label: Mapping[int, str]) -> list[Label]
     for index, (label, is_gold) in enumerate(zip(split.raw_labels, are_gold, strict=True)):
         if not is_gold:
             continue
+        if isinstance(label, tuple):
+            shown = shortened(", ".join(map(str, label)))
+            raise InputError(
+                f"{split.row(index)}: label [{shown}] is a list; this model has one class for each"
+                " text"
+            )
         if isinstance(label, str) != isinstance(first, str):
             what = (
                 f"label {str(label)!r:.80} beside {str(first)!r:.80}: use class indices or class"
@@ -360,7 +377,7 @@ def label_names(train: Labelled, model_names: Mapping[int, str] | None = None) -
         return model_names
     fraction = next((label for label in labels if isinstance(label, float)), None)
     if fraction is not None:
-        what = f"label {fraction:g} is a number but no class index; regression is not supported"
+        what = f"label {fraction:g} is a number but no class index; use --problem_type regression"
         raise InputError(f"{train.row(checked.index(fraction))}: {what}")
     if data_names is None and isinstance(labels[0], int):
         lowest, count = int(labels[0]), int(labels[-1]) + 1

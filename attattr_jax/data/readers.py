@@ -33,6 +33,7 @@ _HEADERLESS = (
     (("source", "label", "mark", "sentence"), (r"\S+", r"[01]", r"\*?", r".+")),  # CoLA
     (("premise", "hypothesis", "label"), (r".+", r".+", r"entails|neutral")),  # SciTail
 )
+_TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 _LONGEST_COLUMN_NAME = 4  # words; what is longer is a sentence
 
 
@@ -111,10 +112,12 @@ def load_parquet(path: Path) -> Table:
 
 def table_of(table: Any, source: str) -> Table:
     """Return a `datasets.Dataset` as a `Table`; its columns are read when they are asked for."""
+    # Of a ClassLabel, and of a list of them.
+    features = {
+        name: getattr(feature, "feature", feature) for name, feature in table.features.items()
+    }
     names = {
-        name: feature.names
-        for name, feature in table.features.items()
-        if getattr(feature, "names", None)
+        name: feature.names for name, feature in features.items() if getattr(feature, "names", None)
     }
     return Table(source, {name: table[name] for name in table.column_names}, None, names)
 
@@ -227,6 +230,41 @@ def _published_columns(first_line: Sequence[str]) -> list[str] | None:
     return None
 
 
+def label_columns(name: str | None) -> list[str]:
+    """Return the columns that --label_column names, separated by commas."""
+    return [] if name is None else [part.strip() for part in name.split(",")]
+
+
+def label_values(table: Table, name: str, max_examples: int | None) -> list[Any]:
+    """Return the labels of a table's column.
+
+    Of several columns, "toxic,insult", each of 0 and 1: the list of those that are 1; None where
+    all are empty.
+
+    Raises:
+      InputError: another value; names the row.
+    """
+    if name in table.columns:
+        return list(table.columns[name][:max_examples])
+    columns = label_columns(name)
+    labels = []
+    for index, values in enumerate(
+        zip(*(table.columns[column][:max_examples] for column in columns), strict=True)
+    ):
+        held = [_TRUTH.get(str(value).strip().lower()) for value in values]
+        if all(value in (None, "") for value in values):
+            labels.append(None)
+            continue
+        if None in held:
+            at = held.index(None)
+            row = index + 1 if table.rows is None else table.rows[index]
+            raise InputError(
+                f"{table.source}, row {row}: {columns[at]!r} is {values[at]!r:.80}, not 0 or 1"
+            )
+        labels.append([column for column, value in zip(columns, held, strict=True) if value])
+    return labels
+
+
 def find_columns(
     names: Sequence[str], source: str, columns: Columns
 ) -> tuple[str, str | None, str | None]:
@@ -240,7 +278,8 @@ def find_columns(
         ("text_pair", columns.text_pair),
         ("label", columns.label),
     ):
-        if name is not None and name not in names:
+        known = option == "label" and set(label_columns(name)) <= set(names)
+        if name is not None and name not in names and not known:
             raise InputError(
                 f"{source} has no column {name!r} (--{option}_column); it has"
                 f" {shortened(', '.join(names))}"

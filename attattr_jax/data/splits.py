@@ -22,6 +22,7 @@ from .readers import (
     Columns,
     Table,
     find_columns,
+    label_values,
     load_parquet,
     quiet_datasets,
     read_delimited,
@@ -349,7 +350,7 @@ def _check(table: Table, split: str, columns: Columns, max_examples: int | None)
         texts,
         values_of(text_pair),
         None,
-        (table.class_names or {}).get(label),
+        (table.class_names or {}).get(label or ""),
         rows,
         table.num_skipped,
     )
@@ -369,5 +370,8 @@ def _check(table: Table, split: str, columns: Columns, max_examples: int | None)
                     f"{found.row(index)}: {column!r} has a lone surrogate, which is no character"
                 )
     return dataclasses.replace(
-        found, raw_labels=None if label is None else parse_labels(values_of(label))
+        found,
+        raw_labels=(
+            None if label is None else parse_labels(label_values(table, label, max_examples))
+        ),
     )

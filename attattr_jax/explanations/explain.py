@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,17 @@ from ..attribution.arguments import checked_layers
 from ..attribution.attention import AttentionAttributions, attribute_attention
 from ..attribution.integrated_gradients import attribute_tokens
 from ..attribution.memory import default_batch_size
-from ..attribution.options import AttributionOptions
-from ..data.batches import BUCKETS, SHORT_BUCKETS, Encoded, encode, inference_batches
-from ..data.labels import NO_GOLD, class_index, class_indices, parse_labels
+from ..attribution.options import TARGETS, AttributionOptions
+from ..data.batches import (
+    BUCKETS,
+    SHORT_BUCKETS,
+    Encoded,
+    encode,
+    encode_windows,
+    inference_batches,
+)
+from ..data.gold import REGRESSION, gold_labels, shown_labels
+from ..data.labels import NO_GOLD, class_index, parse_labels
 from ..data.splits import Split
 from ..errors import InputError, as_index
 from ..models.classifier import Classifier, checked_texts
@@ -31,8 +39,9 @@ from ..runtime import sharding
 from ..runtime.compilation_cache import keep_programs
 from ..runtime.progress import progress
 from ..runtime.text import did_you_mean
+from ..training.evaluation import predict
 from .explanation import SAVED_ARRAYS, Explanation, Explanations
-from .findings import findings_of
+from .findings import findings_of, probabilities_of
 
 
 def explain(
@@ -68,7 +77,16 @@ def explain(
       shard_params: divide the parameters over the devices.
     """
     config = classifier.config
+    options = options.for_outputs(config.num_labels)
+    if options.target == "all":
+        yield from _explain_all_classes(
+            *(classifier, split, encoded, mesh, options, save, batch_size, num_pairs),
+            *(skip_special_tokens, done, shard_params),
+        )
+        return
     params = sharding.place_params(classifier.params, mesh, shard_params)
+    baseline, baseline_name = _token_baseline(classifier, options)
+    whole_texts = _whole_texts(classifier, params, encoded, mesh)
     layers = checked_layers(options.layers, config)
     if options.token_n_steps is None and config.dtype in ("bfloat16", "float16"):
         # Its rounding hides what "auto" looks at.
@@ -80,7 +98,7 @@ def explain(
     for batch in inference_batches(encoded, config, size, mesh, done, buckets):
         inputs, labels = sharding.shard_rows((batch.inputs, batch.labels), mesh)
         target = labels if options.target == "gold" else options.target
-        arrays = jax.device_get(_attribute(params, inputs, config, target, options, save))
+        arrays = jax.device_get(_attribute(params, inputs, config, target, options, save, baseline))
         for position in np.flatnonzero(batch.weights):
             index = int(batch.indices[position])
             # Examples that are done are computed with the rest of their batch, so that the others
@@ -98,8 +116,88 @@ def explain(
             shown = num_pairs, skip_special_tokens
             row = _row(classifier, split, encoded, index, own, layers, *shown)
             row["path"] = options.path
+            row["objective"] = options.objective
+            row["token_baseline"] = baseline_name if options.token_level else None
+            row["window"] = whole_texts(index)
             kept = {"head_importance", *SAVED_ARRAYS[save]} & own.keys()
             yield Explanation(row, {name: np.ascontiguousarray(own[name]) for name in kept})
+
+
+def _token_baseline(classifier: Classifier, options: AttributionOptions) -> tuple[int, str]:
+    """Return id and text of the token that token-level gradients start from.
+
+    Raises:
+      InputError: the tokenizer has no such token.
+    """
+    tokenizer, wanted = classifier.require_tokenizer(), options.token_baseline
+    if isinstance(wanted, str):
+        index = classifier.config.pad_token_id if wanted == "pad" else tokenizer.mask_token_id
+        if index is None:
+            raise InputError(f"token_baseline 'mask': {classifier.name} has no mask token")
+    else:
+        index = int(wanted)
+        if index >= classifier.config.vocab_size:
+            last = classifier.config.vocab_size - 1
+            raise InputError(f"token_baseline must be a token's id from 0 to {last}, not {index}")
+    return index, str(tokenizer.convert_ids_to_tokens(index))
+
+
+def _whole_texts(
+    classifier: Classifier, params, encoded: Encoded, mesh
+) -> Callable[[int], dict[str, Any] | None]:
+    """Return the function from a window to what a row says of it; None of a text in one piece.
+
+    A whole text has the mean of its windows' probabilities, or of their outputs.
+    """
+    if not encoded.windows:
+        return lambda index: None
+    config, texts = classifier.config, [window.text for window in encoded.windows]
+    logits = predict(params, config, encoded, mesh)
+    each = [probabilities_of(row, config.is_multi_label) for row in logits]
+    values = np.asarray(each) if config.num_labels > 1 else logits
+    sums = np.zeros((max(texts) + 1, config.num_labels))
+    np.add.at(sums, texts, values)
+
+    def of_window(index: int) -> dict[str, Any] | None:
+        window = encoded.windows[index]
+        if window.count == 1:
+            return None
+        means = (sums[window.text] / window.count).tolist()
+        return dataclasses.asdict(window) | {
+            "predicted": classifier.id2label[int(np.argmax(means))],
+            "means": {classifier.id2label[at]: value for at, value in enumerate(means)},
+        }
+
+    return of_window
+
+
+def _explain_all_classes(
+    classifier: Classifier,
+    split: Split,
+    encoded: Encoded,
+    mesh,
+    options: AttributionOptions,
+    save,
+    batch_size,
+    num_pairs,
+    skip_special_tokens,
+    done: Container[int],
+    shard_params,
+) -> Iterator[Explanation]:
+    """Yield an explanation of every example for each class; the classes of an example are in a row.
+
+    Arguments are those of `explain`. Explanation number i·C + c is of example i for class c.
+    """
+    count = classifier.config.num_labels
+    for target in range(count):
+        done_here = {i for i in range(len(split)) if i * count + target in done}
+        of_class = dataclasses.replace(options, target=target)
+        for example in explain(
+            *(classifier, split, encoded, mesh, of_class, save, batch_size, num_pairs),
+            *(skip_special_tokens, done_here, shard_params),
+        ):
+            row = {**example.row, "index": example.row["index"] * count + target}
+            yield Explanation(row, {name: example.array(name) for name in example.array_names})
 
 
 def _check_gold_labels(classifier: Classifier, split: Split, encoded: Encoded) -> None:
@@ -107,6 +205,11 @@ def _check_gold_labels(classifier: Classifier, split: Split, encoded: Encoded) -
     if classifier.config.num_labels == 1:
         raise InputError(
             f"{classifier.name} has one output (regression): there is no gold class to explain"
+        )
+    if classifier.config.is_multi_label:
+        raise InputError(
+            f"{classifier.name} has lists of labels: target 'gold' is not one of them; name one, or"
+            " 'all'"
         )
     if encoded.labels is None:
         raise InputError(f"{split.source} has no labels: target 'gold' cannot be explained")
@@ -116,7 +219,7 @@ def _check_gold_labels(classifier: Classifier, split: Split, encoded: Encoded) -
 
 
 def _attribute(
-    params, inputs, config, target, options: AttributionOptions, save: str
+    params, inputs, config, target, options: AttributionOptions, save: str, baseline: int
 ) -> dict[str, jax.Array]:
     """Return what the rows and files of a batch need, on the device, by name."""
     result = attribute_attention(
@@ -130,9 +233,13 @@ def _attribute(
         "convergence_delta": result.convergence_delta,
         "n_steps": result.n_steps,
         "converged": result.converged,
+        "contrast": result.contrast,
     }
     if options.token_level:
-        tokens = attribute_tokens(params, inputs, config, result.target, **options.token_keywords())
+        keywords = options.token_keywords() | {"baseline_token_id": baseline}
+        if result.contrast is not None:
+            keywords["contrast"] = result.contrast
+        tokens = attribute_tokens(params, inputs, config, result.target, **keywords)
         arrays |= {
             "token_attributions": tokens.attributions,
             "token_delta": tokens.convergence_delta,
@@ -150,7 +257,6 @@ def summarized(result: AttentionAttributions, attention_mask) -> dict[str, jax.A
     """Return what a row needs, so that [B, L, N, T, T] can stay on the device."""
     return {
         "logits": result.logits,
-        "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": reductions.max_over_real(result.attributions, attention_mask != 0),
         "token_pairs": jnp.sum(result.attributions, axis=(1, 2)),
         "magnitude": jnp.sum(jnp.abs(result.attributions), axis=(2, 3, 4)),
@@ -177,7 +283,8 @@ def _row(
 ) -> dict[str, Any]:
     """Return the row of `examples.jsonl`: all that a person wants to read of one example."""
     special = encoded.special_tokens_mask[index]
-    label = None if encoded.labels is None else int(encoded.labels[index])
+    names, kind = classifier.id2label, classifier.config.outputs
+    label, labels = shown_labels(encoded.labels, index, names, kind)
     return {
         "index": index,
         "text": split.texts[index],
@@ -188,9 +295,15 @@ def _row(
         "token_type_ids": encoded.segments_of(index),
         "special_tokens_mask": special,
         "num_cut_tokens": encoded.cut_tokens[index] if encoded.cut_tokens else 0,
-        "label": None if label is None or label == NO_GOLD else classifier.id2label[label],
+        "label": label,
+        "labels": labels,
         **findings_of(
-            arrays, classifier.id2label, layers, num_pairs, special if skip_special_tokens else None
+            arrays,
+            classifier.id2label,
+            layers,
+            num_pairs,
+            special if skip_special_tokens else None,
+            classifier.config.is_multi_label,
         ),
         "num_hidden_layers": classifier.config.num_hidden_layers,
     }
@@ -202,6 +315,7 @@ def explain_texts(
     text_pairs: Sequence[str] | None = None,
     labels: Sequence[int] | Sequence[str] | None = None,
     options: AttributionOptions | None = None,
+    stride: int | None = None,
     **changes: Any,
 ) -> Explanations:
     """Explain a few texts at once, in memory: what `attribute.py` does.
@@ -215,12 +329,15 @@ def explain_texts(
         has no position for is cut off, with a warning.
       labels: B class names or indices, None where there is no gold label (docs/data.md says what
         they mean). Those of a regression model are left out.
-      options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", a class
-        name or index), `n_steps`, `method`, `objective`, `layers`, `path`, …, as for
-        `attribute_attention`.
+      stride: explain a text that is longer than the model reads in windows, each by itself, that
+        share so many tokens; None: its beginning alone.
+      options: how to attribute; `changes` are fields of it: `target` ("predicted", "gold", "all", a
+        class name or index), `contrast` (likewise), `n_steps`, `method`, `objective`, `layers`,
+        `path`, …, as for `attribute_attention`.
 
     Returns:
-      A sequence of B explanations, with all their arrays.
+      A sequence of B explanations, with all their arrays; with target "all" of B·C, those of a text
+      in a row.
 
     Raises:
       InputError: no texts, an empty text, texts, pairs and labels of different number, or what
@@ -243,30 +360,38 @@ def explain_texts(
     keep_programs()
     options = dataclasses.replace(options or AttributionOptions(), **changes)
     split = Split("texts", "texts", texts, pairs, None if labels is None else parse_labels(labels))
-    # Else labels are numbers, which are not compared with anything
-    has_classes = classifier.config.num_labels > 1
-    indices = (
-        class_indices(split, classifier.id2label)
-        if has_classes and split.raw_labels is not None
-        else None
+    kind, indices = classifier.config.outputs, None
+    if split.raw_labels is not None and kind != REGRESSION:  # numbers are compared with nothing
+        indices = gold_labels(split, classifier.id2label, kind)
+    options = dataclasses.replace(
+        options,
+        target=_named_class("target", options.target, TARGETS, classifier),
+        contrast=_named_class("contrast", options.contrast, ("runner_up",), classifier),
     )
-    if not isinstance(options.target, str):
-        if as_index(options.target) is None:
-            raise InputError(
-                "target must be 'predicted', 'gold', a class name or an index, not"
-                f" {options.target!r:.80}"
-            )
-        options = dataclasses.replace(options, target=as_index(options.target))
-    if options.target not in ("predicted", "gold"):
-        options = dataclasses.replace(
-            options, target=class_index(options.target, classifier.id2label)
-        )
-    encoded = encode(classifier, split, classifier.config.max_length, indices)
+    longest = classifier.config.max_length
+    if stride is None:
+        encoded = encode(classifier, split, longest, indices)
+    else:
+        split, encoded = encode_windows(classifier, split, longest, stride, indices)
     if encoded.truncation:
         warnings.warn(encoded.truncation, stacklevel=2)
     by_index = {}
-    with progress(len(split), "texts", "attributing", in_script=False) as bar:
+    total = len(split) * (classifier.config.num_labels if options.target == "all" else 1)
+    with progress(total, "texts", "attributing", in_script=False) as bar:
         for example in explain(classifier, split, encoded, sharding.data_mesh(), options):
             by_index[example.row["index"]] = example
             bar.update()
-    return Explanations([by_index[index] for index in range(len(split))])
+    return Explanations([by_index[index] for index in sorted(by_index)])
+
+
+def _named_class(
+    name: str, value: Any, alternatives: Sequence[str], classifier: Classifier
+) -> str | int:
+    """Return the index of a class, or one of the words that stand for others."""
+    if isinstance(value, str):
+        is_word = value in alternatives
+        return value if is_word else class_index(value, classifier.id2label)
+    if as_index(value) is None:
+        words = ", ".join(map(repr, alternatives))
+        raise InputError(f"{name} must be {words}, a class name or an index, not {value!r:.80}")
+    return class_index(value, classifier.id2label)

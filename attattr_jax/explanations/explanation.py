@@ -19,6 +19,7 @@ from ..attribution.words import sum_over_pieces, word_groups, word_labels
 from ..errors import InputError
 from ..runtime.progress import in_notebook
 from ..runtime.text import shortened
+from ..views.example import explained_class
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,14 +49,22 @@ class Explanation:
     text: str
     text_pair: str | None
     label: str | None  # the gold class
+    labels: list[str] | None  # the gold classes, of a model with lists of them
     tokens: list[str]
     offsets: list[list[int]]  # [start, end) of each token, in characters of its own text
     word_ids: list[int | None] | None  # the word of its own text that each token is a piece of
     token_type_ids: list[int]  # which text each token is of
     special_tokens_mask: list[int]  # 1 for special tokens
+    # Which window of a longer text, and what the model says of the whole: text, number, count,
+    # predicted, means
+    window: dict[str, Any] | None
+    token_baseline: str | None  # the token that token-level gradients start from
     num_cut_tokens: int  # cut off, because the model has no positions for them
     predicted: str  # class
+    predicted_labels: list[str] | None  # those above 0.5, of a model with lists of them
     target: str  # the class explained
+    contrast: str | None  # the class it is compared with, of objective "contrast"
+    objective: str  # what F is
     probabilities: dict[str, float]  # by class; empty for a model with one output
     logits: dict[str, float]  # by class
     score: float  # F(A)
@@ -99,8 +108,8 @@ class Explanation:
         layers = "all layers" if self.has_all_layers else f"layers {row['layers']}"
         return (
             f"<{type(self).__name__} {row['index']}: {shown!r}, predicted {row['predicted']!r},"
-            f" explained {row['target']!r} (F = {row['score']:.3f}); {len(row['tokens'])} tokens,"
-            f" {layers}>"
+            f" explained {explained_class(row)!r} (F = {row['score']:.3f});"
+            f" {len(row['tokens'])} tokens, {layers}>"
         )
 
     def summary(self) -> str:

@@ -12,11 +12,12 @@ from ..views.sentence import ROUGH_LAYER
 from .explanation import Explanation
 
 
-def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str, Any]:
+def findings_of(
+    arrays, id2label, layers, num_pairs, left_out=None, is_multi_label=False
+) -> dict[str, Any]:
     """Return the fields of a row that come from the arrays of an example."""
     logits, total = arrays["logits"], arrays.get("token_pairs")
-    # A model with one output has no classes: its softmax would be 1, whatever the text.
-    probabilities = arrays["probabilities"] if len(logits) > 1 else ()
+    probabilities = probabilities_of(logits, is_multi_label)
     # A result that was reduced to the largest value of each head has no pairs.
     largest, pairs = 1.0, []
     if total is not None:
@@ -25,6 +26,14 @@ def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str,
     return {
         "predicted": id2label[int(logits.argmax())],
         "target": id2label[int(arrays["target"])],
+        # The class it is compared with, if the objective is "contrast".
+        "contrast": id2label[int(arrays["contrast"])] if "contrast" in arrays else None,
+        # Of a model whose labels hold or not, each by itself: those that are more likely than not.
+        "predicted_labels": (
+            [id2label[index] for index, value in enumerate(probabilities) if value > 0.5]
+            if is_multi_label
+            else None
+        ),
         "probabilities": {
             id2label[index]: float(value) for index, value in enumerate(probabilities)
         },
@@ -57,6 +66,20 @@ def findings_of(arrays, id2label, layers, num_pairs, left_out=None) -> dict[str,
             for layer, head, value in top_heads(arrays["head_importance"], num_pairs, layers)
         ],
     }
+
+
+def probabilities_of(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:
+    """Return the probability of each class, or of each label.
+
+    A model with one output has none: its softmax would be 1, whatever the text.
+    """
+    if len(logits) == 1:
+        return np.zeros(0)
+    logits = np.asarray(logits, np.float64)
+    if is_multi_label:
+        return np.exp(-np.logaddexp(0, -logits)).astype(np.float32)
+    powers = np.exp(logits - logits.max())
+    return (powers / powers.sum()).astype(np.float32)
 
 
 class DatasetSummary:

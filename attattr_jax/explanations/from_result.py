@@ -46,6 +46,7 @@ def explanations_of(
         id2label = {index: str(index) for index in range(np.shape(result.logits)[1])}
     else:
         id2label = classifier.id2label
+    is_multi_label = classifier is not None and classifier.config.is_multi_label
     host, kept = _arrays_of(result, token_mask)
     is_by_layer = np.shape(result.convergence_delta) == (num_rows, num_layers)
     examples = []
@@ -59,7 +60,7 @@ def explanations_of(
             "index": index,
             **fields,
             "label": None,
-            **findings_of(arrays, id2label, numbers, _NUM_LISTED, left_out),
+            **findings_of(arrays, id2label, numbers, _NUM_LISTED, left_out, is_multi_label),
             "path": "layer" if is_by_layer else "joint",
         }
         if num_hidden_layers is not None:
@@ -96,9 +97,9 @@ def _arrays_of(
     """Return the arrays of all examples on the host, and which of them an explanation keeps."""
     names = ["target", "score", "baseline_score", "convergence_delta", "n_steps"]
     names += [] if result.converged is None else ["converged"]
+    names += [] if result.contrast is None else ["contrast"]
     arrays = {name: getattr(result, name) for name in names} | {
         "logits": result.logits,
-        "probabilities": jax.nn.softmax(result.logits, axis=-1),
         "head_importance": result.attributions,
     }
     kept = ["head_importance"]

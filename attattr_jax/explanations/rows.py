@@ -83,6 +83,12 @@ def _arrays(value: Any, sizes: _Sizes) -> bool:
     return _has(value, {"file": _text, "prefix": _text, "names": _each(_text)}, sizes)
 
 
+def _window(value: Any, sizes: _Sizes) -> bool:
+    fields = {"text": _count, "number": _count, "count": _count, "predicted": _text}
+    are_numbers = _has(value, fields, sizes) and isinstance(value.get("means"), dict)
+    return are_numbers and all(_number(mean, sizes) for mean in value["means"].values())
+
+
 def _numbers_by_name(value: Any, sizes: _Sizes) -> bool:
     is_named = isinstance(value, dict) and sizes.row["predicted"] in value
     return is_named and all(_number(number, sizes) for number in value.values())
@@ -172,6 +178,22 @@ FIELDS = (
         f"null or {_BY_TOKEN}: numbers from 0 or null",
         may_be_absent=True,
     ),
+    Field(
+        "labels",
+        _maybe(_each(_text)),
+        "null, or the gold classes of a model with lists of them",
+        may_be_absent=True,
+    ),
+    Field(
+        "predicted_labels",
+        _maybe(_each(_text)),
+        "null, or the classes above 0.5 of a model with lists of them",
+        may_be_absent=True,
+    ),
+    Field("token_baseline", _maybe(_text), "text or null", may_be_absent=True),
+    Field("window", _maybe(_window), "null, or text, number, count and means", may_be_absent=True),
+    Field("contrast", _maybe(_text), "text or null", may_be_absent=True),
+    Field("objective", _text, "text", may_be_absent=True),
     Field("num_cut_tokens", _count, "a number from 0", may_be_absent=True),
     Field("num_hidden_layers", _layer, "a number of layers", may_be_absent=True),
     Field("logits", _numbers_by_name, _BY_NAME, may_be_absent=True),

@@ -134,10 +134,15 @@ class Classifier:
         return self.tokenizer
 
     def require_classes(self) -> None:
-        """Raise an InputError if the model has one output: accuracy is of classes."""
+        """Raise an InputError unless each text has one class: accuracy and gold are of that."""
         require(
             self.config.num_labels > 1,
             f"{self.name} has one output (regression): there is no accuracy without classes",
+        )
+        require(
+            not self.config.is_multi_label,
+            f"{self.name} has labels that hold or not, each by itself: heads are ranked and pruned"
+            " by one gold class",
         )
 
     def fingerprint(self) -> str:
@@ -193,6 +198,7 @@ def load_classifier(
     dtype: str | None = None,
     seed: int = 0,
     new_head: bool = False,
+    problem_type: str | None = None,
 ) -> Classifier:
     """Load a text classifier.
 
@@ -206,6 +212,8 @@ def load_classifier(
       seed: for what is new.
       new_head: with `num_labels`: initialise the head also where the checkpoint has one of that
         size, which is for other classes.
+      problem_type: with `num_labels`: the kind of outputs to fine-tune for, as config.json names it
+        ("regression", "single_label_classification", "multi_label_classification").
 
     Raises:
       InputError: not found, not reachable, of an unknown family, not a text classifier (without
@@ -218,6 +226,9 @@ def load_classifier(
         raise InputError(f"{name}: {foreign_head}")
     if num_labels is not None and num_labels != config.num_labels:
         config, id2label = dataclasses.replace(config, num_labels=num_labels, problem_type=None), {}
+    # Of one class a text, which is usual, a config.json need not say so.
+    if problem_type not in (None, config.outputs) or problem_type == "regression":
+        config = dataclasses.replace(config, problem_type=problem_type)
     config = dataclasses.replace(config, dtype=dtype)
 
     new_head_seed = None if num_labels is None else seed

@@ -17,6 +17,8 @@ from ..errors import InputError, as_index
 _LARGEST_SIZE = 2**24
 _LARGEST = {"num_hidden_layers": 1000, "num_attention_heads": 1000}
 
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 # What config.json says beside the geometry: of the file, of training, of generating text, of other
@@ -77,7 +79,8 @@ class EncoderConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     num_labels: int = 2  # C; with 1, the output is a number (regression)
-    # "regression" or "single_label_classification"; None: by the number of outputs
+    # "regression", "single_label_classification" or "multi_label_classification"; None: by the
+    # number of outputs, one class of many
     problem_type: str | None = None
     # The remaining heads of each layer, ascending, in the numbering of the whole model; None: all.
     # Hugging Face's config.json has those that were removed, `pruned_heads`.
@@ -147,6 +150,18 @@ class EncoderConfig:
             )
         ordered = tuple(tuple(head for head in all_heads if head in heads) for heads in kept)
         return None if all(heads == all_heads for heads in ordered) else ordered
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether each output is a label that holds or not, by a sigmoid of its own."""
+        return self.problem_type == "multi_label_classification"
+
+    @property
+    def outputs(self) -> str:
+        """What kind of outputs the model has: one of `PROBLEM_TYPES`."""
+        if self.is_multi_label:
+            return "multi_label_classification"
+        return "regression" if self.num_labels == 1 else "single_label_classification"
 
     @property
     def reads_first_row(self) -> bool:
@@ -307,11 +322,10 @@ def unusable_problem_type(problem_type: Any, num_labels: int) -> str | None:
             f"problem_type is regression with {num_labels} outputs; these have no probabilities,"
             " and only one number can be explained"
         )
-    if problem_type not in (None, "regression", "single_label_classification"):
-        return (
-            f"problem_type is {problem_type!r:.80}; one class is explained here, from a softmax"
-            " over all"
-        )
+    if problem_type not in (None, *PROBLEM_TYPES):
+        return f"problem_type is {problem_type!r:.80}; known: {', '.join(PROBLEM_TYPES)}"
+    if problem_type == "multi_label_classification" and num_labels == 1:
+        return "problem_type is multi_label_classification with one output"
     return None
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ..data.batches import Encoded, inference_batches
+from ..data.gold import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..errors import InputError
 from ..models.config import EncoderConfig
 from ..models.head_masks import split_head_mask
@@ -16,6 +17,8 @@ from ..models.inference import model_inputs, predict_logits, predict_logits_of_m
 from ..models.types import Array, HeadMask
 from ..runtime import sharding
 
+# What epochs are compared by.
+MAIN_METRICS = {REGRESSION: "pearson", SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1"}
 # The metric that GLUE reports for a task beside accuracy.
 TASK_METRICS = {"mrpc": "f1", "qqp": "f1", "cola": "matthews"}
 # The class that F1 is of, by its name; without names it is class 1.
@@ -135,17 +138,26 @@ def metrics(
     labels: np.ndarray,
     task: str | None = None,
     id2label: Mapping[int, str] | None = None,
+    problem_type: str = SINGLE_LABEL,
 ) -> dict[str, float]:
-    """Return `accuracy`, `loss` (mean cross-entropy) and the task's own metric.
+    """Return the metrics of a split, and `loss`, the mean of what training minimises.
+
+    Of one class an example `accuracy` and the task's own metric; of lists of classes `micro_f1`,
+    `macro_f1` and `accuracy`, of examples whose list is right; of numbers `pearson` and `spearman`.
 
     Args:
       logits: [examples, C].
-      labels: int [examples].
+      labels: as `gold.gold_labels` returns them, all gold.
       task: "mrpc" and "qqp" add `f1`, "cola" `matthews`, for two classes; both are 0 where they are
         undefined.
       id2label: the class names. F1 is of the class "equivalent" (MRPC) or "duplicate" (QQP),
         whatever its index; without such a name it is of class 1.
+      problem_type: the kind of outputs.
     """
+    if problem_type == MULTI_LABEL:
+        return _multi_label_metrics(logits, labels)
+    if problem_type == REGRESSION:
+        return _regression_metrics(logits[:, 0], labels)
     predictions = logits.argmax(-1)
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -175,4 +187,37 @@ def metrics(
         result["matthews"] = (
             float(hits * rejections - misses * false_alarms) / denominator if denominator else 0.0
         )
+    return result
+
+
+def _multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the metrics of outputs that hold where their logit is above 0; labels 0/1 [·, C].
+
+    F1 of a label that is neither predicted nor gold is 0, as scikit-learn has it.
+    """
+    logits, gold = logits.astype(np.float64), labels == 1
+    predicted = logits > 0
+    hits = (predicted & gold).sum(axis=0)
+    sizes = predicted.sum(axis=0) + gold.sum(axis=0)
+    losses = np.logaddexp(0, logits) - logits * gold
+    return {
+        "micro_f1": float(2 * hits.sum() / max(sizes.sum(), 1)),
+        "macro_f1": float(np.mean(2 * hits / np.maximum(sizes, 1))),
+        "accuracy": float(np.mean((predicted == gold).all(axis=1))),
+        "loss": float(losses.mean()),
+    }
+
+
+def _regression_metrics(outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the metrics of numbers; correlations are 0 where either side is constant."""
+    import scipy.stats  # slow to import
+
+    outputs, labels = outputs.astype(np.float64), labels.astype(np.float64)
+    result = {"loss": float(np.mean((outputs - labels) ** 2))}
+    is_constant = len(labels) < 2 or min(np.ptp(outputs), np.ptp(labels)) == 0
+    for name, correlation in (
+        ("pearson", scipy.stats.pearsonr),
+        ("spearman", scipy.stats.spearmanr),
+    ):
+        result[name] = 0.0 if is_constant else float(correlation(outputs, labels).statistic)
     return result

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..models.config import EncoderConfig
 from ..models.families import apply_encoder
 from ..models.types import Array
 
@@ -71,6 +72,20 @@ def make_optimizer(
     return optimizer, schedule
 
 
+def losses_of(logits: Array, labels: Array, config: EncoderConfig) -> Array:
+    """Return the loss [B] of logits [B, C], as the model's kind of outputs has it.
+
+    Cross-entropy of one class [B]; the mean over labels [B, C] of binary cross-entropy; the squared
+    error of one number [B].
+    """
+    if config.is_multi_label:
+        losses = optax.losses.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+        return losses.mean(axis=-1)
+    if config.num_labels == 1:
+        return jnp.square(logits[:, 0] - labels)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
 def make_train_step(
     config, optimizer: optax.GradientTransformation, seed: int, shardings: TrainState | None = None
 ) -> Callable:
@@ -87,7 +102,7 @@ def make_train_step(
         logits, _, _ = apply_encoder(
             params, config, inputs, only_read_rows=True, train=True, rngs=rngs
         )
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses = losses_of(logits, labels, config)
         return jnp.sum(losses * weights) / jnp.sum(weights)
 
     @functools.partial(

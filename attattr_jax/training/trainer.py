@@ -28,7 +28,7 @@ from ..runtime import sharding
 from ..runtime.files import is_full_disk
 from ..runtime.processes import Terminated, check_interrupted, preemption
 from .checkpoints import Checkpoints, is_news
-from .evaluation import TASK_METRICS, metrics, predict
+from .evaluation import MAIN_METRICS, TASK_METRICS, metrics, predict
 from .metrics_log import MetricsLog
 from .step import TrainingOptions, TrainState, make_optimizer, make_train_step
 
@@ -118,18 +118,20 @@ class Trainer:
         results = {}
         for name, encoded in self.evaluations.items():
             logits = predict(params, self.classifier.config, encoded, self.mesh)
-            scores = metrics(logits, encoded.labels, self.task, self.classifier.id2label)
+            classifier = self.classifier
+            kind = classifier.config.outputs
+            scores = metrics(logits, encoded.labels, self.task, classifier.id2label, kind)
             results |= {f"{name}_{key}": value for key, value in scores.items()}
         return results
 
     def best_metric(self, results: Mapping[str, float]) -> float:
         """Return what epochs are compared by.
 
-        Of the first evaluation split: the task's own metric, else accuracy.
+        Of the first evaluation split: the task's own metric, else that of the kind of outputs.
         """
-        split = next(iter(self.evaluations))
-        own = f"{split}_{TASK_METRICS.get(self.task, 'accuracy')}"
-        return results[own] if own in results else results[f"{split}_accuracy"]
+        split, main = next(iter(self.evaluations)), MAIN_METRICS[self.classifier.config.outputs]
+        own = f"{split}_{TASK_METRICS.get(self.task, main)}"
+        return results[own] if own in results else results[f"{split}_{main}"]
 
     def run(
         self, on_step: Callable[[int, int, float | None], None] = lambda *_: None

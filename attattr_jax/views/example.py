@@ -75,6 +75,51 @@ class Example(Protocol):
         ...
 
 
+def prediction_of(row: Mapping[str, Any]) -> str:
+    """Return in words what the model says of a text."""
+    output = single_output(row)
+    if output is not None:
+        return f"output {output:.3f}"
+    probabilities, predicted = row["probabilities"], row["predicted"]
+    labels = row.get("predicted_labels")
+    if labels is None:
+        return f"{predicted} (p = {probabilities[predicted]:.3f})"
+    if not labels:
+        return f"no label (most probable: {predicted}, {probabilities[predicted]:.3f})"
+    ordered = sorted(labels, key=lambda label: -probabilities[label])
+    return ", ".join(f"{label} ({probabilities[label]:.3f})" for label in ordered)
+
+
+def window_of(row: Mapping[str, Any]) -> str | None:
+    """Return in words which window of a longer text this is; None of a text in one piece."""
+    window = row.get("window")
+    if window is None:
+        return None
+    predicted, means = window["predicted"], window["means"]
+    is_output = len(means) == 1
+    whole = f"{means[predicted]:.3f}" if is_output else f"{predicted} ({means[predicted]:.3f})"
+    return f"window {window['number'] + 1} of {window['count']}; the whole text: {whole}"
+
+
+def gold_of(row: Mapping[str, Any]) -> str | None:
+    """Return the gold class, or the list of them; None without one."""
+    labels = row.get("labels")
+    return row["label"] if labels is None else ", ".join(labels) or "no label"
+
+
+def is_wrong(row: Mapping[str, Any]) -> bool:
+    """Return whether the model says something else than the gold class or classes."""
+    if row.get("labels") is not None:
+        return set(row["labels"]) != set(row["predicted_labels"])
+    return row["label"] not in (None, row["predicted"])
+
+
+def explained_class(row: Mapping[str, Any]) -> str:
+    """Return what was explained: a class, or one rather than another."""
+    contrast = row.get("contrast")
+    return row["target"] if contrast is None else f"{row['target']} rather than {contrast}"
+
+
 def single_output(row: Mapping[str, Any]) -> float | None:
     """Return the output of a model with one output (regression); None where there are classes.
 

@@ -31,7 +31,7 @@ from .drawing import (
     titled_figure,
     token_axis_sizes,
 )
-from .example import Example, single_output
+from .example import Example, explained_class, prediction_of, single_output
 from .token_graphs import arcs, tree
 
 
@@ -222,15 +222,10 @@ def comparison(example: Example, unit: str = UNIT) -> Figure:
     """
     row, tokens = example.row, example.row["tokens"]
     output = single_output(row)
-    if output is None:
-        lines = [
-            f"predicted: {row['predicted']}",
-            f"probability: {row['probabilities'][row['predicted']]:.3f}",
-        ]
-    else:
-        lines = [f"output = {output:.3f}"]
-    if row["target"] != row["predicted"]:
-        lines.append(f"explained: {row['target']}")
+    says = f"predicted: {prediction_of(row)}" if output is None else f"output = {output:.3f}"
+    lines = [says]
+    if explained_class(row) != row["predicted"]:
+        lines.append(f"explained: {explained_class(row)}")
     side, margin = token_axis_sizes(tokens, 7.6)
     figure = titled_figure(side + 3.4 + margin, side + margin, *lines)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.1, side + 1])

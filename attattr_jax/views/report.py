@@ -24,7 +24,14 @@ from ..attribution.quadrature import ADAPTIVE_METHOD
 from ..attribution.tree import THRESHOLD
 from ..errors import InputError
 from ..runtime.files import check_new, replacing, user_path
-from .example import Example, single_output
+from .example import (
+    Example,
+    explained_class,
+    gold_of,
+    is_wrong,
+    single_output,
+    window_of,
+)
 from .options import MAX_EXAMPLES, MAX_MEGABYTES, ReportOptions
 from .report_data import LeftOut, count_of_texts, page_examples
 
@@ -180,7 +187,11 @@ def _outline(explanations: Sequence[Example], count: int) -> dict[str, Any]:
     # What F is, as the page says it: only a run's options tell which of them it was.
     objective = "probability or, for a model with one output, the output"
     if "objective" in options:
-        names = {"logit": "logit", "log_prob": "log-probability"}
+        names = {
+            "logit": "logit",
+            "log_prob": "log-probability",
+            "contrast": "logit less that of the other class",
+        }
         objective = names.get(options["objective"], "probability")
     items = [_item(explanations[position]) for position in range(count)]
     num_wrong = sum(item["is_wrong"] for item in items)
@@ -231,14 +242,19 @@ def _rules(options: dict[str, Any]) -> dict[str, str]:
 def _item(example: Example) -> dict[str, Any]:
     """Return what the list says of an example."""
     row, output = example.row, single_output(example.row)
-    says = (
-        {"predicted": row["predicted"], "number": row["probabilities"][row["predicted"]]}
-        if output is None
-        else {"number": output}
-    )
+    labels, explained = row.get("predicted_labels"), explained_class(row)
+    if output is not None:
+        says = {"number": output}
+    elif labels is not None:
+        says = {"predicted": ", ".join(labels) or "no label", "number": None}
+    else:
+        says = {"predicted": row["predicted"], "number": row["probabilities"][row["predicted"]]}
     return {
-        **{name: row[name] for name in ("index", "text", "text_pair", "label")},
+        **{name: row[name] for name in ("index", "text", "text_pair")},
         **says,
-        "is_wrong": row["label"] not in (None, row["predicted"]),
+        "label": gold_of(row),
+        "explained": None if explained == row["predicted"] or output is not None else explained,
+        "is_wrong": is_wrong(row),
+        "window": window_of(row),
         "num_cut_tokens": row.get("num_cut_tokens", 0),
     }

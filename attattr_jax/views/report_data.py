@@ -18,7 +18,7 @@ import numpy as np
 from ..attribution.tree import AttributionTree
 from ..attribution.words import sum_over_pieces
 from ..errors import InputError
-from .example import Example, single_output
+from .example import Example, explained_class, gold_of, prediction_of, single_output, window_of
 from .sentence import roughness_of, sentence_of
 
 # Of the largest number of a matrix; the others have as many decimals.
@@ -34,7 +34,6 @@ _SHOWN_FIELDS = (
     "index",
     "text",
     "text_pair",
-    "label",
     "predicted",
     "target",
     "probabilities",
@@ -192,6 +191,12 @@ def _packed_example(
     return {
         **{name: row[name] for name in _SHOWN_FIELDS},
         "output": single_output(row),
+        "prediction": prediction_of(row),
+        "label": gold_of(row),
+        "explained": explained_class(row),
+        "window": window_of(row),
+        "token_baseline": row.get("token_baseline"),
+        "has_lists": row.get("predicted_labels") is not None,
         "relative_deltas": example.relative_deltas,
         "num_cut_tokens": row.get("num_cut_tokens", 0),
         "special": row["special_tokens_mask"],

@@ -11,7 +11,14 @@ import numpy as np
 
 from ..attribution.reductions import strongest_pairs
 from ..attribution.words import sum_over_pieces
-from .example import Example, single_output
+from .example import (
+    Example,
+    explained_class,
+    gold_of,
+    is_wrong,
+    prediction_of,
+    single_output,
+)
 
 ROUGH_LAYER = (
     0.01  # |convergence delta| / Σ|attributions| of a layer above which it is called rough
@@ -43,10 +50,8 @@ def summary_of(example: Example) -> str:
     """Return the prediction and the sentence, as plain text."""
     row, output = example.row, single_output(example.row)
     if output is None:
-        label = row["label"]
-        wrong = "" if label in (None, row["predicted"]) else f", labelled {label}"
-        probability = row["probabilities"][row["predicted"]]
-        prediction = f"Predicted {row['predicted']} (p = {probability:.3f}){wrong}."
+        wrong = f", labelled {gold_of(row)}" if is_wrong(row) else ""
+        prediction = f"Predicted {prediction_of(row)}{wrong}."
     else:
         prediction = f"The output is {output:.3f}."
     said = "".join(f"“{text}”" if kind == "token" else text for text, kind in sentence_of(example))
@@ -64,7 +69,7 @@ def _tokens_part(example: Example) -> list[Part]:
     if not largest:
         return []
     has_classes = single_output(example.row) is None
-    target = example.row["target"]
+    target = explained_class(example.row)
     above, below = int(of_words.argmax()), int(of_words.argmin())
     # A word that did next to nothing is not worth a mention.
     has_above, has_below = (

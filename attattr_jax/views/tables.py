@@ -42,6 +42,9 @@ def _text_row(example: Example) -> Iterator[dict[str, Any]]:
         if output is None
         else {"output": output}
     )
+    for name in ("labels", "predicted_labels", "contrast"):
+        if row.get(name) is not None:
+            says |= {name: row[name]}
     names = ("text", "text_pair", "label")
     yield {
         "example": row["index"],

@@ -34,7 +34,7 @@
     const other = await load(state.with);
     if (number !== asked || first !== example) return; // another was chosen meanwhile
     const columns = aligned(labels(), labels(other));
-    const target = first.target === other.target ? "" : ` The first is explained for ${first.target}, the second for ${other.target}.`;
+    const target = first.explained === other.explained ? "" : ` The first is explained for ${first.explained}, the second for ${other.explained}.`;
     byId("comparison-note").textContent = `A: this text, F = ${rounded(first.score, false)}; B: F = ${rounded(other.score, false)}.${target} Colours are on one scale.`;
     byId("comparison-text").replaceChildren(isolated(other.text_pair === null ? other.text : `${other.text} | ${other.text_pair}`));
     compareTokens(other, columns);

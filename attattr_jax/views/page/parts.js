@@ -7,9 +7,11 @@
     const isF = Math.abs(predicted - example.score) < 1e-4;
     const value = [...(isF ? [term("F", "F"), " = "] : []), predicted.toFixed(3)];
     const facts = [isOutput ? ["output", ...value] : ["predicted", isolated(example.predicted), " (p = ", ...value, ")"]];
+    if (example.has_lists) facts[0] = ["predicted", isolated(example.prediction)];
     if (example.label !== null) facts.push(["label", isolated(example.label)]);
-    if (example.target !== example.predicted) facts.push(["explained", isolated(example.target)]);
-    if (!isF) facts.push([term("F", "explained output F"), rounded(example.score, false)]);
+    if (example.explained !== example.predicted) facts.push(["explained", isolated(example.explained)]);
+    if (!isF || example.has_lists) facts.push([term("F", "explained output F"), rounded(example.score, false)]);
+    if (example.window !== null) facts.push(["of a longer text", isolated(example.window)]);
     if (example.num_cut_tokens) facts.push(["cut off at the model's length", `${example.num_cut_tokens} tokens`]);
     const texts = [example.text, example.text_pair].filter((text) => text !== null);
     const parts = example.sentence.map(([text, kind]) =>
@@ -22,7 +24,7 @@
       ...example.rough.map((text) => make("p", { class: "rough" }, text)),
     );
     const swatch = (sign) => make("span", { class: `swatch ${sign}`, "aria-hidden": "true" });
-    const what = example.output === null ? [" for ", make("strong", {}, isolated(example.target))] : [" for a larger output"];
+    const what = example.output === null ? [" for ", make("strong", {}, isolated(example.explained))] : [" for a larger output"];
     const entry = (...content) => make("span", { class: "entry" }, ...content);
     byId("legend").replaceChildren(
       entry(swatch("positive"), " orange: speaks", ...what),
@@ -53,7 +55,7 @@
     );
     const sum = values ? rounded(values.reduce((total, value) => total + value, 0)) : "";
     byId("tokens-note").textContent = values
-      ? `Together ${sum}: F less what F is with padding for words. Choose a token to see its pairs only.`
+      ? `Together ${sum}: F less what F is with ${example.token_baseline ?? "the baseline"} for every token that is not special. Choose a token to see its pairs only.`
       : "Not computed here: explain_texts and attribute.py do. Choose a token to see its pairs only.";
   }
 
