@@ -397,7 +397,7 @@ def test_head_of_another_task_is_refused_and_never_taken_over(copy, golden_model
             }
         ),
     )
-    assert checkpoint.load_label_names(copy) == {}
+    assert checkpoint.load_head(copy) == ({}, None)
     fresh = aa.load_classifier(copy, num_labels=2)
     assert fresh.new_parts == ("classifier",) and fresh.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert_same_params(fresh.params["pooler"], golden_model.params["pooler"])
@@ -419,8 +419,8 @@ def test_text_classifiers_of_other_classes_and_old_files_are_taken_as_they_are(
     assert_same_params(aa.load_classifier(copy).params, golden_model.params)
 
 
-@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
-def test_outputs_without_a_softmax_are_refused_and_never_taken_over(
+@pytest.mark.parametrize("problem_type", ["regression", "ranking"])
+def test_outputs_of_an_unknown_kind_are_refused_and_never_taken_over(
     copy, golden_model, problem_type
 ):
     edit_config(copy, problem_type=problem_type, id2label={"0": "toxic", "1": "rude"})
@@ -430,9 +430,19 @@ def test_outputs_without_a_softmax_are_refused_and_never_taken_over(
         aa.load_classifier(copy)
     with pytest.raises(aa.InputError, match=f"problem_type is '?{problem_type}"):
         dataclasses.replace(golden_model.config, problem_type=problem_type)
-    assert checkpoint.load_label_names(copy) == {}
+    assert checkpoint.load_head(copy) == ({}, None)
     fresh = aa.load_classifier(copy, num_labels=2)
     assert fresh.new_parts == ("classifier",) and fresh.config.problem_type is None
+
+
+def test_a_head_for_lists_of_labels_is_known_as_such(copy):
+    edit_config(copy, problem_type="multi_label_classification")
+    loaded = aa.load_classifier(copy)
+    assert loaded.config.is_multi_label
+    assert checkpoint.load_head(copy).outputs == "multi_label_classification"
+    for problem_type in ("single_label_classification", "multi_label_classification"):
+        again = aa.load_classifier(copy, num_labels=2, problem_type=problem_type)
+        assert again.config.outputs == problem_type
 
 
 def test_problem_type_is_kept_until_the_head_is_new(copy):

@@ -269,7 +269,7 @@ def test_arguments_of_explain_texts_are_named(tiny):
         ({"nsteps": 2}, "nsteps is no option: did you mean n_steps[?]; there are target, n_steps"),
         (
             {"target": True},
-            "target must be 'predicted', 'gold', a class name or an index, not True",
+            "target must be 'predicted', 'gold', 'all', a class name or an index, not True",
         ),
         ({"target": 1.0}, "target must be .*not 1.0"),
     ):

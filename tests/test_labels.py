@@ -48,7 +48,7 @@ def test_values_of_a_column():
     )
     assert parse_labels(["00", "0", "1"]) == ["00", 0, 1]
     assert parse_labels(["-1", "", "-"]) is None and parse_labels([[1], 0, 10**400])[:2] == [
-        "[1]",
+        (1,),
         0,
     ]
 
@@ -253,7 +253,7 @@ def test_classes_that_cannot_be_trained_with():
         ([1, 1], "at least two classes"),
         ([0, 900], "row 3: class index 900"),
         (["Good", "good", "bad"], "labels 'Good' and 'good' differ in case alone"),
-        ([0.5, 1], "regression is not supported"),
+        ([0.5, 1], "no class index; use --problem_type regression"),
     ):
         with pytest.raises(aa.InputError, match=message):
             label_names(split_of(labels))
@@ -496,7 +496,7 @@ def test_the_same_rule_in_python(tiny):
     with pytest.raises(aa.InputError, match="'neutral' is not one of the classes"):
         aa.explain_texts(tiny, texts, target="neutral", n_steps=1)
     with pytest.raises(
-        aa.InputError, match="target must be 'predicted', 'gold', a class name or an index"
+        aa.InputError, match="target must be 'predicted', 'gold', 'all', a class name or an index"
     ):
         aa.explain_texts(tiny, texts, target=np.array([0, 1]), n_steps=1)
 

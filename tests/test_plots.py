@@ -266,7 +266,7 @@ def test_bars_stand_beside_the_rows_of_their_tokens():
         assert left.transData.transform(place)[1] == pytest.approx(
             right.transData.transform(place)[1], abs=0.5
         )
-    assert figure.get_suptitle() == "predicted: a$b$\nprobability: 0.750\nexplained: bad"
+    assert figure.get_suptitle() == "predicted: a$b$ (p = 0.750)\nexplained: bad"
 
 
 def test_model_with_one_output_has_no_probability_in_the_figure():

@@ -118,12 +118,14 @@ class _Inputs:
 
 def _load(options: Options) -> _Inputs:
     """Return the examples and the model to start from, having checked that they fit together."""
-    model_names = checkpoint.load_label_names(options.model)
+    head = checkpoint.load_head(options.model)
     seed = options.seed if is_single_file(options.dataset) else None  # by which it is divided
     loaded = cli.load_split(
         options.dataset, "train", options.columns, options.max_train_examples, seed
     )
     problem_type = options.problem_type or gold.problem_type_of(loaded)
+    # A head for another kind of labels is none for these.
+    model_names = head.id2label if head.outputs == problem_type else {}
     train = cli.with_gold_labels(loaded, model_names, problem_type)
     splits = _evaluation_splits(options, seed)
     _check_pairs(train, splits)

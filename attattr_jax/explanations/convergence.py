@@ -33,6 +33,7 @@ def convergence_by_steps(
       options: how they were attributed; of `method` there must be rules of all of `steps`.
       steps: S numbers.
     """
+    options = options.for_outputs(classifier.config.num_labels)
     classes = {name: index for index, name in classifier.id2label.items()}
     longest = max(steps)
     rules = [

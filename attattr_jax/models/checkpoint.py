@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -45,16 +45,23 @@ _HUB_FILES = [
 ]
 
 
-def load_label_names(name: str | os.PathLike) -> dict[int, str]:
-    """Return index -> class name of a checkpoint, LABEL_0, … where it names none.
+class Head(NamedTuple):
+    """What the classification head of a checkpoint is for."""
 
-    {} if its head is not a text classifier's.
+    id2label: dict[int, str]  # LABEL_0, … where it names no classes; {}: it is no text classifier's
+    outputs: str | None  # as `EncoderConfig.outputs`
+
+
+def load_head(name: str | os.PathLike) -> Head:
+    """Return what the head of a checkpoint is for; reads config.json alone.
 
     Raises:
       InputError: as `load_classifier`.
     """
     config, id2label, foreign_head = read_config(find_folder(str(name)), str(name))
-    return {} if foreign_head is not None else id2label or default_label_names(config)
+    if foreign_head is not None:
+        return Head({}, None)
+    return Head(id2label or default_label_names(config), config.outputs)
 
 
 def default_label_names(config: EncoderConfig) -> dict[int, str]:

@@ -46,7 +46,7 @@ from attattr_jax.data.batches import encode
 from attattr_jax.data.labels import class_indices, label_names
 from attattr_jax.data.splits import load_split
 from attattr_jax.explanations import parts
-from attattr_jax.models.checkpoint import load_label_names
+from attattr_jax.models.checkpoint import load_head
 from attattr_jax.pruning import importance_file
 from attattr_jax.pruning.masks import keep_top_heads, prune_lowest_heads
 from attattr_jax.runtime.files import Journal, read_run, write_json
@@ -183,7 +183,7 @@ def _use_model(folder: Path, num_labels: int | None = None) -> None:
         classifier.fingerprint()
         classifier.tokenize(list(TEXTS))
 
-    _each(use, lambda: load_label_names(folder))
+    _each(use, lambda: load_head(folder))
 
 
 def _model_kind(
