@@ -5,6 +5,7 @@ inputs with padding, and what `transformers`' PyTorch model gives for them in fl
 softmax of one layer replaced where attributions are asked for.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -16,11 +17,17 @@ import pytest
 
 import attattr_jax as aa
 from attattr_jax.attribution import formula
+from attattr_jax.data.batches import Encoded
 from attattr_jax.models import families, tensors
+from attattr_jax.models.inference import predict_logits
+from attattr_jax.pruning.importance import score_heads
+from attattr_jax.runtime import sharding
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 # Families that compute as another one does, and have its numbers.
 SAME_NUMBERS = {"camembert": "xlm-roberta"}
+# One folder for each encoder: the others differ in their numbers alone.
+ENCODERS = "albert bert deberta-v2 distilbert electra modernbert mpnet roberta".split()
 NAMES = sorted([file.parent.name for file in GOLDEN.glob("*/config.json")] + list(SAME_NUMBERS))
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
 RULES = {
@@ -111,6 +118,7 @@ def test_settings_that_are_not_built_are_refused(model_type, setting, said):
         family.from_hf(fields)
 
 
+@pytest.mark.parametrize("family", ENCODERS, indirect=True)
 def test_numbers_in_float64(family):
     """The float32 of other tests is rounding: in float64 they agree to 1e-9.
 
@@ -223,3 +231,83 @@ def test_fresh_parameters_are_those_of_the_table(family):
     assert sum(np.prod(leaf.shape, dtype=int) for leaf in shapes) == sum(
         value.size for value in tensors.to_hf_tensors(family[0].params, config).values()
     )
+
+
+@pytest.mark.parametrize("family", ENCODERS, indirect=True)
+def test_as_many_steps_as_are_needed(family):
+    """Where "auto" says that it converged, it is what a rule of 200 nodes gives."""
+    classifier, batch, _ = family
+    arguments = classifier.params, batch, classifier.config
+    adaptive = aa.attribute_attention(*arguments, n_steps="auto", tolerance=1e-2)
+    exact = aa.attribute_attention(*arguments, n_steps=200)
+    error = np.abs(np.asarray(adaptive.attributions - exact.attributions)).sum(axis=(2, 3, 4))
+    share = error / np.abs(np.asarray(exact.attributions)).sum(axis=(2, 3, 4))
+    assert np.asarray(adaptive.converged).any()
+    assert share[np.asarray(adaptive.converged)].max() < 2e-2
+
+
+@pytest.mark.parametrize("family", ENCODERS, indirect=True)
+def test_all_layers_at_once(family):
+    """The joint path starts where the attention of every layer is zero."""
+    classifier, batch, _ = family
+    config = classifier.config
+    arguments = classifier.params, batch, config
+    result = aa.attribute_attention(*arguments, n_steps=40, path="joint", objective="logit")
+    _, probs = aa.forward(*arguments)
+    nothing = {layer: np.zeros_like(used) for layer, used in enumerate(probs)}
+    logits, _ = aa.forward(*arguments, attention_probs=nothing)
+    expected = np.take_along_axis(np.asarray(logits), np.asarray(result.target)[:, None], 1)
+    np.testing.assert_allclose(result.baseline_score, expected, rtol=1e-4, atol=1e-5)
+    size = np.abs(np.asarray(result.attributions)).sum(axis=(1, 2, 3, 4))
+    assert (np.abs(result.convergence_delta[:, 0]) < 5e-3 * size).all()
+
+
+@pytest.mark.parametrize("family", ENCODERS, indirect=True)
+def test_importance_is_what_a_mask_changes(family):
+    """Ablation by its definition; the other measures score every head."""
+    classifier, batch, expected = family
+    config, labels = classifier.config, expected["labels"]
+    lengths = batch["attention_mask"].sum(axis=1)
+    encoded = Encoded(
+        *(
+            [row[:size].tolist() for row, size in zip(batch[name], lengths, strict=True)]
+            for name in ("input_ids", "token_type_ids", "special_tokens_mask")
+        ),
+        [],
+        [],
+        labels.astype(np.int32),
+    )
+    mesh = sharding.data_mesh()
+
+    def loss(head_mask):
+        logits, _ = aa.forward(classifier.params, batch, config, head_mask=jnp.asarray(head_mask))
+        log_probs = jax.nn.log_softmax(logits)
+        return -np.take_along_axis(np.asarray(log_probs), labels[:, None], 1).mean()
+
+    scores = score_heads("ablation", classifier, encoded, mesh)
+    ones = np.ones((config.num_hidden_layers, config.num_attention_heads), np.float32)
+    for layer, head in ((0, 1), (config.num_hidden_layers - 1, 2)):
+        without = ones.copy()
+        without[layer, head] = 0
+        change = loss(without) - loss(ones)
+        assert scores.importance[layer, head] == pytest.approx(change, abs=2e-5)
+    for measure in ("attribution", "taylor", "attention"):
+        values = score_heads(measure, classifier, encoded, mesh, n_steps=4).importance
+        assert values.shape == ones.shape and np.isfinite(values).all() and np.ptp(values) > 0
+
+
+@pytest.mark.parametrize("family", ENCODERS, indirect=True)
+def test_bfloat16_and_several_devices(family):
+    classifier, batch, expected = family
+    mesh = sharding.data_mesh()
+    assert mesh.size == 2
+    inputs = {name: batch[name] for name in INPUTS[:3]}
+    divided = sharding.shard_rows(inputs, mesh)
+    params = sharding.replicate(classifier.params, mesh)
+    assert_close(predict_logits(params, divided, classifier.config), expected["logits"])
+    half = dataclasses.replace(classifier.config, dtype="bfloat16")
+    with jax.numpy_dtype_promotion("standard"):
+        result = aa.attribute_attention(classifier.params, batch, half, n_steps=4)
+    assert result.logits.dtype == jnp.float32
+    scale = np.abs(expected["logits"]).max()
+    np.testing.assert_allclose(result.logits, expected["logits"], atol=0.05 * scale)

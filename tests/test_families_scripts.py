@@ -11,8 +11,8 @@ from conftest import WORDS, read_jsonl
 
 import attattr_jax as aa
 from attattr_jax.commands import attribute, prune, train
-from attattr_jax.models import tensors
-from attattr_jax.models.families import distilbert, roberta
+from attattr_jax.models import families, tensors
+from attattr_jax.models.families import roberta
 
 SIZES = {
     "hidden_size": 32,
@@ -34,31 +34,55 @@ def byte_level_tokenizer():
     return transformers.RobertaTokenizerFast(tokenizer_object=backend._tokenizer)
 
 
+def unigram_tokenizer():
+    """XLM-RoBERTa's, DeBERTa's and ALBERT's kind of tokenizer, with ▁ for spaces."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    backend = tokenizers.SentencePieceUnigramTokenizer()
+    texts = [" ".join(WORDS), "the plot's café"] * 20
+    backend.train_from_iterator(texts, vocab_size=200, special_tokens=special, unk_token="[UNK]")
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    names = {"pad": 0, "cls": 1, "sep": 2, "unk": 3, "mask": 4}
+    marks = {f"{name}_token": special[index] for name, index in names.items()}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend._tokenizer, **marks)
+
+
+FAMILY_SIZES = {
+    "roberta": {},
+    "distilbert": {},
+    "deberta-v2": {"position_buckets": 8},
+    "modernbert": {"classifier_pooling": "mean", "local_attention": 8},
+    "albert": {"embedding_size": 16},
+}
+
+
 @pytest.fixture(scope="module", params=["roberta", "distilbert"])
 def folder(request, tiny, tmp_path_factory):
-    """A small classifier of another family, saved; RoBERTa's has a byte-level tokenizer."""
-    if request.param == "roberta":
-        tokenizer = byte_level_tokenizer()
-        config = roberta.RobertaConfig(vocab_size=len(tokenizer), **SIZES)
-    else:
-        tokenizer = tiny.tokenizer
-        config = distilbert.DistilBertConfig(vocab_size=tiny.config.vocab_size, **SIZES)
+    """A small classifier of another family, saved, with a tokenizer of its kind."""
+    name = request.param
+    kinds = {"roberta": byte_level_tokenizer, "modernbert": byte_level_tokenizer}
+    tokenizer = tiny.tokenizer if name == "distilbert" else kinds.get(name, unigram_tokenizer)()
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **SIZES}
+    config = families.FAMILIES[name].config(**sizes, **FAMILY_SIZES[name])
     params = tensors.init_params(config, jax.random.key(0))
     names = {0: "negative", 1: "positive"}
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(name)
     aa.save_classifier(aa.Classifier(config, params, tokenizer, names), folder)
     return folder
 
 
-@pytest.mark.parametrize("folder", ["roberta"], indirect=True)
-def test_the_scripts_train_explain_and_prune(folder, reviews_folder, tmp_path):
+@pytest.mark.parametrize("folder", ["roberta", "deberta-v2", "modernbert", "albert"], indirect=True)
+def test_the_scripts_train_explain_and_prune(folder, reviews_folder, tmp_path, capsys):
     model = tmp_path / "model"
     recipe = "--num_train_epochs 1 --train_batch_size 8 --max_seq_length 30 --logging_steps 2"
     recipe = f"--model {folder} --dataset {reviews_folder} --output_dir {model} {recipe}"
     with jax.numpy_dtype_promotion("standard"):
         assert train.main(recipe.split()) == 0
     config = json.loads((model / "config.json").read_text())
-    assert config["model_type"] == "roberta"
+    assert config["model_type"] == json.loads((folder / "config.json").read_text())["model_type"]
     explain = f"--checkpoint {model} --dataset {reviews_folder} --max_examples 3 --n_steps 8"
     assert attribute.main(explain.split()) == 0
     rows = read_jsonl(model / "attribution" / "examples.jsonl")
@@ -66,11 +90,18 @@ def test_the_scripts_train_explain_and_prune(folder, reviews_folder, tmp_path):
     for row in rows:
         assert max(np.abs(row["convergence_deltas"])) < 1e-2
     cut = f"--checkpoint {model} --dataset {reviews_folder} --num_scoring_examples 8"
-    cut = f"{cut} --save_pruned {tmp_path / 'small'} --importance attention"
-    assert prune.main(cut.split()) == 0
+    saved = f"{cut} --save_pruned {tmp_path / 'small'} --importance attention"
+    if config["model_type"] == "albert":
+        assert prune.main(saved.split()) == 2
+        assert "layers share their parameters" in capsys.readouterr().err
+        assert not (tmp_path / "small").exists()
+        assert prune.main(f"{cut} --importance attention --curve".split()) == 0
+        return
+    assert prune.main(saved.split()) == 0
     assert aa.load_classifier(tmp_path / "small").config.kept_heads is not None
 
 
+@pytest.mark.parametrize("folder", ["roberta", "distilbert", "deberta-v2"], indirect=True)
 def test_pairs_and_words_come_from_offsets_not_from_marks_in_tokens(folder):
     """A model without segments: the row tells the two texts apart, the model sees zeros."""
     classifier = aa.load_classifier(folder)

@@ -73,7 +73,6 @@ def attribute_attention(
     n_steps: int | str = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
-    contrast: str | int | Array = "runner_up",
     layers: Sequence[int] | None = None,
     head_mask: HeadMask | None = None,
     reduce: str | None = None,
@@ -81,6 +80,7 @@ def attribute_attention(
     path: str = "layer",
     tolerance: float = 1e-3,
     max_steps: int = 63,
+    contrast: str | int | Array = "runner_up",
 ) -> AttentionAttributions:
     """Attribute the model's output to the attention of every token pair in every head.
 
@@ -103,8 +103,6 @@ def attribute_attention(
       objective: F: "prob" the softmax probability of the target (as in the paper), of a multi-label
         model its sigmoid; "log_prob" the logarithm of that; "logit"; or "contrast", the target's
         logit less that of another class: what speaks for the one rather than the other.
-      contrast: the other class: "runner_up", the most probable one but for the target, a class
-        index, or int [B].
       layers: the layers to attribute, by default all.
       head_mask: [L, N] over all the model's layers, as for `forward`.
       reduce: None, or "head_max": keep only each head's maximum over real tokens.
@@ -119,6 +117,8 @@ def attribute_attention(
         change from one level of nodes to the next, Σ|change| / Σ|attributions|, of a layer of an
         example: estimates of its relative error.
       max_steps: with "auto": no level of more nodes is tried; the levels are 7, 11, 15, 31 and 63.
+      contrast: with "contrast": the other class: "runner_up", the most probable one but for the
+        target, a class index, or int [B].
 
     Returns:
       `AttentionAttributions`.

@@ -282,12 +282,12 @@ def attribute_tokens(
     n_steps: int | str = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
-    contrast: str | int | Array = "runner_up",
     head_mask: HeadMask | None = None,
     baseline_token_id: int | None = None,
     step_batch_size: int | None = None,
     tolerance: float = 1e-3,
     max_steps: int = 63,
+    contrast: str | int | Array = "runner_up",
 ) -> TokenAttributions:
     """Attribute the model's output to each token by integrated gradients on the word embeddings.
 

@@ -65,7 +65,8 @@ def word_labels(row: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list
         limit = min(following if following >= end else len(text), len(text))
         while start < end < limit and _continues_word(text[end]):
             end += 1
-        written = "" if row["special_tokens_mask"][first] else text[start:end]
+        # A piece that begins a word may have the space before it, as SentencePiece's "▁film".
+        written = "" if row["special_tokens_mask"][first] else text[start:end].strip()
         labels.append(
             written or "".join(row["tokens"][position].removeprefix("##") for position in group)
         )

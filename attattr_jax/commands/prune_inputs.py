@@ -97,6 +97,8 @@ def prepare(options: Options) -> Inputs:
     cli.check_checkpoint(options)
     classifier = load_classifier(options.checkpoint)
     classifier.require_classes()
+    if save_folder is not None:
+        named("--save_pruned", lambda: head_masks.check_removable(classifier.config))
     present = head_masks.present_heads(classifier.config)
     fingerprint = classifier.fingerprint()
     options.check_rule(present)

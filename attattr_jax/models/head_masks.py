@@ -75,11 +75,8 @@ def select_heads(
         for layer, row in enumerate(factors)
         if any(row[head] != 1 for head in config.heads_of(layer))
     ]
-    if changed and config.shares_layers:
-        raise InputError(
-            f"heads cannot be cut out of {config.title}, whose layers share their parameters: mask"
-            " them"
-        )
+    if changed:
+        check_removable(config)
     names = ("query", "key", "value", "attention_output")
     old = {
         layer: {name: params[config.layer_name(layer)][name] for name in names} for layer in changed
@@ -89,6 +86,15 @@ def select_heads(
     layer_names = {layer: config.layer_name(layer) for layer in changed}
     cut = {layer_names[layer]: {**params[layer_names[layer]], **new[layer]} for layer in changed}
     return {**params, **cut}, dataclasses.replace(config, kept_heads=tuple(kept_heads))
+
+
+def check_removable(config: EncoderConfig) -> None:
+    """Raise an InputError where a head cannot be cut out of one layer alone."""
+    if config.shares_layers:
+        raise InputError(
+            f"heads cannot be cut out of {config.title}, whose layers share their parameters: mask"
+            " them"
+        )
 
 
 def _cut_heads(
