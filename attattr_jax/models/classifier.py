@@ -41,6 +41,7 @@ class Classifier:
     id2label: dict[int, str]  # class index -> name
     name: str = "classifier"  # the folder or Hub id it came from
     new_parts: tuple[str, ...] = ()  # parts that were initialised, not loaded
+    commit: str | None = None  # of the Hub's repository that it came from
 
     def __post_init__(self):
         # The tokenizer knows what it pads with. Where config.json says another id, the baseline of
@@ -199,6 +200,7 @@ def load_classifier(
     seed: int = 0,
     new_head: bool = False,
     problem_type: str | None = None,
+    revision: str | None = None,
 ) -> Classifier:
     """Load a text classifier.
 
@@ -214,13 +216,14 @@ def load_classifier(
         size, which is for other classes.
       problem_type: with `num_labels`: the kind of outputs to fine-tune for, as config.json names it
         ("regression", "single_label_classification", "multi_label_classification").
+      revision: a branch, a tag or a commit of a Hub id, by default its main branch.
 
     Raises:
       InputError: not found, not reachable, of an unknown family, not a text classifier (without
         `num_labels`), damaged, or its tensors do not match its configuration.
     """
     keep_programs()
-    folder = find_folder(str(name))
+    folder = find_folder(str(name), revision)
     config, id2label, foreign_head = read_config(folder, str(name))
     if foreign_head is not None and num_labels is None:
         raise InputError(f"{name}: {foreign_head}")
@@ -244,7 +247,9 @@ def load_classifier(
             f"{name}: its tokenizer has {len(tokenizer)} tokens, its config.json a vocab_size of"
             f" {config.vocab_size}"
         )
-    return Classifier(config, params, tokenizer, id2label, str(name), tuple(new_parts))
+    is_snapshot = folder.parent.name == "snapshots" and str(folder) != str(user_path(name))
+    commit = folder.name if is_snapshot else None
+    return Classifier(config, params, tokenizer, id2label, str(name), tuple(new_parts), commit)
 
 
 def holds(folder: Path, fingerprint: str | None) -> bool:

@@ -153,10 +153,12 @@ class OutputFolder:
                 if name in self.previous and name not in ignored
             }
         )
+        defaults = {f"--{field.name}": field.default for field in dataclasses.fields(options)}
         begun, anew = f"the run in {self.path}", "--overwrite starts anew"
         for name in given | before:
             value, value_before = given.get(name), before.get(name)
-            if value == value_before:
+            is_newer = name not in before and value == defaults.get(name)
+            if value == value_before or is_newer:  # an option that the run did not have yet
                 continue
             if "fingerprint" in name:
                 reason = (
