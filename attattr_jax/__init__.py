@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .pruning.experiment import prune_curve
     from .pruning.importance import head_importance
     from .pruning.masks import keep_top_heads, prune_lowest_heads
-    from .pruning.removal import remove_heads
+    from .pruning.removal import fill_heads, remove_heads
 
 _MODULES = {
     "AttentionAttributions": ".attribution.attention",
@@ -61,6 +61,7 @@ _MODULES = {
     "prune_curve": ".pruning.experiment",
     "prune_lowest_heads": ".pruning.masks",
     "quadrature": ".attribution.quadrature",
+    "fill_heads": ".pruning.removal",
     "remove_heads": ".pruning.removal",
     "save_classifier": ".models.classifier",
     "sum_over_layers": ".attribution.reductions",
@@ -83,6 +84,7 @@ __all__ = [
     "compare",
     "explain_texts",
     "explanations_of",
+    "fill_heads",
     "forward",
     "head_importance",
     "init_params",

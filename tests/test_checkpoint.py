@@ -18,6 +18,8 @@ from tiny_classifier import make_tiny
 
 import attattr_jax as aa
 from attattr_jax.models import checkpoint
+from attattr_jax.models import hub as hub_module
+from attattr_jax.models.hub import CardFacts
 
 
 def tensors_of(folder):
@@ -645,6 +647,54 @@ def test_a_revision_is_what_is_asked_for(hub, golden_model, copy):
     for local in (str(copy), "minilm-l6"):
         with pytest.raises(aa.InputError, match=r"revision 'v1': .* is not on the Hub"):
             aa.load_classifier(local, revision="v1")
+
+
+def test_the_model_card_says_what_the_model_is(tiny, tmp_path):
+    import huggingface_hub
+
+    names = {0: "no`t <b>", 1: "a | b: {}"}
+    classifier = dataclasses.replace(
+        aa.remove_heads(tiny, [[1, 0, 1, 1], [1, 1, 1, 1]]), id2label=names, name="org/model"
+    )
+    facts = CardFacts("- x: [", {"eval_accuracy": 0.5}, "python train.py --dataset '- x: ['")
+    aa.save_classifier(classifier, tmp_path, facts)
+    card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
+    assert (card.data.base_model, card.data.datasets) == ("org/model", ["- x: ["])
+    assert card.data.pipeline_tag == "text-classification" and card.data.metrics == ["accuracy"]
+    assert "`no't <b>`, `a / b: {}`" in card.text and "| `eval_accuracy` | 0.5000 |" in card.text
+    assert "removed: layer 0: 1." in card.text and "    python train.py --dataset" in card.text
+    first = (tmp_path / "README.md").read_bytes()
+    aa.save_classifier(classifier, tmp_path, facts)
+    assert (tmp_path / "README.md").read_bytes() == first
+    (tmp_path / "README.md").write_text("mine")
+    aa.save_classifier(classifier, tmp_path, facts)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_classifier_is_pushed_without_what_is_of_this_machine(tiny, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    uploads = []
+    monkeypatch.setattr(huggingface_hub, "create_repo", lambda name, exist_ok: f"hub/{name}")
+    monkeypatch.setattr(huggingface_hub, "upload_folder", lambda **kw: uploads.append(kw))
+    aa.save_classifier(tiny, tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    assert hub_module.push(tmp_path, "me/model") == "hub/me/model"
+    (upload,) = uploads
+    kept = huggingface_hub.utils.filter_repo_objects(
+        [file.name for file in tmp_path.iterdir()], allow_patterns=upload["allow_patterns"]
+    )
+    assert {"config.json", "model.safetensors", "README.md"} <= set(kept)
+    assert "run.json" not in set(kept)
+
+    def fails(**_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", fails)
+    with pytest.raises(aa.InputError, match="no network; the classifier is saved, and `hf upload"):
+        hub_module.push(tmp_path, "me/model")
+    with pytest.raises(aa.InputError, match="is no id of the Hub"):
+        hub_module.check_id("a/b/c")
 
 
 def test_unreachable_hub_names_the_offline_choices(tmp_path, monkeypatch):

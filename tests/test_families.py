@@ -209,6 +209,11 @@ def test_removed_heads_and_files(family, tmp_path):
     loaded = aa.load_classifier(tmp_path)
     assert loaded.fingerprint() == smaller.fingerprint() != classifier.fingerprint()
     assert loaded.config == smaller.config
+    filled = aa.fill_heads(loaded)
+    assert filled.config == classifier.config
+    assert_close(aa.forward(filled.params, batch, filled.config)[0], expected["logits_head_masked"])
+    shapes = jax.tree.map(np.shape, filled.params)
+    assert shapes == jax.tree.map(np.shape, dict(classifier.params))
 
 
 def test_a_new_head_has_its_classes(family, tmp_path):

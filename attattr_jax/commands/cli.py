@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -247,6 +248,20 @@ def check_checkpoint(options: Any) -> None:
     raise InputError(
         f"name a model with --checkpoint{there if runs else ', such as an output of train.py'}"
     )
+
+
+def command_of(script: str, options: Any) -> str:
+    """Return the command line that options stand for, without what is of this machine alone."""
+    words = ["python", script]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        is_local = field.metadata.get("starts_run") or field.name in ("output_dir", "push_to_hub")
+        if is_local or value == field.default or value in (None, [], False):
+            continue
+        if isinstance(value, str) and user_path(value).exists():
+            value = user_path(value).name  # of a path only the name
+        words += [f"--{field.name}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def say(message: str) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..data.batches import bucket_length
+from ..data.splits import dataset_name
 from ..errors import require
 from ..models.classifier import Classifier, save_classifier
+from ..models.hub import CardFacts
 from ..pruning import costs
 from ..pruning.curves import REMOVABLE_LOSS, last_above, masks_along
 from ..pruning.experiment import Experiment, Ranking
@@ -19,7 +21,7 @@ from ..pruning.masks import (
     keep_top_heads,
     listed_heads,
 )
-from ..pruning.removal import remove_heads
+from ..pruning.removal import fill_heads, remove_heads
 from ..runtime import sharding
 from ..runtime.files import Journal, write_file, write_json
 from ..runtime.progress import progress
@@ -68,7 +70,10 @@ def _prune(options: Options) -> None:
         figure = accuracy_curves(curves, len(inputs.evaluated), REMOVABLE_LOSS)
         save_figure(figure, folder.path / "curve")
     if smaller is not None and inputs.save_folder is not None:
-        save_classifier(smaller, inputs.save_folder.path)
+        metrics = {name: result[name] for name in ("accuracy_before", "accuracy_after")}
+        command = cli.command_of("prune.py", inputs.options)
+        facts = CardFacts(dataset_name(str(inputs.facts["dataset_path"])), metrics, command)
+        save_classifier(smaller, inputs.save_folder.path, facts)
         inputs.save_folder.finish(results={"accuracy": after["accuracy"]})
         result["size"] = _sizes(inputs, smaller)
         write_json(folder.path / "pruning.json", result)
@@ -80,11 +85,13 @@ def _prune(options: Options) -> None:
         print_curves(curves)
     if inputs.save_folder is not None:
         print_sizes(result["size"])
-        cli.say(
-            "the smaller model loads here and with transformers 4; transformers 5 does not read"
-            " `pruned_heads`"
-        )
-        print(f"smaller model: {inputs.save_folder.path}")
+        if not options.full_size:
+            cli.say(
+                "the smaller model loads here and with transformers 4; transformers 5 does not read"
+                " `pruned_heads`: --full_size saves one that it reads"
+            )
+        kind = "full-size model with zeros" if options.full_size else "smaller model"
+        print(f"{kind}: {inputs.save_folder.path}")
     print(f"pruning: {folder.path}")
 
 
@@ -185,6 +192,8 @@ def _start_saving(inputs: Inputs, mask: np.ndarray) -> Classifier | None:
     if inputs.save_folder is None:
         return None
     smaller = remove_heads(inputs.classifier, mask)
+    if inputs.options.full_size:
+        smaller = fill_heads(smaller)
     facts = inputs.facts | {"model_fingerprint": smaller.fingerprint()}
     inputs.save_folder.start(inputs.saved_options, facts, inputs.may_change)
     return smaller

@@ -95,10 +95,7 @@ def prepare(options: Options) -> Inputs:
     folder = OutputFolder(path, "prune", FILES, options.overwrite, options.resume)
     save_folder = _save_folder(options, folder)
     cli.check_checkpoint(options)
-    classifier = load_classifier(options.checkpoint, revision=options.revision)
-    classifier.require_classes()
-    if save_folder is not None:
-        named("--save_pruned", lambda: head_masks.check_removable(classifier.config))
+    classifier = _load(options)
     present = head_masks.present_heads(classifier.config)
     fingerprint = classifier.fingerprint()
     options.check_rule(present)
@@ -151,6 +148,15 @@ def prepare(options: Options) -> Inputs:
             *(["importance"] if given is not None else []),
         ),
     )
+
+
+def _load(options: Options) -> Classifier:
+    """Return the model, whose heads can be ranked, and cut out where that is asked for."""
+    classifier = load_classifier(options.checkpoint, revision=options.revision)
+    classifier.require_classes()
+    if options.save_pruned is not None:
+        named("--save_pruned", lambda: head_masks.check_removable(classifier.config))
+    return classifier
 
 
 def _save_folder(options: Options, folder: OutputFolder) -> OutputFolder | None:

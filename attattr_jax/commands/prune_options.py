@@ -25,7 +25,9 @@ from ..pruning.masks import (
 )
 from ..pruning.measures import MEASURES
 from . import options as common
-from .options import DATA, FIRST, PRUNE, SHOW, option
+from .options import DATA, FIRST, PRUNE, SAVE, SHOW, option
+
+_OF_CURVE = ("curve_importances", "curve_seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,12 @@ class Options(common.CommonOptions):
         " one's",
         FIRST,
     )
+    full_size: bool = option(
+        False,
+        "save the model of --save_pruned at its full size, with zeros for the removed heads: any"
+        " version of transformers reads it, and it is no faster",
+        SAVE,
+    )
     output_dir: str | None = option(None, "where to write (default: <checkpoint>/pruning)", FIRST)
 
     @property
@@ -162,10 +170,9 @@ def checked(options: Options) -> Options:
             options.scoring_split == "train",
             "--protocol reference scores on --eval_split: leave --scoring_split out",
         )
-    common.check_applies(
-        options,
-        [(name, options.curve, "without --curve") for name in ("curve_importances", "curve_seeds")],
-    )
+    of_curve = [(name, options.curve, "without --curve") for name in _OF_CURVE]
+    saves = ("full_size", options.save_pruned is not None, "without --save_pruned")
+    common.check_applies(options, [*of_curve, saves])
     by_hand = options.prune_heads is not None
     require(
         not by_hand or not options.curve,

@@ -19,14 +19,16 @@ from ..data.splits import (
     task_name,
 )
 from ..errors import require
-from ..models import checkpoint
+from ..models import checkpoint, hub
 from ..models.classifier import Classifier, holds, load_classifier, save_classifier
+from ..models.hub import CardFacts
 from ..runtime import sharding
 from ..runtime.files import is_utf8, user_path
 from ..runtime.output import OutputFolder
 from ..runtime.progress import progress
 from ..training import evaluation
 from . import cli, train_options
+from .options import named
 from .train_options import DATASET_DEFAULTS, Options
 
 FILES = (
@@ -56,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: Options) -> None:
     train_options.check(options)
+    if options.push_to_hub is not None:
+        named("--push_to_hub", lambda: hub.check_id(str(options.push_to_hub)))
     if options.eval_only:
         _evaluate(options)
     else:
@@ -72,13 +76,14 @@ def _train(options: Options) -> None:
         options,
         inputs.facts,
         (
-            *("save_steps", "model", "revision", "initial_model_commit"),
+            *("save_steps", "push_to_hub", "model", "revision", "initial_model_commit"),
             *("dataset", "dataset_path"),
         ),
     )
     if folder.is_finished(*run):
         if holds(folder.path, folder.previous.get("model_fingerprint")):
             folder.print_finished()
+            _push(options, folder)
             return
         cli.say(
             f"warning: the classifier in {folder.path} is missing or has changed: it is made again"
@@ -88,10 +93,22 @@ def _train(options: Options) -> None:
     _say_what_is_trained(options, inputs.classifier)
     best, summary = _fine_tune(options, inputs, folder)
     if sharding.is_main():
-        save_classifier(best, folder.path)
+        metrics = {name: value for name, value in summary.items() if name.startswith("eval")}
+        facts = CardFacts(
+            dataset_name(options.dataset), metrics, cli.command_of("train.py", options)
+        )
+        save_classifier(best, folder.path, facts)
     folder.finish(model_fingerprint=best.fingerprint(), results=summary)
     _print_training(summary)
     print(f"classifier: {folder.path}")
+    _push(options, folder)
+
+
+def _push(options: Options, folder: OutputFolder) -> None:
+    """Upload the classifier, if that is asked for."""
+    if options.push_to_hub is not None and sharding.is_main():
+        name = options.push_to_hub
+        print(f"pushed: {named('--push_to_hub', lambda: hub.push(folder.path, name))}")
 
 
 def _output_folder(options: Options) -> OutputFolder:

@@ -69,6 +69,11 @@ class Options(common.CommonOptions):
     dtype: Literal["float32", "bfloat16"] = option(
         "float32", "what to compute in; parameters are float32", RUN
     )
+    push_to_hub: str | None = option(
+        None,
+        "upload the finished classifier to this repository of the Hub, with a model card",
+        SAVE,
+    )
     eval_only: bool = option(
         False, "print the metrics of --model on the evaluation split; writes nothing", FIRST
     )

@@ -28,6 +28,7 @@ from .checkpoint import (
     tokenizer_facts,
 )
 from .config import EncoderConfig
+from .hub import CardFacts, is_own_card, model_card
 from .tensors import from_hf_tensors, to_hf_tensors
 
 
@@ -260,8 +261,13 @@ def holds(folder: Path, fingerprint: str | None) -> bool:
         return False
 
 
-def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
+def save_classifier(
+    classifier: Classifier, folder: str | os.PathLike, card: CardFacts | None = None
+) -> None:
     """Save in Hugging Face format: `config.json`, `model.safetensors` and the tokenizer's files.
+
+    A model card, `README.md`, says what the model is, with what `card` knows of it; a `README.md`
+    of somebody else stays.
 
     `from_pretrained(folder)` of `transformers`' class (`config.architecture`) gives the same
     logits; that of `transformers` 4 if heads were removed, which version 5 cannot load. The weights
@@ -283,7 +289,23 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike) -> None:
                 if file.is_file():
                     write_file(folder / file.name, file.read_bytes())
     write_json(folder / "config.json", classifier.config.to_hf(classifier.id2label))
+    readme = folder / "README.md"
+    if not os.path.lexists(readme) or (readme.is_file() and is_own_card(readme)):
+        write_file(readme, _card(classifier, card or CardFacts()).encode())
     write_file(folder / "model.safetensors", _serialised(classifier))
+
+
+def _card(classifier: Classifier, facts: CardFacts) -> str:
+    """Return the model card."""
+    config = classifier.config
+    every = set(range(config.num_attention_heads))
+    removed = {
+        layer: sorted(every - set(config.heads_of(layer)))
+        for layer in range(config.num_hidden_layers)
+    }
+    pruned = {layer: heads for layer, heads in removed.items() if heads}
+    names = [classifier.id2label[index] for index in sorted(classifier.id2label)]
+    return model_card(classifier.name, config.title, names, pruned, facts)
 
 
 def file_size(classifier: Classifier) -> int:

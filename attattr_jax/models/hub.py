@@ -1,10 +1,14 @@
-"""Models of the Hugging Face Hub: downloaded, from the right revision, as safetensors."""
+"""The Hugging Face Hub: models downloaded as safetensors, model cards, and models pushed."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, root_cause
 from ..runtime.progress import quiet_import
 
 MINILM = "minilm-l6"
@@ -104,3 +108,106 @@ def _cached_conversion(main: Path) -> Path | None:
         if any(folder.glob("*.safetensors")):
             return folder
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class CardFacts:
+    """What a model card says beside what the classifier itself knows."""
+
+    dataset: str | None = None  # its name, without a path
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    command: str | None = None  # that made the model
+
+
+_CARD_TAG = "attattr-jax"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(
+    name: str, title: str, classes: list[str], pruned: Mapping[int, list[int]], facts: CardFacts
+) -> str:
+    """Return the `README.md` of a classifier, with the Hub's block of metadata.
+
+    Args:
+      name: the checkpoint that it was made from; it is the base model if it is a Hub id.
+      title: of the family.
+      classes: their names, in order.
+      pruned: the removed heads of each layer that lost some.
+      facts: what else is known.
+    """
+    with quiet_import():
+        import huggingface_hub
+
+    is_id = bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+    data = huggingface_hub.ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=name if is_id else None,
+        datasets=[facts.dataset] if facts.dataset else None,
+        metrics=sorted({key.split("_", 1)[-1] for key in facts.metrics}) or None,
+        tags=[_CARD_TAG, *(["pruned-attention-heads"] if pruned else [])],
+    )
+    lines = ["---", data.to_yaml().strip(), "---", "", f"# {title} text classifier", ""]
+    lines += [f"Classes: {', '.join(map(_as_code, classes))}.", ""]
+    if is_id:
+        lines += [f"Made from {_as_code(name)}.", ""]
+    if facts.dataset:
+        lines += [f"Trained or evaluated on {_as_code(facts.dataset)}.", ""]
+    if facts.metrics:
+        lines += ["| metric | value |", "|---|---|"]
+        lines += [f"| {_as_code(key)} | {value:.4f} |" for key, value in facts.metrics.items()]
+        lines += [""]
+    if pruned:
+        removed = "; ".join(
+            f"layer {layer}: {', '.join(map(str, heads))}" for layer, heads in pruned.items()
+        )
+        lines += [f"Attention heads that were removed: {removed}.", ""]
+    if facts.command:
+        lines += ["Made by:", "", f"    {facts.command}", ""]
+    lines += ["Load it with attattr-jax:", "", "```python", "import attattr_jax as aa", ""]
+    lines += ['classifier = aa.load_classifier("<this repository or folder>")', "```", ""]
+    return "\n".join(lines)
+
+
+def _as_code(text: str) -> str:
+    """Return text from users as code in Markdown, in which nothing is markup."""
+    return "`" + " ".join(text.replace("`", "'").replace("|", "/").split()) + "`"
+
+
+def is_own_card(file: Path) -> bool:
+    """Return whether a `README.md` is a card that was written here."""
+    head = file.read_text(encoding="utf-8", errors="replace")[:2000]
+    return head.startswith("---\n") and f"- {_CARD_TAG}\n" in head
+
+
+def check_id(name: str) -> None:
+    """Raise an InputError unless this can be the id of a repository on the Hub."""
+    from huggingface_hub import errors, utils
+
+    try:
+        utils.validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise InputError(f"{name!r:.80} is no id of the Hub: {root_cause(error):.200}") from None
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a classifier's folder to the Hub, and return its address.
+
+    Configuration, weights, tokenizer and card are uploaded; nothing that names local paths.
+
+    Raises:
+      InputError: the Hub cannot be reached, or does not take it.
+    """
+    import huggingface_hub
+
+    try:
+        address: Any = huggingface_hub.create_repo(name, exist_ok=True)
+        huggingface_hub.upload_folder(
+            repo_id=name, folder_path=str(folder), allow_patterns=[*FILES, "README.md"]
+        )
+    except Exception as error:  # whatever the network layer raises: the remedy is the same
+        raise InputError(
+            f"{name}: {root_cause(error):.200}; the classifier is saved, and `hf upload {name}"
+            f" {folder}` sends it later"
+        ) from None
+    return str(address)
