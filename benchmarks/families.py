@@ -177,6 +177,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 result["parity"][name] = parity(name, Path(folder))
             print(name, json.dumps(result["parity"][name]), flush=True)
+    for of_family in (result["parity"] or {}).values():
+        kinds = [values for values in of_family.values() if isinstance(values, dict)]
+        of_family["largest_difference"] = max(kind["largest_difference"] for kind in kinds)
     print(json.dumps(result, indent=2))
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
