@@ -903,6 +903,19 @@ def test_smaller_model_is_saved_and_used(
         and run["finished"]
     )
 
+    # At full size, with zeros, it is for any reader of the format.
+    command += " --full_size --overwrite"
+    assert prune.main(words(command, c=trained_folder, s=smaller, o=tmp_path / "out")) == 0
+    assert f"full-size model with zeros: {smaller}" in capsys.readouterr().out
+    filled = aa.load_classifier(smaller)
+    assert filled.config == aa.load_classifier(trained_folder).config
+    assert (
+        json.loads((tmp_path / "out" / "pruning.json").read_text())["accuracy_after"]
+        == (record["accuracy_after"])
+    )
+    command = command.replace(" --full_size", "")
+    assert prune.main(words(command, c=trained_folder, s=smaller, o=tmp_path / "out")) == 0
+
     # It says what it was trained on, and the other scripts take it.
     assert (
         prune.main(words("--checkpoint {s} --importance random --prune_fraction 0.75", s=smaller))
@@ -959,6 +972,8 @@ def test_prune_as_the_papers_code(trained_folder, reviews_folder, tmp_path, caps
 
 
 BAD_TRAIN = [
+    ("--push_to_hub a/b/c", "--push_to_hub: 'a/b/c' is no id of the Hub"),
+    ("--problem_type multi_label_classification", "is no list, which a model whose labels hold"),
     ("--learning_rate -1", "--learning_rate must be above 0"),
     ("--learning_rate nan", "--learning_rate must be above 0"),
     ("--weight_decay inf", "--weight_decay must be from 0"),
@@ -1039,7 +1054,7 @@ BAD_ATTRIBUTE = [
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     (
         "--text a --target angry",
-        "--target 'angry' is not predicted, gold, or one of the classes 0 (negative), 1 (positive)",
+        "--target 'angry' is not predicted, gold, all, or one of the classes 0 (negative), 1 (positive)",
     ),
     ("--text a --target gold", "texts given by hand have no gold class"),
     ("--dataset {unlabelled} --target gold", "--target gold: "),
@@ -1104,6 +1119,8 @@ BAD_PRUNE = [
         "--protocol reference --scoring_split validation",
         "scores on --eval_split: leave --scoring_split out",
     ),
+    ("--full_size", "--full_size has no effect without --save_pruned: leave it out"),
+    ("--revision v1", "revision 'v1': "),
     ("--save_pruned {tmp}/out", "out is the folder of --output_dir: choose another"),
     ("--save_pruned {trained}/", "is the folder of --checkpoint: choose another"),
     (
