@@ -1054,7 +1054,7 @@ BAD_ATTRIBUTE = [
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     (
         "--text a --target angry",
-        "--target 'angry' is not predicted, gold, all, or one of the classes 0 (negative), 1 (positive)",
+        "--target 'angry' is not predicted, gold, all, or one of the classes 0 (negative), 1 (pos",
     ),
     ("--text a --target gold", "texts given by hand have no gold class"),
     ("--dataset {unlabelled} --target gold", "--target gold: "),
