@@ -139,6 +139,8 @@ def test_several_columns_of_0_and_1_are_lists(tmp_path):
         ),
         ([1, "x"], gold.REGRESSION, "row 2: label 'x' is no number"),
         ([["a"], ["c"]], gold.MULTI_LABEL, "row 2: label 'c' is not one of the model's classes"),
+        ([["a"], ["b", "-"]], gold.MULTI_LABEL, "row 2: '-' in a list of labels is no class"),
+        ([["a"], ["b", "-"]], gold.MULTI_LABEL, "row 2: '-' in a list of labels is no class"),
     ],
 )
 def test_labels_of_another_kind_are_named(tmp_path, labels, problem_type, said):
@@ -186,6 +188,12 @@ def test_contrast_is_refused_where_there_is_none(golden_model, golden_batch, reg
     model = aa.load_classifier(regression_folder)
     with pytest.raises(aa.InputError, match="'contrast' needs two classes"):
         aa.explain_texts(model, ["good"], objective="contrast", n_steps=2)
+
+
+def test_a_class_is_not_contrasted_with_itself(tiny):
+    (one,) = aa.explain_texts(tiny, TEXTS[:1], n_steps=2)
+    with pytest.raises(aa.InputError, match=f"contrast names '{one.predicted}', the class that is"):
+        aa.explain_texts(tiny, TEXTS[:1], objective="contrast", contrast=one.predicted, n_steps=2)
 
 
 def test_all_classes_of_a_text_follow_each_other(tiny):

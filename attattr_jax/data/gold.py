@@ -79,6 +79,10 @@ def gold_labels(split: Split, id2label: Mapping[int, str], problem_type: str) ->
     flat, counts = _one_by_one(split)
     indices = class_indices(flat, id2label) if len(flat) else np.zeros(0, np.int32)
     rows = np.repeat(np.arange(len(split)), counts)
+    if NO_GOLD in indices:
+        at = int(np.flatnonzero(indices == NO_GOLD)[0])
+        label = (flat.raw_labels or [])[at]
+        raise InputError(f"{flat.row(at)}: {label!r:.80} in a list of labels is no class")
     gold = np.zeros((len(split), len(id2label)), np.int32)
     gold[rows, indices] = 1
     labels = split.raw_labels or ()

