@@ -77,29 +77,37 @@ def parity(name: str, folder: Path) -> dict:
     import torch
     import transformers
 
-    config = config_of(name, **BASE[name])
-    params = tensors.init_params(config, jax.random.key(0))
-    classifier = aa.Classifier(config, params, None, {0: "no", 1: "yes"})
-    aa.save_classifier(classifier, folder)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, attn_implementation="eager"
-    ).eval()
-    batches = {"texts": batch_of(config, LENGTHS, 0), "long": batch_of(config, (400,), 1)}
-    if config.num_segments > 1:
-        batches["pairs"] = batch_of(config, LENGTHS, 2, has_pairs=True)
-    result = {"parameters": sum(value.size for value in jax.tree.leaves(params))}
-    for kind, batch in batches.items():
+    def difference(classifier, batch) -> dict[str, float]:
+        """Return how far the saved classifier's logits are from what transformers makes of it."""
+        aa.save_classifier(classifier, folder)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, attn_implementation="eager"
+        ).eval()
         given = {key: torch.tensor(values, dtype=torch.long) for key, values in batch.items()}
         if config.num_segments == 1:
             del given["token_type_ids"]
         with torch.no_grad():
             theirs = model(**given).logits.numpy()
-        ours = np.asarray(aa.forward(params, batch, config)[0])
-        result[kind] = {
+        ours = np.asarray(aa.forward(classifier.params, batch, classifier.config)[0])
+        return {
             "largest_difference": float(np.abs(ours - theirs).max()),
             "largest_logit": float(np.abs(theirs).max()),
             "standard_deviation": float(theirs.std(axis=0).max()),
         }
+
+    config = config_of(name, **BASE[name])
+    params = tensors.init_params(config, jax.random.key(0))
+    classifier = aa.Classifier(config, params, None, {0: "no", 1: "yes"})
+    batches = {"texts": batch_of(config, LENGTHS, 0), "long": batch_of(config, (400,), 1)}
+    if config.num_segments > 1:
+        batches["pairs"] = batch_of(config, LENGTHS, 2, has_pairs=True)
+    result = {"parameters": sum(value.size for value in jax.tree.leaves(params))}
+    result |= {kind: difference(classifier, batch) for kind, batch in batches.items()}
+    if not config.shares_layers:
+        mask = np.ones((config.num_hidden_layers, config.num_attention_heads))
+        mask[:, ::2] = 0
+        filled = aa.fill_heads(aa.remove_heads(classifier, mask))
+        result["half of the heads, full size"] = difference(filled, batches["texts"])
     return result
 
 

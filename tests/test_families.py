@@ -91,6 +91,25 @@ def test_a_config_means_what_transformers_reads_in_it():
             config.from_hf({**given, "new_layer": 3})
 
 
+def test_base_models_have_the_parameters_that_they_are_known_for():
+    """The defaults are the geometry of the base models, with a head for two classes."""
+    known = {
+        "bert": 109_483_778,
+        "distilbert": 66_955_010,
+        "roberta": 124_647_170,
+        "xlm-roberta": 278_045_186,
+        "camembert": 110_623_490,
+        "electra": 13_549_314,  # of the small discriminator
+        "deberta-v2": 184_423_682,  # of version 3
+        "modernbert": 149_606_402,
+        "mpnet": 109_488_002,
+        "albert": 11_685_122,
+    }
+    for model_type, count in known.items():
+        shapes = tensors.param_shapes(families.FAMILIES[model_type].config())
+        assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)) == count
+
+
 @pytest.mark.parametrize(
     ("model_type", "setting", "said"),
     [
