@@ -70,13 +70,24 @@ def _own_cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
+# Linux allows a process 65,530 memory mappings; every compiled program holds some.
+MAPPINGS = Path("/proc/self/maps")
+MAX_MAPPINGS = 20_000
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _drop_compiled_programs():
-    """Free what a module compiled: every program holds memory mappings, and a process that runs out
-    of them starts no thread.
-    """
+def _drop_programs_of_module():
+    """Free what a module compiled: a process that runs out of memory mappings crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _drop_programs_of_long_module():
+    """Free compiled programs within a module that compiles more than a process can hold."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MAX_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
