@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .attribution.attention import AttentionAttributions, attribute_attention
     from .attribution.integrated_gradients import TokenAttributions, attribute_tokens
     from .attribution.options import AttributionOptions
-    from .attribution.quadrature import quadrature
-    from .attribution.reductions import sum_over_layers
-    from .attribution.tree import AttributionTree, attribution_tree
+    from .attribution.quadrature.rules import quadrature
+    from .attribution.summaries.reductions import sum_over_layers
+    from .attribution.summaries.tree import AttributionTree, attribution_tree
     from .errors import InputError
     from .explanations.comparison import Comparison, compare
     from .explanations.explain import explain_texts
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AttentionAttributions": ".attribution.attention",
     "AttributionOptions": ".attribution.options",
-    "AttributionTree": ".attribution.tree",
+    "AttributionTree": ".attribution.summaries.tree",
     "BertConfig": ".models.families.bert",
     "Classifier": ".models.classifier",
     "Comparison": ".explanations.comparison",
@@ -47,7 +47,7 @@ _MODULES = {
     "TokenAttributions": ".attribution.integrated_gradients",
     "attribute_attention": ".attribution.attention",
     "attribute_tokens": ".attribution.integrated_gradients",
-    "attribution_tree": ".attribution.tree",
+    "attribution_tree": ".attribution.summaries.tree",
     "compare": ".explanations.comparison",
     "explain_texts": ".explanations.explain",
     "explanations_of": ".explanations.from_result",
@@ -60,11 +60,11 @@ _MODULES = {
     "present_heads": ".models.head_masks",
     "prune_curve": ".pruning.experiment",
     "prune_lowest_heads": ".pruning.masks",
-    "quadrature": ".attribution.quadrature",
+    "quadrature": ".attribution.quadrature.rules",
     "fill_heads": ".pruning.removal",
     "remove_heads": ".pruning.removal",
     "save_classifier": ".models.classifier",
-    "sum_over_layers": ".attribution.reductions",
+    "sum_over_layers": ".attribution.summaries.reductions",
 }
 
 __all__ = [

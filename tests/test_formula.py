@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax.attribution import formula, memory
+from attattr_jax.attribution import integration, memory
 from attattr_jax.attribution.memory import (
     CPU_MEMORY_BYTES,
     bytes_per_step,
@@ -14,6 +14,7 @@ from attattr_jax.attribution.memory import (
     rows_per_device,
 )
 from attattr_jax.attribution.options import PATHS
+from attattr_jax.attribution.quadrature.levels import fixed_level
 from attattr_jax.models import inference
 from attattr_jax.runtime import sharding
 
@@ -50,18 +51,19 @@ def fixed_arguments(golden_model, golden_batch):
 
     def arguments(rule, config=golden_model.config, groups=None, path="layer"):
         groups = groups or layer_groups(config, (0, 1, 2), 4, 14, None)
-        nodes, weights = (np.asarray(values, np.float32) for values in rule)
+        level, num_layers = fixed_level(*rule), sum(len(group) for group, _ in groups)
         positional = (
             golden_model.params,
             inference.model_inputs(golden_batch),
             None,
-            (nodes, weights[None]),
+            (level.astype(np.float32),) * num_layers,
             None,
         )
         static = {
             "config": config,
             "objective": "prob",
             "path": path,
+            "plans": (integration.plan_of(level, len(level.nodes)),) * num_layers,
             "groups": groups,
             "reduce": None,
         }
@@ -173,7 +175,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(fixed_arguments, path):
         rule = aa.quadrature("gausslegendre", n_steps)
         arguments, static = fixed_arguments(rule, groups=(((1,), 4),), path=path)
         return (
-            formula.attribute_fixed.lower(*arguments, **static)
+            integration.attribute_fixed.lower(*arguments, **static)
             .compile()
             .memory_analysis()
             .temp_size_in_bytes
@@ -224,7 +226,7 @@ def test_bfloat16_does_not_round_the_nodes(fixed_arguments, half):
     def difference(nodes):
         arguments, static = fixed_arguments((nodes, weights), config=half)
         with jax.numpy_dtype_promotion("standard"):
-            attributions = formula.attribute_fixed(*arguments, **static).attributions
+            attributions = integration.attribute_fixed(*arguments, **static).attributions
         return np.abs(attributions).max(axis=(0, 2, 3, 4))
 
     assert (difference(nodes) > 0).all()

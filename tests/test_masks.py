@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
-from attattr_jax.attribution import reductions
+from attattr_jax.attribution.summaries import reductions
 from attattr_jax.pruning import importance_file
 from attattr_jax.pruning.masks import (
     listed_heads,

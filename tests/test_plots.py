@@ -5,8 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 
-from attattr_jax.attribution.reductions import strongest_pairs
-from attattr_jax.attribution.tree import AttributionTree, TreeNode
+from attattr_jax.attribution.summaries.reductions import strongest_pairs
+from attattr_jax.attribution.summaries.tree import AttributionTree, TreeNode
 from attattr_jax.errors import InputError
 from attattr_jax.explanations.explanation import Explanation
 from attattr_jax.views.drawing import save_figure

@@ -345,12 +345,12 @@ def test_the_page_names_the_rules_that_were_used(explained, tmp_path):
     class Run(Explanations):
         run: ClassVar = {"options": {}}
 
-    nested = "nested Gauss-Patterson rules, n_steps auto"
+    adaptive = "adaptive Lobatto rules, n_steps auto"
     for options, said, unsaid in (
-        ({"n_steps": "auto", "method": "riemann_left"}, [nested], "riemann_left"),
+        ({"n_steps": "auto", "method": "riemann_left"}, [adaptive], "riemann_left"),
         (
             {"n_steps": 20, "token_n_steps": "auto", "method": "riemann_left"},
-            ["riemann_left, n_steps 20", nested],
+            ["riemann_left, n_steps 20", adaptive],
             "gausslegendre",
         ),
         (
@@ -361,7 +361,7 @@ def test_the_page_names_the_rules_that_were_used(explained, tmp_path):
                 "skip_token_attributions": True,
             },
             [],
-            nested,
+            adaptive,
         ),
     ):
         Run.run["options"] = options

@@ -14,8 +14,8 @@ from browser import Page, assert_shows, number, unit
 from conftest import WORDS, make_tiny
 
 import attattr_jax as aa
-from attattr_jax.attribution.reductions import strongest_pairs
-from attattr_jax.attribution.words import attention_between_words, sum_over_pieces
+from attattr_jax.attribution.summaries.reductions import strongest_pairs
+from attattr_jax.attribution.summaries.words import attention_between_words, sum_over_pieces
 from attattr_jax.explanations.explanation import Explanation
 from attattr_jax.views.report import write_report
 

@@ -498,15 +498,13 @@ def test_attribute_with_as_many_steps_as_needed(trained_folder, reviews_folder, 
     )
     printed = capsys.readouterr().out
     assert (
-        "integration steps by layer (mean): 1: 7.0  0: 7.0" in printed
-        and "not within --tolerance 1e-09 with --max_steps 7: [0] layer" in printed
+        "integration steps by layer (mean): 1: 24.0  0: 5.0" in printed
+        and "not within --tolerance 1e-09 with --max_steps 7: [0] layer 0" in printed
     )
     stored = aa.load_attributions(tmp_path / "out")
-    assert all(example.n_steps == [7, 7] and not any(example.converged) for example in stored)
-    assert (
-        stored.run["results"]["mean_n_steps"] == [7, 7]
-        and len(stored.run["results"]["not_converged"]) == 10
-    )
+    assert all(example.n_steps == [24, 5] and not example.converged[1] for example in stored)
+    results = stored.run["results"]
+    assert results["mean_n_steps"] == [24, 5] and len(results["not_converged"]) >= 5
 
 
 def test_attribute_along_the_joint_path(trained_folder, tmp_path, capsys):
@@ -1049,7 +1047,7 @@ BAD_ATTRIBUTE = [
     ("--text a --n_steps 0", "--n_steps: n_steps must be an integer of at least 1"),
     ("--text a --n_steps many", "--n_steps must be an integer or auto, not 'many'"),
     ("--text a --n_steps auto --tolerance 0", "tolerance must be a number between 0 and 1"),
-    ("--text a --n_steps auto --max_steps 6", "max_steps must be an integer of at least 7"),
+    ("--text a --n_steps auto --max_steps 4", "max_steps must be an integer of at least 5"),
     ("--text a --n_steps auto --path joint", "--n_steps auto goes with --path layer"),
     ("--text a --method simpson", "--method: invalid choice: 'simpson'"),
     (

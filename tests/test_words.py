@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from attattr_jax.attribution.reductions import strongest_pairs
-from attattr_jax.attribution.words import (
+from attattr_jax.attribution.summaries.reductions import strongest_pairs
+from attattr_jax.attribution.summaries.words import (
     attention_between_words,
     sum_over_pieces,
     word_groups,

@@ -1,12 +1,9 @@
 """Integration with as many nodes as each example and layer needs (n_steps="auto").
 
 This stands above the pure functions, since it looks at values. The levels are those of
-`quadrature.nested_rules`, 7, 11, 15, 31 and 63 nodes. All examples and layers are integrated at the
-first; those that do not meet the tolerance go on to the next, which adds nodes and repeats none:
-the sums for the weights of all levels are kept from the start. The tolerance is met twice: by
-|convergence delta| / Σ|attributions|, and by the change from the level before, Σ|change| /
-Σ|attributions|. Both are estimates of the error, not bounds; for smooth integrands the change is a
-large overestimate.
+`quadrature.levels.adaptive_levels`. All examples and layers are integrated at the first, in one
+program; those whose error estimate (`quadrature.estimate`) exceeds the tolerance go on to the next,
+which adds nodes and repeats none: the sums for the weights of all levels are kept from the start.
 
 Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, Q query rows, S levels, E
 examples that are refined at once.
@@ -15,8 +12,8 @@ examples that are refined at once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,59 +21,16 @@ import numpy as np
 
 from ..models.config import EncoderConfig
 from ..models.head_masks import mask_row
-from ..models.types import AnyArray, Array, Params
-from . import formula
-from .quadrature import FIRST_LEVEL, nested_rules
+from ..models.types import Array
+from . import integration
+from .formula import CleanPass, NodeValues, attribution_of, evaluate_nodes, layer_params_of
+from .quadrature.levels import Levels, adaptive_levels
 
 REFINED_STEPS = 4  # the fewest nodes that a level adds
-ROUNDINGS = 16  # of a float, that add up in F: up to 6 were seen where nothing is attributed
 REFINED_SHARE = 8  # of the rows are refined at once: one in so many
 
 # Rows to refine of each layer: their numbers int [layers, E], and which of these count.
 Picked = tuple[np.ndarray, np.ndarray]
-
-
-def levels_rule(sizes: Sequence[int]) -> formula.Rule:
-    """Return the nodes and weights of the levels with these numbers of nodes."""
-    rules = nested_rules()
-    dtype = jnp.result_type(float)
-    nodes, weights = rules.nodes[: sizes[-1]], rules.weights[: len(sizes), : sizes[-1]]
-    return nodes.astype(dtype), weights.astype(dtype)
-
-
-def refine(
-    keys: Sequence[Hashable],
-    num_rows: int,
-    sizes: Sequence[int],
-    integrate: Callable[[dict[Any, np.ndarray], int, int], None],
-    assess: Callable[[Any, int, np.ndarray], AnyArray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Go from level to level until every (row, key) is good enough, or the levels end.
-
-    Args:
-      keys: what is integrated for each of `num_rows` rows: layers.
-      num_rows: of the batch.
-      sizes: nodes of each level.
-      integrate: (pending rows of each key, first node, last node + 1): add these nodes.
-      assess: (key, level, pending) -> bool [rows], good enough.
-
-    Returns:
-      n_steps int32 and converged bool, [rows, keys].
-    """
-    n_steps = np.full((num_rows, len(keys)), sizes[FIRST_LEVEL], np.int32)
-    pending = {key: np.ones(num_rows, bool) for key in keys}
-    num_nodes = 0
-    for level in range(FIRST_LEVEL, len(sizes)):
-        waiting = {key: rows for key, rows in pending.items() if rows.any()}
-        if not waiting:
-            break
-        integrate(waiting, num_nodes, sizes[level])
-        num_nodes = sizes[level]
-        for column, (key, rows) in enumerate(pending.items()):
-            if rows.any():
-                n_steps[rows, column] = sizes[level]
-                pending[key] = rows & ~np.asarray(assess(key, level, rows))
-    return n_steps, ~np.stack(list(pending.values()), axis=1)
 
 
 def attribute_adaptively(
@@ -86,291 +40,235 @@ def attribute_adaptively(
     head_mask,
     config: EncoderConfig,
     objective,
-    layers,
+    layers: tuple[int, ...],
     groups,
     tolerance: float,
-    sizes: Sequence[int],
+    max_steps: int,
     reduce,
-) -> tuple[formula.Result, np.ndarray, np.ndarray, Array]:
+) -> tuple[integration.Result, np.ndarray, np.ndarray]:
     """Attribute to the attention of `layers` (ascending), each with the nodes it needs.
 
     Returns:
-      the result, n_steps and converged [B, L], the last relative change [B, L].
+      the result, n_steps and converged [B, L].
     """
-    integrals = _LayerIntegrals(
-        params, batch, target, head_mask, config, objective, layers, groups, tolerance, sizes
-    )
-    num_rows = integrals.num_rows
-    n_steps, converged = refine(layers, num_rows, sizes, integrals.integrate, integrals.assess)
-    result = _assemble(
-        integrals.clean,
-        [integrals.attributions[layer] for layer in layers],
-        integrals.baseline,
-        config=config,
+    # Of layers of which one row is computed all rows go on at once: they cost next to nothing.
+    cheap = tuple(layer for layer in layers if config.num_queries(layer))
+    levels = {layer: adaptive_levels(layer in cheap) for layer in layers}
+    sizes = {layer: _sizes_within(max_steps, levels[layer], layer in cheap) for layer in layers}
+    dtype = jnp.result_type(float)
+    rules = {layer: levels[layer].rule.astype(dtype) for layer in layers}
+    plans = tuple(integration.plan_of(levels[layer].rule, sizes[layer][0]) for layer in layers)
+    static = {"config": config, "objective": objective, "reduce": reduce}
+    arrays = tuple(rules.values())
+    state = _start(
+        params,
+        batch,
+        target,
+        arrays,
+        head_mask,
         layers=layers,
-        reduce=reduce,
+        plans=plans,
+        groups=groups,
+        **static,
     )
-    changes = jnp.stack([integrals.changes[layer] for layer in layers], axis=1)
-    return result, n_steps, converged, changes
-
-
-class _LayerIntegrals:
-    """The path integrals of some layers, which `refine` extends and assesses."""
-
-    def __init__(
-        self, params, batch, target, head_mask, config, objective, layers, groups, tolerance, sizes
-    ):
-        self.params, self.head_mask, self.config = params, head_mask, config
-        self.static = {"config": config, "objective": objective}
-        self.groups, self.tolerance, self.rule = groups, tolerance, levels_rule(sizes)
-        self.num_rows = np.shape(batch["input_ids"])[0]
-        self.clean, self.baseline = _start(
-            params, batch, target, head_mask, layers=layers, **self.static
-        )
-        self.position = {layer: index for index, layer in enumerate(layers)}
-        # Of each layer: Σ w ∂F/∂mix for the weights of every level [S, B, Q, D]; the attributions
-        # [B, N, T, T] and their relative change [B] at the last level that a row was assessed at.
-        clean, dtype = self.clean, self.clean.mixed[0].dtype
-        mixed, probs = dict(zip(layers, clean.mixed, strict=True)), clean.probs
-        self.sums = {layer: jnp.zeros((len(sizes), *mixed[layer].shape), dtype) for layer in layers}
-        self.attributions = {
-            layer: jnp.zeros(values.shape, dtype)
-            for layer, values in zip(layers, probs, strict=True)
+    first_sizes = np.asarray([[sizes[layer][0] for layer in layers]], np.int32)
+    n_steps = np.repeat(first_sizes, len(state.clean.score), axis=0)
+    is_pending = _exceeds(state.result.error_estimate, tolerance)
+    for level in range(1, max(map(len, sizes.values()))):
+        waiting = {
+            layer: is_pending[:, index]
+            for index, layer in enumerate(layers)
+            if level < len(sizes[layer])
         }
-        self.changes = {layer: jnp.zeros_like(clean.score) for layer in layers}
-
-    def integrate(self, waiting: dict[int, np.ndarray], start: int, stop: int) -> None:
-        """Add the nodes from `start` to `stop` for the waiting rows of each layer."""
-        # Layers of which one row is computed are the ones that most often need more nodes, and the
-        # ones that cost least.
-        cheap = tuple(
-            layer for group, _ in self.groups for layer in group if self.config.num_queries(layer)
-        )
-        for group, steps_at_once in self.groups:
-            no_rows = np.zeros(self.num_rows, bool)
-            pending = {layer: waiting.get(layer, no_rows) for layer in group}
-            most = max(
-                (rows.sum() for layer, rows in pending.items() if layer not in cheap), default=0
-            )
-            # Where most rows wait, all are integrated: no rows are gathered, one program serves.
-            if start == 0 or 1 < self.num_rows < 2 * most:
-                self._add(group, None, steps_at_once, start, stop)
-                continue
-            for layers, picked in _slots(pending, cheap, max(1, self.num_rows // REFINED_SHARE)):
-                # Fewer rows, more steps: as much at once.
-                fewer = max(1, self.num_rows // picked[0].shape[1])
-                steps = min(REFINED_STEPS, steps_at_once * fewer)
-                self._add(layers, picked, steps, start, stop)
-
-    def _add(
-        self, layers: tuple[int, ...], picked: Picked | None, steps_at_once: int, start, stop
-    ) -> None:
-        """Add nodes to the sums of some layers, for all rows or those picked."""
-        clean, positions = self.clean, [self.position[layer] for layer in layers]
-        sums = _integrate(
-            self.params,
-            [clean.hidden[position] for position in positions],
-            [clean.mixed[position] for position in positions],
-            clean.token_mask,
-            clean.target,
-            [self.sums[layer] for layer in layers],
-            picked,
-            self.head_mask,
-            self.rule,
-            start,
-            stop,
-            layers=layers,
-            steps_at_once=steps_at_once,
-            **self.static,
-        )
-        self.sums.update(zip(layers, sums, strict=True))
-
-    def assess(self, layer: int, level: int, rows: np.ndarray) -> Array:
-        """Take over the attributions of the pending `rows`; return bool [B], good enough."""
-        clean, position = self.clean, self.position[layer]
-        self.attributions[layer], self.changes[layer], good = _assess(
-            formula.layer_params_of(self.params, self.config, layer),
-            clean.hidden[position],
-            clean.probs[position],
-            self.sums[layer],
-            clean.logits,
-            clean.score,
-            self.baseline[:, position],
-            clean.token_mask,
-            mask_row(self.head_mask, self.config, layer),
-            (self.attributions[layer], self.changes[layer]),
-            rows,
-            level,
-            self.tolerance,
-            kind=self.config.layer_kind(layer),
-            **self.static,
-        )
-        return good
+        if not any(rows.any() for rows in waiting.values()):
+            break
+        for some, picked, steps in _portions(waiting, cheap, groups, len(is_pending)):
+            nodes = sizes[some[0]][level - 1 : level + 1]
+            numbers = {"layers": some, "positions": tuple(layers.index(layer) for layer in some)}
+            of_some = tuple(rules[layer] for layer in some)
+            inputs = params, state, of_some, picked, head_mask, nodes, level
+            state = _refine(*inputs, steps_at_once=steps, **numbers, **static)
+        for layer, rows in waiting.items():
+            n_steps[rows, layers.index(layer)] = sizes[layer][level]
+        is_pending = _exceeds(state.result.error_estimate, tolerance)
+    return state.result, n_steps, ~is_pending
 
 
-def _slots(
-    pending: dict[int, np.ndarray], cheap: Sequence[int], num_slots: int
-) -> Iterator[tuple[tuple[int, ...], Picked]]:
-    """Yield layers and the rows to refine of each, until every pending row had a slot.
+def _sizes_within(max_steps: int, levels: Levels, is_cheap: bool) -> tuple[int, ...]:
+    """Return the numbers of nodes of the levels of a layer that `max_steps` allows."""
+    first = levels.sizes[:1]  # of the cheap layers it may be more than that
+    return first + tuple(size for size in levels.sizes[1:] if size <= max_steps)
+
+
+def _exceeds(estimates: Array, tolerance: float) -> np.ndarray:
+    """Return bool [B, L]; NaN, of targets that do not exist, does not: more nodes do not help."""
+    return np.asarray(estimates) > tolerance
+
+
+def _portions(
+    waiting: dict[int, np.ndarray], cheap: Sequence[int], groups, num_rows: int
+) -> Iterator[tuple[tuple[int, ...], Any, int]]:
+    """Yield layers, the rows of each to refine, and how many nodes to evaluate at once.
 
     Args:
-      pending: bool [B] of each layer.
+      waiting: bool [B] of each layer.
       cheap: layers that go by themselves, all their rows at once.
-      num_slots: E, rows of the other layers at once.
+      groups: (layers, steps at once) that fit into memory together.
+      num_rows: B.
     """
-    num_rows = len(next(iter(pending.values())))
-    for layers, slots in (
-        (tuple(layer for layer in pending if layer not in cheap), num_slots),
-        (tuple(layer for layer in pending if layer in cheap), num_rows),
-    ):
-        indices = [np.flatnonzero(pending[layer]) for layer in layers]
-        for begin in range(0, max(map(len, indices), default=0), slots):
-            rows = np.zeros((len(layers), slots), np.int32)
-            is_used = np.zeros((len(layers), slots), bool)
-            for number, of_layer in enumerate(indices):
-                chosen = of_layer[begin : begin + slots]
-                rows[number, : len(chosen)], is_used[number, : len(chosen)] = chosen, True
-            yield layers, (rows, is_used)
+    for group, steps_at_once in groups:
+        for some in (
+            tuple(layer for layer in group if layer in waiting and layer not in cheap),
+            tuple(layer for layer in group if layer in waiting and layer in cheap),
+        ):
+            most = max((waiting[layer].sum() for layer in some), default=0)
+            if not most:
+                continue
+            # Where most rows wait, all are integrated: none are gathered, which would bring the
+            # rows of all devices together.
+            if some[0] in cheap or num_rows < 2 * most or num_rows == 1:
+                counted = np.stack([waiting[layer] for layer in some])
+                yield some, (None, counted), min(steps_at_once, REFINED_STEPS)
+                continue
+            size = max(1, num_rows // REFINED_SHARE)
+            # Fewer rows, more steps: as much at once.
+            steps = min(REFINED_STEPS, steps_at_once * max(1, num_rows // size))
+            for picked in _slots([waiting[layer] for layer in some], size):
+                yield some, picked, steps
 
 
-@functools.partial(jax.jit, static_argnames=("config", "objective", "layers"))
-def _start(params, batch, target, head_mask, config, objective, layers):
-    """Return the clean pass and F with each layer's attention at zero, [B, L]."""
-    clean = formula.clean_pass(params, batch, target, head_mask, config, objective, layers)
-    return clean, formula.baseline_scores(params, config, layers, clean, head_mask, objective)
+def _slots(waiting: Sequence[np.ndarray], size: int) -> Iterator[Picked]:
+    """Yield `size` rows of each layer, until every one that waits had its turn."""
+    indices = [np.flatnonzero(rows) for rows in waiting]
+    for begin in range(0, max(map(len, indices)), size):
+        rows = np.zeros((len(indices), size), np.int32)
+        is_used = np.zeros((len(indices), size), bool)
+        for number, of_layer in enumerate(indices):
+            chosen = of_layer[begin : begin + size]
+            rows[number, : len(chosen)], is_used[number, : len(chosen)] = chosen, True
+        yield rows, is_used
+
+
+class _State(NamedTuple):
+    """The path integrals of a batch. Lists have an entry for each layer."""
+
+    clean: CleanPass
+    values: list[NodeValues]
+    baseline: list[Array]
+    result: integration.Result
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "objective", "layers", "plans", "groups", "reduce")
+)
+def _start(
+    params, batch, target, rules, head_mask, config, objective, layers, plans, groups, reduce
+) -> _State:
+    """Integrate all rows of all layers at the first level."""
+    inputs = params, batch, target, rules, head_mask, config, objective
+    first = integration.first_level(*inputs, layers, plans, groups)
+    result, values = integration.first_results(
+        params, config, layers, first, rules, plans, head_mask, objective, reduce
+    )
+    return _State(first.clean, values, first.baseline, result)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "objective", "layers", "steps_at_once"),
-    donate_argnames=("sums",),
+    static_argnames=("config", "objective", "layers", "positions", "steps_at_once", "reduce"),
+    donate_argnames=("state",),
 )
-def _integrate(
-    params: Params,
-    hidden: list[Array],
-    mixed: list[Array],
-    token_mask: Array,
-    target: Array,
-    sums: list[Array],
-    picked: Any,
-    head_mask: Any,
-    rule: formula.Rule,
-    start,
-    stop,
+def _refine(
+    params,
+    state: _State,
+    rules,
+    picked,
+    head_mask,
+    nodes,
+    level,
     config,
     objective,
     layers,
+    positions,
     steps_at_once,
-) -> list[Array]:
-    """Add the nodes from `start` to `stop` to the sums [S, B, Q, D] of each layer.
-
-    With `picked`, only for those rows of each layer.
-    """
-    token_masks, targets = [token_mask] * len(layers), [target] * len(layers)
-    if picked is not None:
-        hidden, mixed, token_masks, targets = (
-            [values[rows] for values, rows in zip(by_layer, picked[0], strict=True)]
-            for by_layer in (hidden, mixed, token_masks, targets)
-        )
-    branches = hidden, mixed, token_masks, head_mask, targets
-    added = formula.context_gradients(
-        params, config, layers, *branches, objective, rule, steps_at_once, start, stop
-    )
-    if picked is None:
-        return jax.tree.map(jnp.add, sums, added)
-    return [
-        total.at[:, rows].add(jnp.where(is_used[None, :, None, None], new, 0))
-        for total, new, rows, is_used in zip(sums, added, *picked, strict=True)
-    ]
-
-
-@functools.partial(
-    jax.jit, static_argnames=("config", "objective", "kind"), donate_argnames=("before",)
-)
-def _assess(
-    layer_params: Params,
-    hidden: Array,
-    probs: Array,
-    sums: Array,
-    logits: Array,
-    score: Array,
-    baseline: Array,
-    token_mask: Array,
-    head_mask: Any,
-    before: tuple[Array, Array],
-    pending: Array,
-    level,
-    tolerance,
-    config,
-    objective,
-    kind,
-):
-    """Return attributions [B, N, T, T] and relative changes [B], and which rows are good enough.
-
-    Both are new where a row is pending, those of `before` elsewhere.
-    """
-    attributions, coarser = (
-        formula.attribution_of(
-            layer_params, config, kind, hidden, probs, token_mask, head_mask, sums[index]
-        )
-        for index in (level, level - 1)
-    )
-    magnitude = jnp.sum(jnp.abs(attributions), axis=(1, 2, 3))
-    delta = jnp.sum(attributions, axis=(1, 2, 3)) - (score - baseline)
-    change = jnp.sum(jnp.abs(attributions - coarser), axis=(1, 2, 3))
-    rounding = rounding_of(logits, score, baseline, objective)
-    good = is_good_enough(magnitude, delta, change, rounding, token_mask, tolerance)
-    change = change / jnp.where(magnitude == 0, 1, magnitude)
-    kept, kept_change = before
-    return (
-        jnp.where(pending[:, None, None, None], attributions, kept),
-        jnp.where(pending, change, kept_change),
-        good,
-    )
-
-
-def rounding_scale(logits: Array, scores: Array, objective: str) -> Array:
-    """Return the number [B] with which the rounding of F grows.
-
-    The error of F is a few times this, times the precision of a float. The error of a logit is in
-    proportion to the largest of them, whatever the target's own is; F passes on ∂F/∂logits of that.
+    reduce,
+) -> _State:
+    """Add nodes to some layers' rows, and take over their new integrals.
 
     Args:
-      logits: [B, C].
-      scores: F, [B].
-      objective: what F is.
+      picked: (rows [layers, E], which of them count); or (None, which rows count [layers, B]).
+      nodes: the number of the first, and of the one after the last.
     """
-    largest = jnp.max(jnp.abs(logits), axis=-1)
-    if objective in ("logit", "contrast"):
-        return jnp.maximum(largest, jnp.abs(scores))
-    is_log = objective in ("log_prob", "log_sigmoid")
-    probs = jnp.exp(scores) if is_log else scores
-    # Σ_c |∂ log p / ∂ logit_c| = 2 (1 − p), of a sigmoid half of it; 1: of exp, of log(1 + …)
-    passed_on = jnp.maximum(1, 2 * (1 - probs) * largest)
-    if is_log:
-        return jnp.maximum(passed_on, jnp.abs(scores))
-    return probs * passed_on
+    clean, (rows, is_used) = state.clean, picked
+
+    def of_rows(values: Any, number: int, axis: int = 0):
+        """Return what belongs to the rows of a layer."""
+        if rows is None:
+            return values
+        return jax.tree.map(lambda each: jnp.take(each, rows[number], axis=axis), values)
+
+    hidden, mixed, token_masks, targets = (
+        [
+            of_rows(values[position] if isinstance(values, list) else values, number)
+            for number, position in enumerate(positions)
+        ]
+        for values in (clean.hidden, clean.mixed, clean.token_mask, clean.target)
+    )
+    model = params, config, layers, hidden, mixed, token_masks, targets, head_mask, objective
+    kept = [0] * len(layers)
+    added = evaluate_nodes(*model, rules, kept, steps_at_once, *nodes)
+    for number, (layer, position) in enumerate(zip(layers, positions, strict=True)):
+        values = of_rows(state.values[position], number, axis=1).plus(added[number])
+        layer_inputs = layer_params_of(params, config, layer), config, config.layer_kind(layer)
+        probs, token_mask = of_rows(clean.probs[position], number), token_masks[number]
+        inputs = hidden[number], probs, token_mask, mask_row(head_mask, config, layer)
+        fine, coarse = (
+            attribution_of(*layer_inputs, *inputs, values.sums[index])
+            for index in (level, level - 1)
+        )
+        change = jnp.abs(fine - coarse).sum(axis=(1, 2, 3))
+        examples = integration.Examples(
+            of_rows(clean.logits, number),
+            of_rows(clean.smooth, number),
+            token_mask,
+            of_rows(state.baseline[position], number),
+        )
+        estimate = integration.estimated_error(
+            examples, rules[number], level, values, fine, change, objective
+        )
+        expected = of_rows(clean.score - state.result.baseline_score[:, position], number)
+        output = integration.output_of(fine, token_mask, config, layer, reduce)
+        delta = fine.sum(axis=(1, 2, 3)) - expected
+        names = "attributions", "convergence_delta", "error_estimate"
+        new = dict(zip(names, (output, delta, estimate), strict=True))
+        places = None if rows is None else rows[number]
+        state = _with_rows(state, position, places, is_used[number], values, new)
+    return state
 
 
-def rounding_of(logits: Array, score: Array, baseline: Array, objective: str) -> Array:
-    """Return how large a convergence delta [B] may come from rounding alone.
+def _with_rows(
+    state: _State, position: int, rows: Any, is_used: Array, values: NodeValues, new: dict
+) -> _State:
+    """Return the state with new values and results of some rows of a layer.
 
-    F(A) and F(0) are not known better.
+    Args:
+      position: of the layer in the lists.
+      rows: their numbers [E]; None: all.
+      is_used: which of them to take over.
+      values, new: theirs.
     """
-    scales = [rounding_scale(logits, outputs, objective) for outputs in (score, baseline)]
-    return ROUNDINGS * jnp.finfo(score.dtype).eps * jnp.maximum(*scales)
-
-
-def is_good_enough(magnitude, delta, change, rounding, token_mask, tolerance) -> Array:
-    """Return bool [B]: whether both estimates of the error are within the tolerance.
-
-    Rows without a real token, which fill up a batch, are good.
-    """
-    delta_is_small = jnp.abs(delta) <= jnp.maximum(tolerance * magnitude, rounding)
-    change_is_small = change <= tolerance * magnitude
-    return (delta_is_small & change_is_small) | ~jnp.any(token_mask, axis=1)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "layers", "reduce"))
-def _assemble(clean, attributions, baseline, config, layers, reduce) -> formula.Result:
-    return formula.assemble(config, layers, clean, attributions, baseline, reduce)
+    num_rows = len(state.clean.score)
+    # What does not count is written to a row that is not there.
+    places = jnp.where(is_used, jnp.arange(num_rows) if rows is None else rows, num_rows)
+    all_values = list(state.values)
+    all_values[position] = jax.tree.map(
+        lambda old, of_rows: old.at[:, places].set(of_rows, mode="drop"),
+        all_values[position],
+        values,
+    )
+    result = state.result
+    fields = {
+        name: getattr(result, name).at[places, position].set(of_rows, mode="drop")
+        for name, of_rows in new.items()
+    }
+    return state._replace(values=all_values, result=result._replace(**fields))

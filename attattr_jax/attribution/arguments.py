@@ -13,12 +13,13 @@ from jax.core import Tracer
 from ..errors import InputError, as_index, root_cause
 from ..models.config import EncoderConfig
 from ..models.types import Array
-from . import formula
+from .objectives import Target
 from .options import check_n_steps, check_objective_name
-from .quadrature import METHODS, check_adaptive_method, checked_rule, quadrature
+from .quadrature.levels import LayerRule, fast_rule, fixed_level, named_level
+from .quadrature.rules import FAST_METHOD, METHODS, check_adaptive_method, checked_rule
 
 
-def is_adaptive(n_steps: int | str, method: Any, config: EncoderConfig, arrays) -> bool:
+def is_adaptive(n_steps: Any, method: Any, config: EncoderConfig, arrays) -> bool:
     """Return whether n_steps is "auto", or raise an InputError if that is not possible here."""
     if not isinstance(n_steps, str):
         return False
@@ -38,7 +39,7 @@ def is_adaptive(n_steps: int | str, method: Any, config: EncoderConfig, arrays) 
 
 
 def resolved_objective(objective: str, config: EncoderConfig) -> str:
-    """Return what of the logits an objective is, by its name in `formula.objective_of`.
+    """Return what of the logits an objective is, by its name in `objectives.objective_of`.
 
     Raises:
       InputError: there is no such objective, or the model does not have this output.
@@ -70,11 +71,18 @@ def checked_layers(layers: Sequence[int] | None, config: EncoderConfig) -> tuple
     return checked
 
 
-def fixed_rule(method: str | tuple[Any, Any], n_steps: Any) -> formula.Rule:
-    """Return nodes [M] and weights [1, M] of a method, or of a caller's own rule."""
-    if isinstance(method, str):
-        nodes, weights = quadrature(method, n_steps)
-    else:
+def fixed_rules(
+    method: str | tuple[Any, Any], n_steps: Any, layers: Sequence[int], config: EncoderConfig
+) -> dict[int, LayerRule]:
+    """Return the rule of each layer.
+
+    Args:
+      method: a name, or a caller's own nodes and weights [M].
+      n_steps: M, or one number for each of `layers`.
+      layers: as asked for.
+      config: for the numbers of layers.
+    """
+    if not isinstance(method, str):
         try:
             nodes, weights = method
         except (TypeError, ValueError):
@@ -82,14 +90,20 @@ def fixed_rule(method: str | tuple[Any, Any], n_steps: Any) -> formula.Rule:
                 f"method must be one of {', '.join(METHODS)}, or (nodes, weights), not"
                 f" {method!r:.80}"
             ) from None
-        nodes, weights = checked_rule(nodes, weights)
-    dtype = jnp.result_type(float)  # float64 under jax_enable_x64
-    return nodes.astype(dtype), weights[None].astype(dtype)
+        return dict.fromkeys(layers, fixed_level(*checked_rule(nodes, weights)))
+    if method == FAST_METHOD:
+        return {layer: fast_rule(bool(config.num_queries(layer))) for layer in layers}
+    counts = n_steps if isinstance(n_steps, (list, tuple)) else [n_steps] * len(layers)
+    if len(counts) != len(layers):
+        raise InputError(
+            f"n_steps has {len(counts)} numbers for {len(layers)} layers: give one for each"
+        )
+    return {layer: named_level(method, count) for layer, count in zip(layers, counts, strict=True)}
 
 
 def checked_target(
     target: Any, contrast: Any, objective: str, batch_size: int, config: EncoderConfig
-) -> formula.Target:
+) -> Target:
     """Return the classes to explain as the formula takes them.
 
     Args:

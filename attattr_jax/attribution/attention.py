@@ -21,20 +21,21 @@ from ..models.config import EncoderConfig
 from ..models.head_masks import split_head_mask
 from ..models.inference import complete_batch, forward
 from ..models.types import AnyArray, Array, Batch, HeadMask, Params, described
-from . import adaptive, formula
+from . import adaptive, integration
 from .arguments import (
     checked_layers,
     checked_steps_at_once,
     checked_target,
     divided_target,
-    fixed_rule,
+    fixed_rules,
     is_adaptive,
     resolved_objective,
 )
 from .memory import layer_groups, rows_per_device
-from .options import check_adaptive_path, check_path
-from .quadrature import checked_levels
-from .reductions import max_over_real
+from .options import check_adaptive_path, check_fast, check_path
+from .quadrature.levels import LayerRule
+from .quadrature.rules import FAST_METHOD, MAX_ADAPTIVE_STEPS, check_adaptive
+from .summaries.reductions import max_over_real
 
 
 class AttentionAttributions(NamedTuple):
@@ -51,9 +52,11 @@ class AttentionAttributions(NamedTuple):
     convergence_delta: Array  # [B, L], Σ attributions − (score − baseline_score)
     logits: Array  # [B, C]
     n_steps: AnyArray  # int32 [B, L], how many nodes were evaluated
-    # With n_steps="auto", else None: Σ|change from the level before| / Σ|attributions|, and whether
-    # the tolerance was met, [B, L].
-    relative_change: AnyArray | None = None
+    # An estimate of Σ|error| / Σ|attributions|, [B, L], on the joint path [B, 1]: twice the largest
+    # difference between what the rule makes of dF/dα up to a node, and F there; more where the
+    # attributions change much (docs/quadrature.md).
+    error_estimate: AnyArray | None = None
+    # With n_steps="auto", else None: whether that is within the tolerance, [B, L].
     converged: AnyArray | None = None
     # What the result is of. For each example, so that every field can be sliced, joined and divided
     # over devices alike.
@@ -70,7 +73,7 @@ def attribute_attention(
     batch: Batch,
     config: EncoderConfig,
     target: str | int | Array = "predicted",
-    n_steps: int | str = 20,
+    n_steps: int | str | Sequence[int] = 20,
     method: str | tuple[Any, Any] = "gausslegendre",
     objective: str = "prob",
     layers: Sequence[int] | None = None,
@@ -79,7 +82,7 @@ def attribute_attention(
     step_batch_size: int | None = None,
     path: str = "layer",
     tolerance: float = 1e-3,
-    max_steps: int = 63,
+    max_steps: int = MAX_ADAPTIVE_STEPS,
     contrast: str | int | Array = "runner_up",
 ) -> AttentionAttributions:
     """Attribute the model's output to the attention of every token pair in every head.
@@ -95,11 +98,13 @@ def attribute_attention(
       target: "predicted", a class index, or int [B] (pass the labels to explain the gold class). In
         a JAX array, a class that the model does not have gives NaN, as do ids and segments in the
         batch.
-      n_steps: M, the number of integration steps; "auto": for each layer of each example as many as
-        `tolerance` needs, by nested rules of its own, so that no other `method` than the default
-        goes with it.
+      n_steps: M, the number of integration steps, or a list, one number for each of `layers`;
+        "auto": for each layer of each example as many as `tolerance` needs, by rules of its own, so
+        that no other `method` than the default goes with it.
       method: the rule, see `quadrature`; or its nodes and weights [M] themselves (`n_steps` does
-        not count then). Rules of as many nodes share one compiled program.
+        not count then). "fast": the first level of "auto", five nodes by product integration, in
+        the last layer 24 of one row; `n_steps` does not count (docs/quadrature.md). Rules of as
+        many nodes share one compiled program.
       objective: F: "prob" the softmax probability of the target (as in the paper), of a multi-label
         model its sigmoid; "log_prob" the logarithm of that; "logit"; or "contrast", the target's
         logit less that of another class: what speaks for the one rather than the other.
@@ -113,10 +118,9 @@ def attribute_attention(
         paper. "joint": that of all `layers` at once; cheaper (one backward pass serves every
         layer), but another quantity: complete over all layers together, so that `baseline_score`
         and `convergence_delta` are [B, 1].
-      tolerance: with "auto": the largest |convergence delta| / Σ|attributions|, and the largest
-        change from one level of nodes to the next, Σ|change| / Σ|attributions|, of a layer of an
-        example: estimates of its relative error.
-      max_steps: with "auto": no level of more nodes is tried; the levels are 7, 11, 15, 31 and 63.
+      tolerance: with "auto": the largest `error_estimate` of a layer of an example.
+      max_steps: with "auto": no level of more nodes is tried; the levels are 5, 9, 23, 39 and 71,
+        in a last layer of which one row is computed 24, 57 and 89.
       contrast: with "contrast": the other class: "runner_up", the most probable one but for the
         target, a class index, or int [B].
 
@@ -140,18 +144,21 @@ def attribute_attention(
     inputs = kept_params, batch, classes
     static = {"config": kept_config, "objective": objective, "groups": groups, "reduce": reduce}
 
-    relative_change = converged = None
+    converged = None
     if is_adaptive(n_steps, method, config, (params, batch, classes, traced_mask)):
-        sizes = checked_levels(tolerance, max_steps)
+        check_adaptive(tolerance, max_steps)
         check_adaptive_path(path)
-        adaptivity = {"layers": ascending, "tolerance": tolerance, "sizes": sizes}
-        result, nodes, converged, relative_change = adaptive.attribute_adaptively(
+        adaptivity = {"layers": ascending, "tolerance": tolerance, "max_steps": max_steps}
+        result, nodes, converged = adaptive.attribute_adaptively(
             *inputs, traced_mask, **adaptivity, **static
         )
     else:
-        rule = fixed_rule(method, n_steps)
-        result = formula.attribute_fixed(*inputs, rule, traced_mask, path=path, **static)
-        nodes = np.full((num_rows, len(ascending)), len(rule[0]), np.int32)
+        rules = _ascending_rules(method, n_steps, path, layers, config)
+        plans = tuple(integration.plan_of(rule, len(rule.nodes)) for rule in rules)
+        arrays = tuple(rule.astype(jnp.result_type(float)) for rule in rules)
+        fixed = {"path": path, "plans": plans}
+        result = integration.attribute_fixed(*inputs, arrays, traced_mask, **fixed, **static)
+        nodes = np.asarray([[plan.num_nodes for plan in plans]] * num_rows, np.int32)
     # The formula knows nothing of the masked heads: their attribution is 0, their attention is not.
     if kept_config != config:
         _, probs = forward(params, batch, config, head_mask=head_mask)
@@ -162,12 +169,21 @@ def attribute_attention(
     attributions = AttentionAttributions(
         **divided_target(result, objective),
         n_steps=nodes,
-        relative_change=relative_change,
         converged=converged,
         layers=np.tile(np.asarray(layers, np.int32), (num_rows, 1)),
         num_hidden_layers=np.full(num_rows, config.num_hidden_layers, np.int32),
     )
     return _in_order(attributions, layers, ascending, path)
+
+
+def _ascending_rules(method, n_steps, path, layers, config) -> list[LayerRule]:
+    """Return the rules of the layers asked for, ascending, without repeats."""
+    if isinstance(method, str) and method == FAST_METHOD:
+        check_fast(n_steps, path)
+    rules = fixed_rules(method, n_steps, layers, config)
+    if path == "joint" and len({len(rule.nodes) for rule in rules.values()}) > 1:
+        raise InputError("path 'joint' has one number of steps for all layers")
+    return [rules[layer] for layer in sorted(rules)]
 
 
 def _check_path_and_reduction(path: str, reduce: str | None) -> None:
@@ -190,9 +206,9 @@ def _in_order(
     if layers == ascending:
         return attributions
     order = np.asarray([ascending.index(layer) for layer in layers])
-    names = ["attributions", "attention_probs", "n_steps", "relative_change", "converged"]
+    names = ["attributions", "attention_probs", "n_steps", "converged"]
     if path == "layer":
-        names += ["baseline_score", "convergence_delta"]
+        names += ["baseline_score", "convergence_delta", "error_estimate"]
     fields = {name: getattr(attributions, name) for name in names}
     return attributions._replace(
         **{name: values[:, order] for name, values in fields.items() if values is not None}

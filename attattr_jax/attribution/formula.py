@@ -18,8 +18,9 @@ is taken of that, [B, T, D], and one more `jax.grad`, of ⟨Σ_α w_α ∂F/∂m
 the explicit attention argument Z, brings it back to every token pair of every head. All layers are
 integrated in one pass: `Encoder.classify_branches`.
 
-The nodes α and their weights are arguments of the compiled programs, not constants in them. Several
-weightings of the same nodes (the levels of `quadrature.nested_rules`) are summed at once.
+The gradient that is taken is that of z, F = φ(z) (`objectives`); ∂F = φ′(z) ∂z. The nodes α and
+their weights are arguments of the compiled programs, not constants in them. Several weightings of
+the same nodes (the levels of `quadrature.levels`) are summed at once.
 
 Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, C classes, Q query rows (T;
 1 in the last layer where only the first row counts), M integration steps, S weightings of them.
@@ -28,20 +29,19 @@ Shapes: B examples, T tokens (padded), L layers, N heads, D hidden size, C class
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..models.config import EncoderConfig
 from ..models.families import apply_encoder, family_of
-from ..models.head_masks import mask_row, spread_heads
-from ..models.types import AnyArray, Array, Batch, Params
-from .reductions import max_over_real
-
-Rule = tuple[AnyArray, AnyArray]  # nodes [M] and weights [S, M]
+from ..models.head_masks import mask_row
+from ..models.types import Array, Batch, Params
+from .objectives import LINKS, Target, objective_of, resolved_target, smooth_output
+from .quadrature.levels import LayerRule
 
 
 def attributions_by_definition(
@@ -80,50 +80,6 @@ def attributions_by_definition(
     return attention * integral
 
 
-# F of logits, before the class is picked. "contrast" is a difference of two classes' logits.
-_OUTPUTS: dict[str, Callable[[Array], Array]] = {
-    "prob": jax.nn.softmax,
-    "log_prob": jax.nn.log_softmax,
-    "sigmoid": jax.nn.sigmoid,
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "logit": lambda logits: logits,
-    "contrast": lambda logits: logits,
-}
-
-
-def objective_of(logits: Array, target: Array, objective: str) -> Array:
-    """Return F [B] of logits [B, C]; NaN for a class that the model does not have.
-
-    Args:
-      logits: [B, C].
-      target: the class int32 [B]; for "contrast" also the one it is compared with, [B, 2].
-      objective: one of `_OUTPUTS`.
-    """
-    outputs = _OUTPUTS[objective](logits)
-    # Beyond the last class jnp gives NaN, but a negative one would count from the end.
-    classes = jnp.where(target < 0, logits.shape[-1], target).reshape(len(target), -1)
-    picked = jnp.take_along_axis(outputs, classes, axis=-1)
-    return picked[:, 0] - picked[:, 1] if objective == "contrast" else picked[:, 0]
-
-
-# A class int32 [B], or None for the predicted one; of "contrast" a pair of them, of which None is
-# the most probable other class.
-Target = Array | None | tuple[Array | None, Array | None]
-
-
-def resolved_target(logits: Array, target: Target, objective: str) -> Array:
-    """Return the class to explain, int32 [B]; for "contrast" with the one compared, [B, 2]."""
-    chosen, other = target if isinstance(target, tuple) else (target, None)
-    if chosen is None:
-        chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    if objective != "contrast":
-        return chosen
-    if other is None:
-        is_chosen = jnp.arange(logits.shape[-1])[None] == chosen[:, None]
-        other = jnp.argmax(jnp.where(is_chosen, -jnp.inf, logits), axis=-1).astype(jnp.int32)
-    return jnp.stack([chosen, other], axis=1)
-
-
 class CleanPass(NamedTuple):
     """One forward pass of the unchanged model.
 
@@ -133,10 +89,13 @@ class CleanPass(NamedTuple):
     logits: Array  # [B, C]
     target: Array  # int32 [B], or [B, 2]: see `objective_of`
     score: Array  # F(A), [B]
+    smooth: Array  # z of F = φ(z), [B]
     token_mask: Array  # bool [B, T], True for real tokens
     hidden: list[Array]  # [B, T, D], the layers' input
     probs: list[Array]  # [B, N, T, T]
     mixed: list[Array]  # [B, Q, D], what their attention adds
+    # {layer: [B, Q, D]}, ∂z/∂mix there: of all layers by one backward pass, α = 1 of each.
+    end_gradients: dict[int, Array]
 
 
 def clean_pass(
@@ -147,22 +106,48 @@ def clean_pass(
     config: EncoderConfig,
     objective: str,
     layers: Sequence[int],
+    layers_of_end: Sequence[int] = (),
 ) -> CleanPass:
-    """Run the unchanged model, and keep what the integrals over `layers` (ascending) start from."""
-    logits, all_probs, all_hidden = apply_encoder(params, config, batch, head_mask=head_mask)
-    target = resolved_target(logits, target, objective)
+    """Run the unchanged model, and keep what the integrals over `layers` (ascending) start from.
+
+    `layers_of_end` are those whose gradient at α = 1 is wanted.
+    """
+    shape = np.shape(batch["input_ids"])
+
+    def run(added: dict[int, Array]):
+        logits, probs, hidden = apply_encoder(
+            params, config, batch, head_mask=head_mask, only_read_rows=True, added=added
+        )
+        classes = resolved_target(logits, target, objective)
+        smooth = smooth_output(logits, classes, objective)
+        return jnp.sum(smooth), (logits, classes, smooth, probs, hidden)
+
+    # Zeros added to what every layer's attention adds: the gradient there is the one at α = 1.
+    zeros = {
+        layer: jnp.zeros((shape[0], config.num_queries(layer) or shape[1], config.hidden_size))
+        for layer in layers_of_end
+    }
+    if zeros:
+        gradients, outputs = jax.grad(run, has_aux=True)(zeros)
+    else:
+        gradients, (_, outputs) = {}, run({})
+    logits, target, smooth, all_probs, all_hidden = outputs
+    token_mask = batch["attention_mask"] != 0
     hidden, probs, mixed = [], [], []
     for layer in layers:
         hidden.append(all_hidden[layer])
-        probs.append(all_probs[layer])
-        read_probs = probs[-1][:, :, : config.num_queries(layer)]
+        read_probs = of_layer = all_probs[layer]
+        if config.num_queries(layer):  # the rows that the model does not need are returned too
+            inputs = layer, hidden[-1], token_mask
+            of_layer = apply_encoder(params, config, *inputs, method="layer_probs")
+        probs.append(of_layer)
         mask = mask_row(head_mask, config, layer)
         layer_params = layer_params_of(params, config, layer)
         kind = config.layer_kind(layer)
         mixed.append(attention_output(layer_params, config, kind, hidden[-1], read_probs, mask))
     score = objective_of(logits, target, objective)
-    token_mask = batch["attention_mask"] != 0
-    return CleanPass(logits, target, score, token_mask, hidden, probs, mixed)
+    kept = hidden, probs, mixed, gradients
+    return CleanPass(logits, target, score, smooth, token_mask, *kept)
 
 
 def layer_params_of(params: Params, config: EncoderConfig, layer: int) -> Params:
@@ -200,75 +185,135 @@ def attention_output(
     return mixed
 
 
-def baseline_scores(
-    params: Params,
-    config: EncoderConfig,
-    layers: Sequence[int],
-    clean: CleanPass,
-    head_mask: Any,
-    objective: str,
-) -> Array:
-    """Return F with the attention of each layer at zero, [B, L]."""
-    token_masks, targets = [clean.token_mask] * len(layers), [clean.target] * len(layers)
-    outputs = _branches(
-        params, config, layers, clean.hidden, token_masks, head_mask, targets, objective
-    )
-    return jnp.stack(outputs([jnp.zeros_like(mixed) for mixed in clean.mixed]), axis=1)
-
-
-def _branches(
+def smooth_of_branches(
     params, config, layers, hidden, token_masks, head_mask, targets, objective
 ) -> Callable[[list[Array]], list[Array]]:
-    """Return the function from what each layer's attention adds, [B, Q, D], to F [B] of each."""
+    """Return the function from what each layer's attention adds, [B, Q, D], to z [B] of each."""
 
     def outputs(mixed: list[Array]) -> list[Array]:
         mixed = [added.astype(inputs.dtype) for added, inputs in zip(mixed, hidden, strict=True)]
         branches = layers, hidden, mixed, token_masks, head_mask
         logits = apply_encoder(params, config, *branches, method="classify_branches")
-        return [objective_of(logits[i], target, objective) for i, target in enumerate(targets)]
+        return [smooth_output(logits[i], target, objective) for i, target in enumerate(targets)]
 
     return outputs
 
 
-def context_gradients(
+class NodeValues(NamedTuple):
+    """What the nodes of a layer's path give.
+
+    A node that has not been evaluated counts as 0 everywhere.
+    """
+
+    smooth: Array  # z, [M, B]
+    slopes: Array  # dz/dα = ⟨∂z/∂mix, mix⟩, [M, B]
+    # Σ_k w_sk ∂F/∂mix, the path integral on the side of the context: `attribution_of` brings it to
+    # the attention. [S, B, Q, D]
+    sums: Any
+    gradients: Any  # ∂z/∂mix itself, [M0, B, Q, D] of the first level, where kept
+
+    def plus(self, other: NodeValues) -> NodeValues:
+        """Return the values with those of other nodes."""
+        return jax.tree.map(jnp.add, self, other)
+
+
+def no_nodes(num_nodes: int, rule: LayerRule, mixed: Array, kept: int) -> NodeValues:
+    """Return the values of a layer before a node is evaluated; `kept` is M0, or 0."""
+    scalars = jnp.zeros((num_nodes, mixed.shape[0]), mixed.dtype)
+    sums = jnp.zeros((len(rule.weights), *mixed.shape), mixed.dtype)
+    gradients = jnp.zeros((kept, *mixed.shape), mixed.dtype) if kept else None
+    return NodeValues(scalars, scalars, sums, gradients)
+
+
+def evaluate_nodes(
     params: Params,
     config: EncoderConfig,
     layers: Sequence[int],
     hidden: list[Array],
     mixed: list[Array],
     token_masks: list[Array],
-    head_mask: Any,
     targets: list[Array],
+    head_mask: Any,
     objective: str,
-    rule: Rule,
+    rules: Sequence[LayerRule],
+    kept: Sequence[int],
     steps_at_once: int,
-    start: int | Array = 0,
-    stop: int | Array | None = None,
-) -> list[Array]:
-    """Return Σ_k w_sk ∂F(α_k A)/∂mix for each layer, [S, B, Q, D].
-
-    This is the path integral on the side of the context; `attribution_of` brings it to the
-    attention.
+    start: int | Array,
+    stop: int | Array,
+) -> list[NodeValues]:
+    """Evaluate the nodes from `start` to `stop` of each layer's rule.
 
     Args:
       layers: ascending; the lists have an entry for each, whose examples need not be the same ones.
-      rule: nodes [M] and weights [S, M].
+      kept: how many nodes' gradients to return as they are, from the first on.
       steps_at_once: how many nodes are evaluated at once.
-      start, stop: the nodes to evaluate, all by default. With Python integers the result can be
-        differentiated.
+      start, stop: with Python integers the result can be differentiated.
     """
-    outputs = _branches(params, config, layers, hidden, token_masks, head_mask, targets, objective)
-    gradient = jax.grad(lambda mixed: sum(jnp.sum(scores) for scores in outputs(mixed)))
+    smooth_of = smooth_of_branches(
+        params, config, layers, hidden, token_masks, head_mask, targets, objective
+    )
+    link = LINKS[objective]
 
-    def chunk(alphas, weights):
-        # ∂F/∂mix at every α of the chunk: [M, B, Q, D] of each layer.
-        gradients = jax.vmap(lambda alpha: gradient([alpha * added for added in mixed]))(alphas)
-        return [
-            jnp.einsum("sm,mbqd->sbqd", weights, of_layer, precision="highest")
-            for of_layer in gradients
-        ]
+    def total(mixed):
+        smooth = smooth_of(mixed)
+        return sum(jnp.sum(values) for values in smooth), smooth
 
-    return sum_over_nodes(chunk, rule, steps_at_once, mixed, start, stop)
+    def gradients_at(alphas):
+        scaled = [alpha * added for alpha, added in zip(alphas, mixed, strict=True)]
+        return jax.grad(total, has_aux=True)(scaled)
+
+    dtype, num_nodes = mixed[0].dtype, max(len(rule.nodes) for rule in rules)
+
+    def chunk(alphas, columns):
+        # ∂z/∂mix [m, B, Q, D] and z [m, B] at m nodes of each layer.
+        gradients, smooth = jax.vmap(gradients_at)(alphas)
+        of_layers = zip(gradients, smooth, mixed, columns, kept, strict=True)
+        return [_values_of(*of_layer, num_nodes, link) for of_layer in of_layers]
+
+    def padded(values):
+        """Fill up: the nodes that are evaluated here every layer has."""
+        values = jnp.asarray(values, dtype)
+        return jnp.pad(values, [(0, num_nodes - len(values))] + [(0, 0)] * (values.ndim - 1))
+
+    alphas = jnp.stack([padded(rule.nodes) for rule in rules], axis=1)
+    # Numbers from 1: 0 stands for a node that does not count.
+    columns = [(padded(rule.weights.T), jnp.arange(1, num_nodes + 1)) for rule in rules]
+    empty = [no_nodes(num_nodes, *each) for each in zip(rules, mixed, kept, strict=True)]
+    found = sum_over_nodes(chunk, alphas, columns, empty, steps_at_once, start, stop)
+    return [
+        values._replace(
+            smooth=values.smooth[: len(rule.nodes)], slopes=values.slopes[: len(rule.nodes)]
+        )
+        for values, rule in zip(found, rules, strict=True)
+    ]
+
+
+def _values_of(gradients, smooth, mixed, columns, kept, num_nodes, link) -> NodeValues:
+    """Return the values of m nodes of a layer.
+
+    Args:
+      gradients, smooth: ∂z/∂mix [m, B, Q, D] and z [m, B].
+      mixed: what its attention adds, [B, Q, D].
+      columns: the nodes' weights [m, S] and their numbers [m], from 1.
+      kept, num_nodes: of how many nodes gradients are kept, and M.
+      link: φ.
+    """
+    weights, number = columns
+    is_node = (number[:, None] == jnp.arange(1, num_nodes + 1)[None]).astype(mixed.dtype)
+    smooth = smooth.astype(mixed.dtype)
+    slopes = product_sum("mbqd,bqd->mb", gradients, mixed)
+    factors = weights[:, :, None] * link.slope(smooth)[:, None, :]
+    return NodeValues(
+        product_sum("mk,mb->kb", is_node, smooth),
+        product_sum("mk,mb->kb", is_node, slopes),
+        product_sum("msb,mbqd->sbqd", factors, gradients),
+        product_sum("mk,mbqd->kbqd", is_node[:, :kept], gradients) if kept else None,
+    )
+
+
+def product_sum(subscripts: str, *operands: Any) -> Array:
+    """Return `jnp.einsum` in full precision."""
+    return jnp.einsum(subscripts, *operands, precision="highest")
 
 
 def attribution_of(
@@ -300,171 +345,45 @@ def attribution_of(
     return probs * jax.grad(linear)(jnp.zeros_like(probs))
 
 
-def joint_attributions(
-    params, config, layers, clean: CleanPass, head_mask, objective, rule: Rule, steps_at_once
-) -> tuple[list[Array], Array]:
-    """Return the attributions on the path that scales the attention of all `layers` at once.
-
-    One backward pass serves every layer, but it is another quantity: Σ over all the layers together
-    is F(A_1 … A_L) − F(0 … 0).
-
-    Returns:
-      attributions [B, N, T, T] of each layer, and F with all at zero, [B].
-    """
-
-    def output(probs: list[Array]) -> Array:
-        dtype = clean.hidden[0].dtype
-        given = {layer: values.astype(dtype) for layer, values in zip(layers, probs, strict=True)}
-        logits = apply_encoder(
-            params,
-            config,
-            clean.hidden[0],
-            clean.token_mask,
-            given,
-            head_mask,
-            layers[0],
-            method="classify_hidden",
-        )
-        return objective_of(logits, clean.target, objective)
-
-    probs = [values.astype(clean.mixed[0].dtype) for values in clean.probs]
-    gradient = jax.grad(lambda explicit: jnp.sum(output(explicit)))
-
-    def chunk(alphas, weights):
-        gradients = jax.vmap(lambda alpha: gradient([alpha * values for values in probs]))(alphas)
-        return [
-            jnp.einsum("sm,mbnqt->sbnqt", weights, of_layer, precision="highest")
-            for of_layer in gradients
-        ]
-
-    gradients = sum_over_nodes(chunk, rule, steps_at_once, probs)
-    attributions = [values * of_layer[0] for values, of_layer in zip(probs, gradients, strict=True)]
-    return attributions, output([jnp.zeros_like(values) for values in probs])
-
-
 def sum_over_nodes(
     chunk: Callable,
-    rule: Rule,
+    alphas: Array,
+    columns: Any,
+    empty: Any,
     steps_at_once: int,
-    summand: Any,
     start: int | Array = 0,
     stop: int | Array | None = None,
 ):
-    """Return Σ chunk(nodes [m], weights [S, m]) over the nodes from `start` to `stop`.
+    """Return `empty` + Σ chunk(alphas [m, ...], columns [m, ...]) over nodes.
 
     Args:
-      chunk: the summands of some nodes, added up.
-      rule: nodes [M] and weights [S, M].
+      chunk: the summands of some nodes, added up; linear in the columns, which are 0 for nodes that
+        do not count.
+      alphas, columns: an array, and a tree of arrays, with an entry for each node.
+      empty: a tree of zeros, as the sum.
       steps_at_once: m, how many nodes are in memory at a time.
-      summand: a tree of arrays [...]; the sum has arrays [S, ...] of the same types.
       start, stop: the nodes, all by default.
     """
-    dtype = jax.tree.leaves(summand)[0].dtype
-    nodes, weights = (jnp.asarray(values, dtype) for values in rule)
-    stop = nodes.shape[0] if stop is None else stop
-    steps_at_once = min(steps_at_once, nodes.shape[0])
-    # The last chunk reaches beyond the nodes; what is not between start and stop has weight 0.
-    nodes = jnp.pad(nodes, (0, steps_at_once))
-    weights = jnp.pad(weights, ((0, 0), (0, steps_at_once)))
+    stop = alphas.shape[0] if stop is None else stop
+    steps_at_once = min(steps_at_once, alphas.shape[0])
+    # The last chunk reaches beyond the nodes.
+    alphas, columns = jax.tree.map(
+        lambda values: jnp.pad(values, [(0, steps_at_once)] + [(0, 0)] * (values.ndim - 1)),
+        (alphas, columns),
+    )
 
     def add(index, total):
         first = start + index * steps_at_once
         is_inside = first + jnp.arange(steps_at_once) < stop
-        alphas = jax.lax.dynamic_slice_in_dim(nodes, first, steps_at_once)
-        used = jax.lax.dynamic_slice_in_dim(weights, first, steps_at_once, axis=1)
-        return jax.tree.map(jnp.add, total, chunk(alphas, jnp.where(is_inside[None, :], used, 0)))
+        used, weights = jax.tree.map(
+            lambda values: jax.lax.dynamic_slice_in_dim(values, first, steps_at_once),
+            (alphas, columns),
+        )
+        weights = jax.tree.map(
+            lambda values: jnp.where(is_inside.reshape(-1, *[1] * (values.ndim - 1)), values, 0),
+            weights,
+        )
+        return jax.tree.map(jnp.add, total, chunk(used, weights))
 
-    zeros = jax.tree.map(
-        lambda like: jnp.zeros((weights.shape[0], *like.shape), like.dtype), summand
-    )
     num_chunks = -(-(stop - start) // steps_at_once)
-    return jax.lax.fori_loop(0, num_chunks, add, zeros)
-
-
-class Result(NamedTuple):
-    """What the compiled entries return: arrays with an axis for each layer asked for, ascending."""
-
-    attributions: Array  # [B, L, N, T, T] or [B, L, N]
-    attention_probs: Array  # the same
-    target: Array
-    score: Array
-    baseline_score: Array  # [B, L], or [B, 1] on the joint path
-    convergence_delta: Array  # likewise
-    logits: Array
-
-
-@functools.partial(jax.jit, static_argnames=("config", "objective", "path", "groups", "reduce"))
-def attribute_fixed(
-    params, batch, target, rule, head_mask, config, objective, path, groups, reduce
-) -> Result:
-    """Attribute with the nodes and weights of one rule, the same for every example and layer."""
-    layers = tuple(sorted(layer for group, _ in groups for layer in group))
-    clean = clean_pass(params, batch, target, head_mask, config, objective, layers)
-    if path == "joint":
-        steps_at_once = min(steps for _, steps in groups)
-        attributions, baseline_score = joint_attributions(
-            params, config, layers, clean, head_mask, objective, rule, steps_at_once
-        )
-        baseline_score = baseline_score[:, None]
-        return assemble(config, layers, clean, attributions, baseline_score, reduce)
-    by_layer: dict[int, Array] = {}
-    for group, steps_at_once in groups:
-        positions = [layers.index(layer) for layer in group]
-        hidden, probs, mixed = (
-            [values[position] for position in positions]
-            for values in (clean.hidden, clean.probs, clean.mixed)
-        )
-        token_masks, targets = [clean.token_mask] * len(group), [clean.target] * len(group)
-        # The integral over α, on the side of the context: [1, B, Q, D] of each layer.
-        branches = hidden, mixed, token_masks, head_mask, targets
-        summed = context_gradients(params, config, group, *branches, objective, rule, steps_at_once)
-        # … and brought to the attention.
-        for layer, inputs, used, gradient in zip(group, hidden, probs, summed, strict=True):
-            layer_params, kind = layer_params_of(params, config, layer), config.layer_kind(layer)
-            of_heads = mask_row(head_mask, config, layer)
-            by_layer[layer] = attribution_of(
-                layer_params, config, kind, inputs, used, clean.token_mask, of_heads, gradient[0]
-            )
-    baseline_score = baseline_scores(params, config, layers, clean, head_mask, objective)
-    attributions = [by_layer[layer] for layer in layers]
-    return assemble(config, layers, clean, attributions, baseline_score, reduce)
-
-
-def assemble(
-    config: EncoderConfig,
-    layers: Sequence[int],
-    clean: CleanPass,
-    attributions: list[Array],
-    baseline_score: Array,
-    reduce: str | None,
-) -> Result:
-    """Stack `layers`.
-
-    Args:
-      attributions: [B, N, T, T] of each layer, for the remaining heads.
-      baseline_score: [B, L], or [B, 1] for all layers together.
-      reduce: None or "head_max".
-    """
-    totals = jnp.stack([values.sum(axis=(1, 2, 3)) for values in attributions], axis=1)
-    if baseline_score.shape[1] != totals.shape[1]:
-        totals = totals.sum(axis=1, keepdims=True)
-    delta = totals - (clean.score[:, None] - baseline_score)
-
-    def stacked(by_layer: list[Array]) -> Array:
-        if reduce:
-            by_layer = [max_over_real(values, clean.token_mask) for values in by_layer]
-        full = [
-            spread_heads(values, config, layer)
-            for layer, values in zip(layers, by_layer, strict=True)
-        ]
-        return jnp.stack(full, axis=1)
-
-    return Result(
-        attributions=stacked(attributions),
-        attention_probs=stacked(clean.probs),
-        target=clean.target,
-        score=clean.score,
-        baseline_score=baseline_score,
-        convergence_delta=delta,
-        logits=clean.logits,
-    )
+    return jax.lax.fori_loop(0, num_chunks, add, empty)

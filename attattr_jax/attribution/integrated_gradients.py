@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,18 +29,32 @@ from ..models.families import apply_encoder
 from ..models.head_masks import split_head_mask
 from ..models.inference import checked_tokens, complete_batch
 from ..models.types import AnyArray, Array, Batch, HeadMask, Params, described
-from .adaptive import REFINED_SHARE, is_good_enough, levels_rule, refine, rounding_of
+from .adaptive import REFINED_SHARE
 from .arguments import (
     checked_steps_at_once,
     checked_target,
     divided_target,
-    fixed_rule,
+    fixed_rules,
     is_adaptive,
     resolved_objective,
 )
-from .formula import objective_of, resolved_target, sum_over_nodes
+from .formula import NodeValues, product_sum
+from .integration import Examples, estimated_error
 from .memory import rows_per_device, token_steps_at_once
-from .quadrature import checked_levels
+from .objectives import LINKS, Link, objective_of, resolved_target, smooth_output
+from .quadrature.estimate import rounding_of
+from .quadrature.levels import LayerRule
+from .quadrature.panels import (
+    PANEL_NODES,
+    Bisection,
+    Panel,
+    panel_nodes,
+    panel_tables,
+    row_of,
+    stacked,
+)
+from .quadrature.product import ProductTables, product_weights
+from .quadrature.rules import FAST_METHOD, MAX_ADAPTIVE_STEPS, check_adaptive
 
 
 class TokenPath(NamedTuple):
@@ -80,30 +95,30 @@ def _logits_of_words(params, config, inputs, head_mask, words) -> Array:
     return apply_encoder(params, config, words, inputs, head_mask, method="classify_words")
 
 
-def token_gradients(
-    params, head_mask, config, objective, path: TokenPath, rule, steps_at_once, start=0, stop=None
-):
-    """Return Σ_k w_sk ∂F/∂x at x' + α_k (x − x'), [S, B, T, D]."""
+class TokenNodes(NamedTuple):
+    """What some points of the path give."""
 
-    def output(words):
+    smooth: Array  # z of F = φ(z), [M, B]
+    attributions: Array  # Σ_d (x − x')_d ∂z/∂x_d, [M, B, T]; their sum over tokens is dz/dα
+
+
+def token_nodes(
+    params, head_mask, config, objective, path: TokenPath, alphas: Array, steps_at_once: int
+) -> TokenNodes:
+    """Evaluate z and its gradient at x' + α (x − x'), α [M, B]."""
+    difference = path.words - path.baseline
+
+    def smooth_of(words):
         logits = _logits_of_words(params, config, path.inputs, head_mask, words)
-        return jnp.sum(objective_of(logits, path.target, objective))
+        smooth = smooth_output(logits, path.target, objective).astype(words.dtype)
+        return jnp.sum(smooth), smooth
 
-    def gradient_at(alpha):
-        return jax.grad(output)(path.baseline + alpha * (path.words - path.baseline))
+    def at_node(of_rows):
+        words = path.baseline + of_rows[:, None, None] * difference
+        gradient, smooth = jax.grad(smooth_of, has_aux=True)(words)
+        return TokenNodes(smooth, jnp.sum(difference * gradient, axis=-1))
 
-    def chunk(alphas, weights):
-        gradients = jax.vmap(gradient_at)(alphas)  # [M, B, T, D]
-        return jnp.einsum("sm,mbtd->sbtd", weights, gradients, precision="highest")
-
-    return sum_over_nodes(chunk, rule, steps_at_once, path.words, start, stop)
-
-
-def token_scores(params, head_mask, config, objective, path: TokenPath) -> tuple[Array, Array]:
-    """Return F(x) and F(x'), [B]."""
-    baseline = _logits_of_words(params, config, path.inputs, head_mask, path.baseline)
-    score = objective_of(path.logits, path.target, objective)
-    return score, objective_of(baseline, path.target, objective)
+    return jax.lax.map(at_node, alphas, batch_size=steps_at_once)
 
 
 def _first_and_last(token_mask: Array) -> Array:
@@ -115,11 +130,12 @@ def _first_and_last(token_mask: Array) -> Array:
 class TokenResult(NamedTuple):
     """What token attribution returns."""
 
-    attributions: Array  # [B, T]
+    attributions: AnyArray  # [B, T]
     target: Array
     score: Array
     baseline_score: Array
-    convergence_delta: Array
+    convergence_delta: AnyArray
+    error_estimate: AnyArray  # [B]
 
 
 @functools.partial(
@@ -130,7 +146,7 @@ def attribute_tokens_fixed(
     batch,
     special,
     target,
-    rule,
+    rule: LayerRule,
     head_mask,
     config,
     objective,
@@ -141,17 +157,22 @@ def attribute_tokens_fixed(
     path = token_path(
         params, batch, special, target, head_mask, config, objective, baseline_token_id
     )
-    summed = token_gradients(params, head_mask, config, objective, path, rule, steps_at_once)
-    return token_result(path, summed[0], *token_scores(params, head_mask, config, objective, path))
-
-
-def token_result(
-    path: TokenPath, gradient: Array, score: Array, baseline_score: Array
-) -> TokenResult:
-    """Return the attributions given the path integral [B, T, D]."""
-    attributions = jnp.sum((path.words - path.baseline) * gradient, axis=-1)
-    delta = attributions.sum(axis=-1) - (score - baseline_score)
-    return TokenResult(attributions, path.target, score, baseline_score, delta)
+    model, link = (params, head_mask, config, objective, path), LINKS[objective]
+    dtype = path.words.dtype
+    alphas = jnp.asarray(rule.nodes, dtype)[:, None] * jnp.ones(len(path.words), dtype)[None]
+    nodes = token_nodes(*model, alphas, steps_at_once)
+    logits = _logits_of_words(params, config, path.inputs, head_mask, path.baseline)
+    baseline = smooth_output(logits, path.target, objective).astype(dtype)
+    weights = jnp.asarray(rule.weights[0], dtype)[:, None] * link.slope(nodes.smooth)
+    attributions = product_sum("mb,mbt->bt", weights, nodes.attributions)
+    score = objective_of(path.logits, path.target, objective)
+    delta = attributions.sum(axis=-1) - (score - link.value(baseline))
+    examples = Examples(
+        path.logits, smooth_output(path.logits, path.target, objective), path.token_mask, baseline
+    )
+    values = NodeValues(nodes.smooth, nodes.attributions.sum(axis=-1), None, None)
+    error = estimated_error(examples, rule, 0, values, attributions[:, None, None], None, objective)
+    return TokenResult(attributions, path.target, score, link.value(baseline), delta, error)
 
 
 def attribute_tokens_adaptively(
@@ -165,95 +186,152 @@ def attribute_tokens_adaptively(
     baseline_token_id,
     steps_at_once,
     tolerance,
-    sizes,
+    max_steps,
 ) -> tuple[TokenResult, np.ndarray, np.ndarray]:
-    """Attribute to tokens, each example with the nodes it needs (see `adaptive`).
+    """Attribute to tokens by bisection: each example has the panels that it needs.
+
+    The path is cut in two, and the half with the larger error again and again, until the error
+    estimates of all panels together are within the tolerance (see `quadrature.panels`).
 
     Returns:
       the result, n_steps and converged [B].
     """
-    rule = levels_rule(sizes)
-    num_rows = np.shape(batch["input_ids"])[0]
-    static = {"config": config, "objective": objective}
-    path, score, baseline = _start_tokens(
-        params, batch, special, target, head_mask, baseline_token_id=baseline_token_id, **static
+    static = {"config": config, "objective": objective, "steps_at_once": steps_at_once}
+    tables = panel_tables().astype(jnp.result_type(float))
+    path, score, halves, rounding = _start_tokens(
+        params,
+        batch,
+        special,
+        target,
+        tables,
+        head_mask,
+        baseline_token_id=baseline_token_id,
+        **static,
     )
-    sums = jnp.zeros((len(sizes), *path.words.shape), path.words.dtype)
-    result: Any = None
-
-    def integrate(waiting, start, stop):
-        nonlocal sums
-        rows = np.flatnonzero(waiting["tokens"])
-        all_at_once = start == 0 or num_rows < 2 * len(rows)
-        size = max(1, num_rows // REFINED_SHARE)
-        for begin in [0] if all_at_once else range(0, len(rows), size):
-            picked = None
-            if not all_at_once:
-                chosen = rows[begin : begin + size]
-                picked = np.resize(chosen, size), np.arange(size) < len(chosen)
-            nodes = rule, start, stop
-            sums = _integrate_tokens(
-                params, path, sums, picked, head_mask, *nodes, steps_at_once=steps_at_once, **static
+    is_example = np.any(np.asarray(path.token_mask), axis=1)
+    state = Bisection(jax.device_get(halves), is_example, np.asarray(rounding))
+    num_rows = len(is_example)
+    size = max(1, num_rows // REFINED_SHARE)
+    while waiting := state.to_cut(tolerance, max_steps):
+        for begin in range(0, len(waiting), size):
+            chosen = waiting[begin : begin + size]
+            filled = [chosen[index % len(chosen)] for index in range(size)]
+            rows = np.asarray([row for row, _ in filled], np.int32)
+            panels = stacked([state.rows[row][panel] for row, panel in filled])
+            halves = jax.device_get(
+                _bisect(params, path, rows, tables, panels, head_mask, **static)
             )
-
-    def assess(_, level, rows):
-        nonlocal result
-        result, good = _assess_tokens(
-            path, sums, score, baseline, result, rows, level, tolerance, objective=objective
-        )
-        return good
-
-    n_steps, converged = refine(("tokens",), num_rows, sizes, integrate, assess)
-    return result, n_steps[:, 0], converged[:, 0]
-
-
-@functools.partial(jax.jit, static_argnames=("config", "objective", "baseline_token_id"))
-def _start_tokens(params, batch, special, target, head_mask, config, objective, baseline_token_id):
-    path = token_path(
-        params, batch, special, target, head_mask, config, objective, baseline_token_id
+            for index, (row, panel) in enumerate(chosen):
+                state.replace(row, panel, [row_of(half, index) for half in halves])
+    attributions = np.stack([state.attributions(row) for row in range(num_rows)])
+    errors = np.asarray([state.estimate(row) for row in range(num_rows)])
+    smooth = jnp.asarray([panels[0].smooth[0] for panels in state.rows])
+    baseline = LINKS[objective].value(smooth)
+    delta = attributions.sum(axis=1) - (np.asarray(score) - np.asarray(baseline))
+    dtype = score.dtype
+    result = TokenResult(
+        attributions.astype(dtype),
+        path.target,
+        score,
+        baseline,
+        delta.astype(dtype),
+        errors.astype(dtype),
     )
-    return path, *token_scores(params, head_mask, config, objective, path)
+    n_steps = np.asarray([state.n_steps(row) for row in range(num_rows)], np.int32)
+    return result, n_steps, ~(errors > tolerance)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "objective", "steps_at_once"), donate_argnames=("sums",)
+    jax.jit, static_argnames=("config", "objective", "baseline_token_id", "steps_at_once")
 )
-def _integrate_tokens(
-    params, path, sums, picked, head_mask, rule, start, stop, config, objective, steps_at_once
-):
-    """Add the nodes from `start` to `stop` to the sums [S, B, T, D].
+def _start_tokens(
+    params,
+    batch,
+    special,
+    target,
+    tables,
+    head_mask,
+    config,
+    objective,
+    baseline_token_id,
+    steps_at_once,
+) -> tuple[TokenPath, Array, tuple[Panel, Panel], Array]:
+    """Return the path, F(x), both halves of it, and how large a part may come from rounding."""
+    path = token_path(
+        params, batch, special, target, head_mask, config, objective, baseline_token_id
+    )
+    num_rows, dtype, link = len(path.words), path.words.dtype, LINKS[objective]
 
-    With `picked`, only for those rows.
+    def evaluate(alphas: Array) -> TokenNodes:
+        return token_nodes(params, head_mask, config, objective, path, alphas, steps_at_once)
+
+    alphas = jnp.asarray([0, 1], dtype)[:, None] * jnp.ones(num_rows, dtype)[None]
+    ends = evaluate(alphas)
+    halves = _halves(evaluate, link, tables, alphas, ends)
+    slope = jnp.max(link.slope(ends.smooth), axis=0)
+    rounding = rounding_of(path.logits, slope, dtype)
+    return path, objective_of(path.logits, path.target, objective), halves, rounding
+
+
+@functools.partial(jax.jit, static_argnames=("config", "objective", "steps_at_once"))
+def _bisect(
+    params, path, rows, tables, panels: Panel, head_mask, config, objective, steps_at_once
+) -> tuple[Panel, Panel]:
+    """Return both halves of a panel of each of some rows, [E]."""
+    of_rows = jax.tree.map(lambda values: values[rows], path)
+
+    def evaluate(alphas: Array) -> TokenNodes:
+        return token_nodes(params, head_mask, config, objective, of_rows, alphas, steps_at_once)
+
+    ends = TokenNodes(jnp.asarray(panels.smooth).T, jnp.swapaxes(panels.of_tokens, 0, 1))
+    return _halves(evaluate, LINKS[objective], tables, jnp.asarray(panels.ends).T, ends)
+
+
+def _halves(
+    evaluate: Callable[[Array], TokenNodes],
+    link: Link,
+    tables: ProductTables,
+    borders: Array,
+    ends: TokenNodes,
+) -> tuple[Panel, Panel]:
+    """Evaluate the nodes of both halves of a panel.
+
+    Args:
+      evaluate: returns what is at α [M, E].
+      link: φ.
+      tables: of a panel's nodes.
+      borders, ends: α at both ends of the panel and what is there, [2, E, ...].
     """
-    if picked is not None:
-        rows, is_used = picked
-        path = jax.tree.map(lambda values: values[rows], path)
-    new = token_gradients(
-        params, head_mask, config, objective, path, rule, steps_at_once, start, stop
+    lower, upper = borders[:1], borders[1:]
+    middle, width = (lower + upper) / 2, (upper - lower) / 2
+    inner = jnp.asarray(panel_nodes()[1:-1], lower.dtype)[:, None]
+    alphas = jnp.concatenate([lower + inner * width, middle, middle + inner * width])
+    nodes = evaluate(alphas)
+    smooth, attributions = (
+        jnp.concatenate([of_ends[:1], inside, of_ends[1:]])
+        for of_ends, inside in zip(ends, nodes, strict=True)
     )
-    if picked is None:
-        return sums + new
-    return sums.at[:, rows].add(jnp.where(is_used[None, :, None, None], new, 0))
+    cut = PANEL_NODES - 1
+    first = TokenNodes(smooth[: cut + 1], attributions[: cut + 1])
+    second = TokenNodes(smooth[cut:], attributions[cut:])
+    return (
+        _integrated_panel(tables, link, jnp.concatenate([lower, middle]), first),
+        _integrated_panel(tables, link, jnp.concatenate([middle, upper]), second),
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("objective",))
-def _assess_tokens(path, sums, score, baseline, before, pending, level, tolerance, objective):
-    """Return the result, new where a row was pending, and which rows are good enough."""
-    result = token_result(path, sums[level], score, baseline)
-    coarser = token_result(path, sums[level - 1], score, baseline)
-    change = jnp.sum(jnp.abs(result.attributions - coarser.attributions), axis=1)
-    magnitude = jnp.sum(jnp.abs(result.attributions), axis=1)
-    rounding = rounding_of(path.logits, score, baseline, objective)
-    good = is_good_enough(
-        magnitude, result.convergence_delta, change, rounding, path.token_mask, tolerance
-    )
-    if before is not None:
-        result = jax.tree.map(
-            lambda new, old: jnp.where(pending.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-            result,
-            before,
-        )
-    return result, good
+def _integrated_panel(tables, link: Link, borders: Array, nodes: TokenNodes) -> Panel:
+    """Return the panel with these nodes [M, E, ...]."""
+    width = borders[1] - borders[0]
+    slopes = nodes.attributions.sum(axis=-1) * width[None]
+    weights = product_weights(tables, link, nodes.smooth, slopes)
+    integral = product_sum("me,met->et", weights.weights * width[None], nodes.attributions)
+    change = product_sum("m,met->et", jnp.asarray(tables.divided), nodes.attributions)
+    change = weights.smallest_omission * width * jnp.abs(change).sum(axis=-1)
+    differences = link.difference(nodes.smooth[1:], nodes.smooth[:1])
+    part = jnp.max(jnp.abs(weights.partials - differences), axis=0)
+    smooth, of_tokens = (values[jnp.asarray([0, -1])] for values in nodes)
+    return Panel(borders.T, smooth.T, of_tokens.swapaxes(0, 1), integral, part, change)
 
 
 class TokenAttributions(NamedTuple):
@@ -264,6 +342,7 @@ class TokenAttributions(NamedTuple):
     score: Array  # [B], F(x)
     baseline_score: Array  # [B], F(x')
     convergence_delta: Array  # [B], Σ attributions − (score − baseline_score)
+    error_estimate: AnyArray  # [B], of Σ|error| / Σ|attributions| (docs/quadrature.md)
     n_steps: AnyArray  # int32 [B], how many nodes were evaluated
     converged: AnyArray | None = (
         None  # with n_steps="auto": whether the tolerance was met, bool [B]
@@ -286,7 +365,7 @@ def attribute_tokens(
     baseline_token_id: int | None = None,
     step_batch_size: int | None = None,
     tolerance: float = 1e-3,
-    max_steps: int = 63,
+    max_steps: int = MAX_ADAPTIVE_STEPS,
     contrast: str | int | Array = "runner_up",
 ) -> TokenAttributions:
     """Attribute the model's output to each token by integrated gradients on the word embeddings.
@@ -330,14 +409,17 @@ def attribute_tokens(
         "steps_at_once": steps_at_once,
     }
     if is_adaptive(n_steps, method, config, (arrays, traced_mask)):
-        sizes = checked_levels(tolerance, max_steps)
+        check_adaptive(tolerance, max_steps)
         result, nodes, converged = attribute_tokens_adaptively(
-            *arrays, traced_mask, tolerance=tolerance, sizes=sizes, **static
+            *arrays, traced_mask, tolerance=tolerance, max_steps=max_steps, **static
         )
         return TokenAttributions(
             **divided_target(result, objective), n_steps=nodes, converged=converged
         )
-    rule = fixed_rule(method, n_steps)
-    result = attribute_tokens_fixed(*arrays, rule, traced_mask, **static)
-    nodes = np.full(shape[:1], len(rule[0]), np.int32)
+    if isinstance(method, str) and method == FAST_METHOD:
+        raise InputError(f"method {method!r} is for attention; tokens have n_steps 'auto'")
+    (rule,) = fixed_rules(method, n_steps, (0,), config).values()
+    of_model = rule.astype(jnp.result_type(float))
+    result = attribute_tokens_fixed(*arrays, of_model, traced_mask, **static)
+    nodes = np.full(shape[:1], len(rule.nodes), np.int32)
     return TokenAttributions(**divided_target(result, objective), n_steps=nodes)

@@ -6,14 +6,23 @@ Light: importing it does not import JAX.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError
-from .quadrature import DEFAULT_METHOD, check_adaptive_method, checked_levels, quadrature
+from .quadrature.rules import (
+    DEFAULT_METHOD,
+    FAST_METHOD,
+    MAX_ADAPTIVE_STEPS,
+    check_adaptive,
+    check_adaptive_method,
+    quadrature,
+)
 
 OBJECTIVES = ("prob", "logit", "log_prob", "contrast")
 TARGETS = ("predicted", "gold", "all")  # beside classes
 PATHS = ("layer", "joint")
+DEFAULT_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +34,7 @@ class AttributionOptions:
     """
 
     target: str | int = "predicted"  # "predicted", "gold", "all" or a class index
-    n_steps: int | str = 20
+    n_steps: int | str | Sequence[int] = DEFAULT_STEPS  # a list: of each layer
     method: str = DEFAULT_METHOD
     objective: str | None = None  # None: "prob", of a model with one output "logit"
     contrast: str | int = "runner_up"  # with objective "contrast", or a class index
@@ -33,7 +42,7 @@ class AttributionOptions:
     step_batch_size: int | None = None
     path: str = "layer"
     tolerance: float = 1e-3
-    max_steps: int = 63
+    max_steps: int = MAX_ADAPTIVE_STEPS
     # Of the token-level integrated gradients, whose path is rougher than that of the attention.
     # None: "auto" with the default rule, else as n_steps.
     token_n_steps: int | str | None = None
@@ -53,14 +62,17 @@ class AttributionOptions:
                 "token_baseline must be 'pad', 'mask' or the id of a token, not"
                 f" {self.token_baseline!r:.80}"
             )
+        if self.method == FAST_METHOD:
+            check_fast(self.n_steps, self.path)
         for n_steps in (self.n_steps, self.token_steps):
-            if n_steps != "auto":
+            if n_steps != "auto" and self.method != FAST_METHOD:
                 check_n_steps(n_steps)
-                quadrature(self.method, n_steps)
+                for count in n_steps if isinstance(n_steps, (list, tuple)) else [n_steps]:
+                    quadrature(self.method, count)
         if self.n_steps == "auto":
-            checked_levels(self.tolerance, self.max_steps)
+            check_adaptive(self.tolerance, self.max_steps)
         if self.token_level and self.token_steps == "auto":
-            checked_levels(self.token_tolerance, self.max_steps)
+            check_adaptive(self.token_tolerance, self.max_steps)
         if self.n_steps == "auto":
             check_adaptive_path(self.path)
         if {self.n_steps, self.token_steps if self.token_level else "auto"} == {"auto"}:
@@ -73,11 +85,13 @@ class AttributionOptions:
         return dataclasses.replace(self, objective="logit" if num_labels == 1 else "prob")
 
     @property
-    def token_steps(self) -> int | str:
+    def token_steps(self) -> Any:
         """The number of steps of the token-level gradients."""
         if self.token_n_steps is not None:
             return self.token_n_steps
-        return "auto" if self.method == DEFAULT_METHOD else self.n_steps
+        has_default = self.method in (DEFAULT_METHOD, FAST_METHOD)
+        is_list = isinstance(self.n_steps, (list, tuple))  # of layers
+        return "auto" if has_default or is_list else self.n_steps
 
     def attention_keywords(self) -> dict[str, Any]:
         """Return the keywords of `attribute_attention`, without the target."""
@@ -92,11 +106,13 @@ class AttributionOptions:
     def token_keywords(self) -> dict[str, Any]:
         """Return the keywords of `attribute_tokens`, without the target."""
         keywords = self.attention_keywords() | self._rule(self.token_steps)
+        if keywords["method"] == FAST_METHOD:  # a rule for layers
+            keywords["method"] = DEFAULT_METHOD
         keywords["tolerance"] = self.token_tolerance
         del keywords["layers"], keywords["path"]
         return keywords
 
-    def _rule(self, n_steps: int | str) -> dict[str, Any]:
+    def _rule(self, n_steps: Any) -> dict[str, Any]:
         """Return the keywords that name the rule of so many steps; "auto" has rules of its own."""
         return {"n_steps": n_steps, "method": DEFAULT_METHOD if n_steps == "auto" else self.method}
 
@@ -121,6 +137,14 @@ def check_adaptive_path(path: str) -> None:
         raise InputError(
             "n_steps 'auto' goes with path 'layer'; give a number of steps for path 'joint'"
         )
+
+
+def check_fast(n_steps: object, path: str) -> None:
+    """Raise an InputError unless method "fast" goes with these."""
+    if path != "layer":
+        raise InputError("method 'fast' goes with path 'layer'")
+    if n_steps != DEFAULT_STEPS:
+        raise InputError("n_steps has no effect with method 'fast': leave it out")
 
 
 def check_n_steps(n_steps: object) -> None:

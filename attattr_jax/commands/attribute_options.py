@@ -18,8 +18,8 @@ import dataclasses
 from typing import Literal
 
 from ..attribution.options import OBJECTIVES, PATHS, AttributionOptions
-from ..attribution.quadrature import METHODS, checked_levels
-from ..attribution.tree import THRESHOLD, TreeOptions
+from ..attribution.quadrature.rules import MAX_ADAPTIVE_STEPS, METHODS, check_adaptive
+from ..attribution.summaries.tree import THRESHOLD, TreeOptions
 from ..errors import require
 from ..views.options import (
     EXPORT_FORMATS,
@@ -69,22 +69,25 @@ class Options(common.CommonOptions):
     )
     n_steps: str = option(
         "20",
-        "integration steps; auto: for each layer of each text as many as --tolerance needs",
+        "integration steps, or a number for each layer (8,8,24); auto: for each layer of each text"
+        " as many as --tolerance needs",
         FIRST,
     )
     method: Literal[*METHODS] = option(
         "gausslegendre",
-        "integration rule; riemann_left is the published code's, riemann_right the paper's",
+        "integration rule; riemann_left is the published code's, riemann_right the paper's; fast:"
+        " five nodes by product integration, more in the last layer, without --n_steps",
         EXPLAIN,
     )
     tolerance: float = option(
         1e-3,
-        "with auto: bound on |convergence delta| and on the change between levels, relative to a"
-        " layer's sum",
+        "with auto: bound on the estimated error of a layer, relative to its sum",
         EXPLAIN,
     )
     max_steps: int = option(
-        63, "with auto: give up at so many steps; the levels are 7, 11, 15, 31 and 63", EXPLAIN
+        MAX_ADAPTIVE_STEPS,
+        "with auto: give up at so many steps; the levels are 5, 9, 23, 39 and 71",
+        EXPLAIN,
     )
     path: Literal[*PATHS] = option(
         "layer",
@@ -243,6 +246,7 @@ def checked(options: Options) -> Options:
     if token_n_steps is not None:
         name = "--token_n_steps"
         token_n_steps = common.checked_n_steps(token_n_steps, options.method, name)
+        require(not isinstance(token_n_steps, tuple), f"{name} must be one number, or auto")
     options = dataclasses.replace(options, n_steps=n_steps, token_n_steps=token_n_steps)
     _check_integration(options)
     common.named("--tree_threshold, --tree_penalty", lambda: options.trees)
@@ -272,7 +276,7 @@ def _check_integration(options: Options) -> None:
         if tolerance is not None:
             common.named(
                 f"--{name}, --max_steps",
-                lambda value=tolerance: checked_levels(value, options.max_steps),
+                lambda value=tolerance: check_adaptive(value, options.max_steps),
             )
     for name in ("n_steps", "token_n_steps"):
         require(

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..attribution.quadrature import quadrature
+from ..attribution.quadrature.rules import FAST_METHOD, quadrature
 from ..data.readers import Columns
 from ..errors import InputError, require
 from ..runtime.files import is_utf8
@@ -288,17 +288,23 @@ def named(option_name: str, check: Callable[[], Any]) -> Any:
         raise InputError(f"{option_name}: {error}") from None
 
 
-def checked_n_steps(n_steps: str, method: str, option_name: str = "--n_steps") -> int | str:
-    """Return the value of a number of steps: "auto", or a number that the rule allows."""
+def checked_n_steps(
+    n_steps: str, method: str, option_name: str = "--n_steps"
+) -> int | str | tuple[int, ...]:
+    """Return the value of a number of steps: "auto", or numbers that the rule allows."""
     if n_steps == "auto":
         return n_steps
-    digits = n_steps.removeprefix("-")
-    require(
-        digits.isascii() and digits.isdigit() and len(digits) < 20,
-        f"{option_name} must be an integer or auto, not {n_steps!r}",
-    )
-    named(option_name, lambda: quadrature(method, int(n_steps)))
-    return int(n_steps)
+    counts = n_steps.split(",")
+    for count in counts:
+        digits = count.strip().removeprefix("-")
+        require(
+            digits.isascii() and digits.isdigit() and len(digits) < 20,
+            f"{option_name} must be an integer or auto, not {n_steps!r}",
+        )
+        if method != FAST_METHOD:
+            named(option_name, lambda count=count: quadrature(method, int(count)))
+    numbers = tuple(map(int, counts))
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def check_at_least(options: Any, least: int, names: Sequence[str]) -> None:

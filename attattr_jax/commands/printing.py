@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..attribution.options import AttributionOptions
-from ..attribution.reductions import top_heads
+from ..attribution.summaries.reductions import top_heads
 from ..explanations.explanation import Explanation
 from ..explanations.findings import DatasetSummary
 from ..pruning.curves import CURVE_FRACTIONS

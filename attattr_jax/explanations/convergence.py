@@ -8,7 +8,7 @@ import numpy as np
 
 from ..attribution.attention import attribute_attention
 from ..attribution.options import AttributionOptions
-from ..attribution.quadrature import quadrature
+from ..attribution.quadrature.rules import quadrature
 from ..data.batches import encode
 from ..data.splits import Split
 from ..models.classifier import Classifier

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..attribution import reductions
 from ..attribution.arguments import checked_layers
 from ..attribution.attention import AttentionAttributions, attribute_attention
 from ..attribution.integrated_gradients import attribute_tokens
 from ..attribution.memory import default_batch_size
 from ..attribution.options import TARGETS, AttributionOptions
+from ..attribution.summaries import reductions
 from ..data.batches import (
     BUCKETS,
     SHORT_BUCKETS,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..attribution.tree import THRESHOLD, AttributionTree, attribution_tree
-from ..attribution.words import sum_over_pieces, word_groups, word_labels
+from ..attribution.summaries.tree import THRESHOLD, AttributionTree, attribution_tree
+from ..attribution.summaries.words import sum_over_pieces, word_groups, word_labels
 from ..errors import InputError
 from ..runtime.progress import in_notebook
 from ..runtime.text import shortened

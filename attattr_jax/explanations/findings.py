@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..attribution.reductions import strongest_pairs, top_heads
+from ..attribution.summaries.reductions import strongest_pairs, top_heads
 from ..views.sentence import ROUGH_LAYER
 from .explanation import Explanation
 

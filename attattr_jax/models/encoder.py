@@ -260,6 +260,7 @@ class Encoder(nn.Module):
         first_layer: int = 0,
         only_read_rows: bool = False,
         train: bool = False,
+        added: Mapping[int, Array] | None = None,
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
         """Run the layers from `first_layer` on.
 
@@ -271,6 +272,7 @@ class Encoder(nn.Module):
           first_layer: layers below are not run.
           only_read_rows: of the last layer, compute only the rows that the classifier reads.
           train: with dropout.
+          added: {layer: [B, Q, D]} is added to what that layer's attention adds.
 
         Returns:
           hidden [B, Q, D], the probabilities used [B, N, Q, T] and the input [B, T, D] of every
@@ -287,7 +289,10 @@ class Encoder(nn.Module):
                 probs = self.layer_probs(index, hidden, key_mask, num_queries)
             used.append(probs)
             mask = mask_row(head_mask, self.config, index)
-            hidden = layer.finish(hidden, layer.mix(hidden, probs, mask, train), train)
+            mixed = layer.mix(hidden, probs, mask, train)
+            if added is not None and index in added:
+                mixed += added[index].astype(mixed.dtype)
+            hidden = layer.finish(hidden, mixed, train)
         return hidden, tuple(used), tuple(inputs)
 
     def __call__(
@@ -297,6 +302,7 @@ class Encoder(nn.Module):
         head_mask: Any = None,
         only_read_rows: bool = False,
         train: bool = False,
+        added: Mapping[int, Array] | None = None,
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
         """Return logits [B, C], and every layer's probabilities and input, as `encode` does."""
         hidden = self.embed(self.embed_words(batch["input_ids"]), batch, train)
@@ -308,6 +314,7 @@ class Encoder(nn.Module):
             head_mask,
             only_read_rows=only_read_rows,
             train=train,
+            added=added,
         )
         return self.classify(hidden, key_mask, train), used, inputs
 

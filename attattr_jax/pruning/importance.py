@@ -34,7 +34,8 @@ import numpy as np
 from ..attribution import formula
 from ..attribution.attention import attribute_attention
 from ..attribution.memory import bytes_per_step, default_batch_size, memory_budget, rows_per_device
-from ..attribution.reductions import max_over_real
+from ..attribution.objectives import objective_of
+from ..attribution.summaries.reductions import max_over_real
 from ..data.batches import Encoded, inference_batches
 from ..errors import InputError
 from ..models.classifier import Classifier
@@ -150,7 +151,7 @@ def _taylor(params, inputs, labels, mask, config: EncoderConfig) -> dict[str, Ar
     def loss(factors: list[Array]) -> Array:
         masked = [of_heads * mask[layer][None, None, :] for layer, of_heads in enumerate(factors)]
         logits, _, _ = apply_encoder(params, config, inputs, head_mask=masked, only_read_rows=True)
-        return -jnp.sum(formula.objective_of(logits, labels, "log_prob"))
+        return -jnp.sum(objective_of(logits, labels, "log_prob"))
 
     layers = range(config.num_hidden_layers)
     queries = [config.num_queries(layer) or num_tokens for layer in layers]
@@ -206,7 +207,7 @@ def _ablation_of(
 
     heads = jnp.arange(config.num_attention_heads)
     logits = jax.lax.map(logits_without, heads, batch_size=heads_at_once)  # [N, L, B, C]
-    log_prob = functools.partial(formula.objective_of, target=labels, objective="log_prob")
+    log_prob = functools.partial(objective_of, target=labels, objective="log_prob")
     increase = clean.score[None, None] - jax.vmap(jax.vmap(log_prob))(logits)
     is_right = (clean.logits.argmax(-1) == labels)[None, None].astype(increase.dtype)
     is_right_without = (logits.argmax(-1) == labels[None, None]).astype(increase.dtype)

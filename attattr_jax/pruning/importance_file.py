@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..attribution.reductions import top_heads
+from ..attribution.summaries.reductions import top_heads
 from ..errors import InputError
 from ..runtime.files import read_json
 from ..runtime.text import shortened

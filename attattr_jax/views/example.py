@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..attribution.tree import THRESHOLD, AttributionTree
+from ..attribution.summaries.tree import THRESHOLD, AttributionTree
 
 
 class Example(Protocol):

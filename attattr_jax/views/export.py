@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-from ..attribution.tree import THRESHOLD
+from ..attribution.summaries.tree import THRESHOLD
 from ..errors import InputError
 from ..runtime.files import check_new, replacing, user_path, write_file
 from .example import Example

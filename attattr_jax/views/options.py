@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..attribution.tree import THRESHOLD, TreeOptions
+from ..attribution.summaries.tree import THRESHOLD, TreeOptions
 from ..errors import InputError, as_index
 
 FIGURE_FORMATS = ("png", "svg", "pdf")

@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..attribution.tree import THRESHOLD
+from ..attribution.summaries.tree import THRESHOLD
 from ..errors import InputError
 from .drawing import (
     ABOVE_ZERO,

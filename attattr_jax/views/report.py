@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..attribution.quadrature import ADAPTIVE_METHOD
-from ..attribution.tree import THRESHOLD
+from ..attribution.quadrature.rules import ADAPTIVE_METHOD, FAST_METHOD
+from ..attribution.summaries.tree import THRESHOLD
 from ..errors import InputError
 from ..runtime.files import check_new, replacing, user_path
 from .example import (
@@ -235,7 +235,8 @@ def _rules(options: dict[str, Any]) -> dict[str, str]:
             continue
         if (n_steps := options.get(name)) is not None:
             method = ADAPTIVE_METHOD if n_steps == "auto" else options.get("method", "unknown rule")
-            rules[kind] = f"{method}, n_steps {n_steps}"
+            is_fast = method == FAST_METHOD  # has no number of steps
+            rules[kind] = method if is_fast else f"{method}, n_steps {n_steps}"
     return rules
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..attribution.tree import AttributionTree
-from ..attribution.words import sum_over_pieces
+from ..attribution.summaries.tree import AttributionTree
+from ..attribution.summaries.words import sum_over_pieces
 from ..errors import InputError
 from .example import Example, explained_class, gold_of, prediction_of, single_output, window_of
 from .sentence import roughness_of, sentence_of

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..attribution.reductions import strongest_pairs
-from ..attribution.words import sum_over_pieces
+from ..attribution.summaries.reductions import strongest_pairs
+from ..attribution.summaries.words import sum_over_pieces
 from .example import (
     Example,
     explained_class,

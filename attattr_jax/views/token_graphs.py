@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN, CARETUP
 
-from ..attribution.reductions import strongest_pairs
-from ..attribution.tree import AttributionTree
+from ..attribution.summaries.reductions import strongest_pairs
+from ..attribution.summaries.tree import AttributionTree
 from .drawing import (
     PITCH,
     PLAIN,

@@ -5,20 +5,20 @@ They are arguments of compiled programs, not constants in them. Shapes: M nodes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.polynomial import legendre
 
-from ..errors import InputError, as_index
+from ...errors import InputError, as_index
+from . import interpolation
+from .interpolation import gauss
 
 MAX_STEPS = 10_000
 
 DEFAULT_METHOD = "gausslegendre"
-ADAPTIVE_METHOD = "nested Gauss-Patterson rules"  # of n_steps "auto"
-FIRST_LEVEL = 1  # of `nested_rules`: its 5 nodes only give the change of the 7
+ADAPTIVE_METHOD = "adaptive Lobatto rules"  # of n_steps "auto"
+FAST_METHOD = "fast"  # a rule for each layer, see `fast_rules`
 
 
 def _riemann_left(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,10 +43,16 @@ def _riemann_trapezoid(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(n_steps) / (n_steps - 1), weights
 
 
-def _gausslegendre(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact for polynomials of degree 2M−1."""
-    nodes, weights = legendre.leggauss(n_steps)
-    return (nodes + 1) / 2, weights / 2
+def _gausslobatto(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """With both ends; exact for polynomials of degree 2M−3."""
+    nodes = interpolation.lobatto_nodes(n_steps)
+    return nodes, interpolation.partial_weights(nodes, np.ones(1))[0]
+
+
+def _gaussradau(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """With α = 1, which costs least; exact for polynomials of degree 2M−2."""
+    nodes = interpolation.radau_nodes(n_steps)
+    return nodes, interpolation.partial_weights(nodes, np.ones(1))[0]
 
 
 # The name of a rule: (the rule, the fewest steps that it is defined for).
@@ -55,9 +61,11 @@ RULES: dict[str, tuple[Callable[[int], tuple[np.ndarray, np.ndarray]], int]] = {
     "riemann_right": (_riemann_right, 1),
     "riemann_middle": (_riemann_middle, 1),
     "riemann_trapezoid": (_riemann_trapezoid, 2),
-    "gausslegendre": (_gausslegendre, 1),
+    "gausslegendre": (gauss, 1),
+    "gausslobatto": (_gausslobatto, 2),
+    "gaussradau": (_gaussradau, 1),
 }
-METHODS = tuple(RULES)
+METHODS = (*RULES, FAST_METHOD)
 
 
 def quadrature(method: str, n_steps: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -66,11 +74,14 @@ def quadrature(method: str, n_steps: Any) -> tuple[np.ndarray, np.ndarray]:
     `n_steps` is their number M; the weights sum to 1. `riemann_left`, α = k/M from 0, is the
     published code's rule; `riemann_right`, from 1/M, the paper's equation 3; `riemann_middle`
     (k+½)/M; `riemann_trapezoid` k/(M−1) with half weight at both ends; `gausslegendre` is exact for
-    polynomials of degree 2M−1.
+    polynomials of degree 2M−1; `gausslobatto`, which has both ends, of 2M−3; `gaussradau`, which
+    has α = 1, of 2M−2.
 
     Raises:
-      InputError: an unknown method, or fewer steps than the rule needs (1; the trapezoid 2).
+      InputError: an unknown method, or fewer steps than the rule needs (1; with both ends 2).
     """
+    if method == FAST_METHOD:
+        raise InputError(f"method {method!r} is a rule of its own for each layer, without n_steps")
     if method not in RULES:
         raise InputError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     rule, least = RULES[method]
@@ -115,87 +126,19 @@ def check_adaptive_method(method: object) -> None:
         )
 
 
-class NestedRules(NamedTuple):
-    """Rules each of which contains the nodes of the one before it."""
-
-    sizes: tuple[int, ...]  # how many of `nodes`, from the first on, each level has
-    nodes: np.ndarray  # [M], of all levels, in the order in which they join
-    weights: np.ndarray  # [levels, M], 0 for nodes that have not joined
+# With n_steps "auto": the nodes of the first level, and the most nodes by default. Attention has at
+# most 89, tokens 15 and 13 for every cut.
+FEWEST_ADAPTIVE, MAX_ADAPTIVE_STEPS = 5, 128
 
 
-# Half of the seven nodes that nested rules start from; the first five of them (0 and two pairs) are
-# a rule of their own. Chosen so that on peaks and steps of many widths and places both are about as
-# exact as Gauss rules of 4 and 6 nodes, and every extension below exists.
-_FIRST_NODES = (0.65, 0.92, 0.36)
-
-
-@functools.cache
-def nested_rules() -> NestedRules:
-    """Return the rules of adaptive integration, of 5, 7, 11, 15, 31 and 63 nodes.
-
-    The seven are extended again and again as Patterson extended Gauss's rules (The Optimum Addition
-    of Points to Quadrature Formulae, Mathematics of Computation 22, 1968): the n+1 nodes added to n
-    make the rule exact to the highest degree. The rule of 11 has four of the eight nodes that make
-    15. All weights are positive.
-    """
-    seven = np.asarray([0.0, *(sign * node for node in _FIRST_NODES for sign in (-1, 1))])
-    eight = _patterson_extension(seven)
-    # The outer two pairs come first
-    fifteen = np.concatenate([seven, eight[[0, 1, 6, 7]], eight[2:6]])
-    order = fifteen
-    for _ in range(2):
-        order = np.concatenate([order, _patterson_extension(order)])
-    sizes = (5, 7, 11, 15, 31, 63)
-    weights = np.zeros((len(sizes), len(order)))
-    for level, size in enumerate(sizes):
-        weights[level, :size] = _interpolatory_weights(order[:size])
-    return NestedRules(sizes, (order + 1) / 2, weights / 2)
-
-
-def levels_within(max_steps: int) -> tuple[int, ...]:
-    """Return the numbers of nodes of the levels that `max_steps` allows.
-
-    The first of them only gives the first change.
-    """
-    return tuple(size for size in nested_rules().sizes if size <= max_steps)
-
-
-def checked_levels(tolerance: Any, max_steps: Any) -> tuple[int, ...]:
-    """Return the numbers of nodes of the levels to try.
-
-    Raises:
-      InputError: the tolerance is not between 0 and 1, or no level has so few nodes.
-    """
+def check_adaptive(tolerance: Any, max_steps: Any) -> None:
+    """Raise an InputError unless n_steps "auto" can keep these bounds."""
     is_number = isinstance(tolerance, (int, float, np.floating)) and not isinstance(tolerance, bool)
     if not (is_number and 0 < tolerance < 1):
         raise InputError(f"tolerance must be a number between 0 and 1, not {tolerance!r}")
     most = as_index(max_steps)
-    sizes = () if most is None else levels_within(most)
-    if len(sizes) <= FIRST_LEVEL:
+    if most is None or most < FEWEST_ADAPTIVE:
         raise InputError(
-            "max_steps must be an integer of at least 7, the nodes of the first level, not"
-            f" {max_steps!r}"
+            f"max_steps must be an integer of at least {FEWEST_ADAPTIVE}, the nodes of the first"
+            f" level, not {max_steps!r}"
         )
-    return sizes
-
-
-def _patterson_extension(nodes: np.ndarray) -> np.ndarray:
-    """Return the n+1 nodes on [−1, 1], ascending, that extend n nodes.
-
-    They are the roots of E with ∫ Π(x − nodes) E(x) x^k = 0 for k ≤ n.
-    """
-    size = len(nodes)
-    points, weights = legendre.leggauss(2 * size + 4)
-    product = np.prod(points[:, None] - np.asarray(nodes)[None, :], axis=1)
-    basis = legendre.legvander(points, size + 1)
-    gram = basis[:, :-1].T @ (basis * (weights * product / np.abs(product).max())[:, None])
-    # Symmetric nodes leave half of the equations empty
-    lower = np.linalg.lstsq(gram[:, :-1], -gram[:, -1], rcond=None)[0]
-    return np.sort(legendre.legroots(np.append(lower, 1.0)).real)
-
-
-def _interpolatory_weights(nodes: np.ndarray) -> np.ndarray:
-    """Return the weights on [−1, 1] with which n nodes are exact for polynomials of degree n−1."""
-    integrals = np.zeros(len(nodes))
-    integrals[0] = 2
-    return np.linalg.solve(legendre.legvander(nodes, len(nodes) - 1).T, integrals)

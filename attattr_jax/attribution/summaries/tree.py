@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..runtime.text import printable
+from ...errors import InputError
+from ...runtime.text import printable
 
 THRESHOLD = 0.4  # τ of the paper's experiments
 

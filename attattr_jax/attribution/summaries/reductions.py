@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError
-from ..models.types import Array
+from ...errors import InputError
+from ...models.types import Array
 
 
 def max_over_real(values: Array, token_mask: Array) -> Array:
