@@ -569,9 +569,8 @@ def _memory(params, config, batch, **options) -> dict[str, float]:
     """
     args, static = compiled_arguments(params, batch, config, **options)
     sizes = integration.attribute_fixed.lower(*args, **static).compile().memory_analysis()
-    seconds = take_turns({"ours": lambda: integration.attribute_fixed(*args, **static)}, 1)["ours"][
-        0
-    ]
+    run = functools.partial(integration.attribute_fixed, *args, **static)
+    seconds = take_turns({"ours": run}, 1)["ours"][0]
     return {
         "temporary_mib": sizes.temp_size_in_bytes / 2**20,
         "output_mib": sizes.output_size_in_bytes / 2**20,

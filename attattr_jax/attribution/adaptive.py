@@ -53,18 +53,17 @@ def attribute_adaptively(
     """
     # Of layers of which one row is computed all rows go on at once: they cost next to nothing.
     cheap = tuple(layer for layer in layers if config.num_queries(layer))
-    levels = {layer: adaptive_levels(layer in cheap) for layer in layers}
-    sizes = {layer: _sizes_within(max_steps, levels[layer], layer in cheap) for layer in layers}
-    dtype = jnp.result_type(float)
-    rules = {layer: levels[layer].rule.astype(dtype) for layer in layers}
-    plans = tuple(integration.plan_of(levels[layer].rule, sizes[layer][0]) for layer in layers)
+    levels = {is_cheap: adaptive_levels(is_cheap) for is_cheap in (False, True)}
+    arrays = {kind: of_kind.rule.astype(jnp.result_type(float)) for kind, of_kind in levels.items()}
+    sizes = {layer: _sizes_within(max_steps, levels[layer in cheap]) for layer in layers}
+    rules = {layer: arrays[layer in cheap] for layer in layers}
+    plans = tuple(integration.plan_of(rules[layer], sizes[layer][0]) for layer in layers)
     static = {"config": config, "objective": objective, "reduce": reduce}
-    arrays = tuple(rules.values())
     state = _start(
         params,
         batch,
         target,
-        arrays,
+        tuple(rules.values()),
         head_mask,
         layers=layers,
         plans=plans,
@@ -94,7 +93,7 @@ def attribute_adaptively(
     return state.result, n_steps, ~is_pending
 
 
-def _sizes_within(max_steps: int, levels: Levels, is_cheap: bool) -> tuple[int, ...]:
+def _sizes_within(max_steps: int, levels: Levels) -> tuple[int, ...]:
     """Return the numbers of nodes of the levels of a layer that `max_steps` allows."""
     first = levels.sizes[:1]  # of the cheap layers it may be more than that
     return first + tuple(size for size in levels.sizes[1:] if size <= max_steps)

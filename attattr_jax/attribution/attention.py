@@ -52,9 +52,9 @@ class AttentionAttributions(NamedTuple):
     convergence_delta: Array  # [B, L], Σ attributions − (score − baseline_score)
     logits: Array  # [B, C]
     n_steps: AnyArray  # int32 [B, L], how many nodes were evaluated
-    # An estimate of Σ|error| / Σ|attributions|, [B, L], on the joint path [B, 1]: twice the largest
-    # difference between what the rule makes of dF/dα up to a node, and F there; more where the
-    # attributions change much (docs/quadrature.md).
+    # An estimate of Σ|error| / Σ|attributions|, [B, L], on the joint path [B, 1], from the largest
+    # difference between what the rule makes of dF/dα up to a node and F there; larger
+    # where the attributions change much (docs/quadrature.md).
     error_estimate: AnyArray | None = None
     # With n_steps="auto", else None: whether that is within the tolerance, [B, L].
     converged: AnyArray | None = None

@@ -152,13 +152,6 @@ def _with_end(
     )
 
 
-class LayerResult(NamedTuple):
-    """The integral of one layer."""
-
-    attributions: Array  # [B, N, T, T]
-    error_estimate: Array  # [B]
-
-
 def first_result(
     params,
     config: EncoderConfig,
@@ -169,8 +162,12 @@ def first_result(
     plan: LayerPlan,
     head_mask: Any,
     objective: str,
-) -> tuple[LayerResult, NodeValues]:
-    """Return the integral of a layer by its first level, and the values with that level's sum."""
+) -> tuple[Array, Array, NodeValues]:
+    """Integrate a layer by its first level.
+
+    Returns:
+      attributions [B, N, T, T], the error estimate [B], and the values with that level's sum.
+    """
     link, count, values = LINKS[objective], plan.num_nodes, first.values[index]
     gradients = values.sums[:1]
     weights = None
@@ -195,7 +192,7 @@ def first_result(
     estimate = estimated_error(
         examples, rule, 0, values, attributions[0], change, objective, weights and weights.partials
     )
-    return LayerResult(attributions[0], estimate), values
+    return attributions[0], estimate, values
 
 
 class Examples(NamedTuple):
@@ -281,14 +278,11 @@ def first_results(
     params, config, layers, first: FirstLevel, rules, plans, head_mask, objective, reduce
 ) -> tuple[Result, list[NodeValues]]:
     """Return the result of the first level, and each layer's values with that level's sum."""
-    attributions, errors, values = [], [], []
-    for index, (layer, rule, plan) in enumerate(zip(layers, rules, plans, strict=True)):
-        found, of_layer = first_result(
-            params, config, layer, index, first, rule, plan, head_mask, objective
-        )
-        attributions.append(found.attributions)
-        errors.append(found.error_estimate)
-        values.append(of_layer)
+    found = [
+        first_result(params, config, layer, index, first, rule, plan, head_mask, objective)
+        for index, (layer, rule, plan) in enumerate(zip(layers, rules, plans, strict=True))
+    ]
+    attributions, errors, values = map(list, zip(*found, strict=True))
     clean, baseline = first.clean, first.baseline
     result = assemble(config, objective, layers, clean, attributions, baseline, errors, reduce)
     return result, values

@@ -19,9 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from ...models.types import AnyArray, Array
+from ...models.types import Array
 from ..objectives import Link
 
 PART_FACTOR = 3.0
@@ -81,7 +80,6 @@ def relative_error(part: Array, change: Array | None, magnitude: Array, rounding
     return jnp.maximum(estimate, guarded(change / scale))
 
 
-def guarded(change: AnyArray) -> AnyArray:
+def guarded(change: Array) -> Array:
     """Return min(m, max(m / 5, 20 m²)) of a relative change m."""
-    xp = np if isinstance(change, np.ndarray) else jnp
-    return xp.minimum(change, xp.maximum(0.2 * change, 20 * change**2))
+    return jnp.minimum(change, jnp.maximum(0.2 * change, 20 * change**2))
