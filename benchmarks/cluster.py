@@ -34,20 +34,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attattr_jax.attribution.options import AttributionOptions
 from attattr_jax.data.batches import encode
 from attattr_jax.data.labels import class_indices, label_names
-from attattr_jax.data.splits import load_split
+from attattr_jax.data.splits import Split, load_split
 from attattr_jax.explanations import parts
 from attattr_jax.explanations.explain import explain
 from attattr_jax.explanations.explanation import Explanation
-from attattr_jax.explanations.findings import DatasetSummary
+from attattr_jax.pruning import importance_file
 from attattr_jax.runtime import sharding
+from attattr_jax.runtime.files import write_json
 from attattr_jax.training.trainer import Trainer, TrainingOptions
 
 DEVICES = (1, 2, 4, 8)
 ROWS, STEPS, TEXTS = 32, 4, 32  # of a batch, of a round, attributed in a round
-SERIAL_EXAMPLES = 20_000
+SERIAL_EXAMPLES, SERIAL_PROCESSES = 1_000_000, 8
 ESTIMATED_TEXTS, ESTIMATED_DEVICES = 67_349, (1, 8, 64, 1000)
 # An accelerator: FLOP/s that it reaches, bytes/s of its connection, and how many times as fast as
 # this machine it attributes.
@@ -132,9 +135,12 @@ def child(model: str) -> None:
         print(json.dumps(time.perf_counter() - start), flush=True)
 
 
-def serial_part(model: str) -> dict[str, float]:
-    """Return the seconds that one process needs to write, check and put together the rows of many
-    examples, without arrays.
+def serial_part(model: str) -> dict[str, Any]:
+    """Measure putting the rows of a million examples together, without arrays.
+
+    The processes of a run do it one after the other here. What the first does before and after the
+    others' share of the work is serial: that all lists of parts are read, the rows joined, the
+    summaries merged, and the hashes of the texts written into `head_importance.json`.
     """
     import attattr_jax as aa
 
@@ -143,33 +149,56 @@ def serial_part(model: str) -> dict[str, float]:
         classifier, ["stunning visuals, but no story worth telling"], n_steps=2, token_level=False
     )
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        writer = parts.ExplanationWriter(folder, "none")
-        for index in range(SERIAL_EXAMPLES):
-            writer.add(Explanation(one.row | {"index": index}, {}))
-        writer.flush()
+        folder, start = Path(folder), time.perf_counter()
+        # As the data set is explained: not in order, since batches are of texts of like length
+        indices = np.random.default_rng(0).permutation(SERIAL_EXAMPLES)
+        for process in range(SERIAL_PROCESSES):
+            writer = parts.ExplanationWriter(folder, "none", process)
+            for index in indices[process::SERIAL_PROCESSES].tolist():
+                writer.add(Explanation(one.row | {"index": index}, {}))
+            writer.flush()
+        seconds = {"write": time.perf_counter() - start}
+        for process in range(SERIAL_PROCESSES):
+            start = time.perf_counter()
+            parts.put_in_order(folder, SERIAL_EXAMPLES, process, SERIAL_PROCESSES)
+            seconds["order"] = seconds.get("order", 0.0) + time.perf_counter() - start
+        # What each of them does whatever its share
         start = time.perf_counter()
-        parts.assemble(folder, SERIAL_EXAMPLES)
-        assembled = time.perf_counter()
-        summary = DatasetSummary()
-        for example in aa.load_attributions(folder):
-            summary.add(example)
-        return {
-            "examples": SERIAL_EXAMPLES,
-            "bytes_per_row": round((folder / "examples.jsonl").stat().st_size / SERIAL_EXAMPLES),
-            "assemble_seconds": round(assembled - start, 3),
-            "summary_seconds": round(time.perf_counter() - assembled, 3),
-        }
+        parts.put_in_order(folder, SERIAL_EXAMPLES, 0, 10**9)
+        seconds["read lists"] = time.perf_counter() - start
+        (folder / "parts" / "ordered-0000.json").unlink()
+        parts.put_in_order(folder, SERIAL_EXAMPLES, 0, SERIAL_PROCESSES)
+        start = time.perf_counter()
+        summary = parts.join(folder, SERIAL_EXAMPLES)
+        seconds["join"] = time.perf_counter() - start
+        start = time.perf_counter()
+        stored = aa.load_attributions(folder)
+        _ = stored[:20][-1], stored[SERIAL_EXAMPLES - 1].text
+        seconds["open"] = time.perf_counter() - start
+        split = Split("synthetic", "", [f"text {index}" for index in indices.tolist()], None, None)
+        start = time.perf_counter()
+        record = importance_file.importance_record(
+            "attribution", summary.importance, "", None, split.example_hashes()
+        )
+        write_json(folder / "head_importance.json", record)
+        seconds["importance"] = time.perf_counter() - start
+        size = (folder / "examples.jsonl").stat().st_size
+    serial = sum(seconds[name] for name in ("read lists", "join", "open", "importance"))
+    return {
+        "examples": SERIAL_EXAMPLES,
+        "processes": SERIAL_PROCESSES,
+        "bytes_per_row": round(size / SERIAL_EXAMPLES),
+        "microseconds_a_text": {
+            name: round(1e6 * value / SERIAL_EXAMPLES, 3) for name, value in seconds.items()
+        },
+        "serial_microseconds_a_text": round(1e6 * serial / SERIAL_EXAMPLES, 3),
+    }
 
 
 def estimate(result: dict[str, Any]) -> dict[str, Any]:
     """Return what more devices would bring, on paper."""
     one, serial = result["by_devices"][0], result["serial"]
-    serial_seconds = (
-        ESTIMATED_TEXTS
-        * (serial["assemble_seconds"] + serial["summary_seconds"])
-        / serial["examples"]
-    )
+    serial_seconds = ESTIMATED_TEXTS * serial["serial_microseconds_a_text"] / 1e6
     divisible = ESTIMATED_TEXTS / one["attribute"]["texts_per_second"]
     gradient = max(
         sum(row["train"]["communication_bytes"].values()) for row in result["by_devices"]
@@ -204,10 +233,24 @@ def main() -> None:
     parser.add_argument("--model", default="minilm-l6")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--parts",
+        choices=("all", "serial"),
+        default="all",
+        help="serial: only putting rows together, into the result file that there is",
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.model)
+        return
+
+    serial = serial_part(given.model)
+    if given.parts == "serial":
+        result = json.loads(given.output.read_text(encoding="utf-8")) | {"serial": serial}
+        result["estimate"] = estimate(result)
+        given.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(serial, indent=2))
         return
 
     children, facts = {}, {}
@@ -238,7 +281,7 @@ def main() -> None:
         "parameters": facts[1]["parameters"],
         "batch": ROWS,
         "by_devices": [],
-        "serial": serial_part(given.model),
+        "serial": serial,
     }
     for count in DEVICES:
         row = {"devices": count, "seconds_to_start": facts[count]["seconds_to_start"]}

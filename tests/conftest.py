@@ -32,6 +32,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 from tiny_classifier import make_tiny
 
 import attattr_jax as aa
+from attattr_jax.explanations import parts
 from attattr_jax.runtime import compilation_cache
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "bert")
@@ -185,6 +186,13 @@ def trained_folder(tiny_folder, reviews_folder, tmp_path_factory):
     with jax.numpy_dtype_promotion("standard"):
         assert main(arguments.split()) == 0
     return folder
+
+
+def assemble(folder, num_examples, num_processes=1):
+    """Put the parts of a run together as its processes do."""
+    for process in range(num_processes):
+        parts.put_in_order(folder, num_examples, process, num_processes)
+    return parts.join(folder, num_examples)
 
 
 def read_jsonl(file):

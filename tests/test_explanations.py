@@ -9,18 +9,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import make_tiny, read_jsonl
+from conftest import assemble, make_tiny, read_jsonl
 
 import attattr_jax as aa
 from attattr_jax.attribution.options import AttributionOptions
 from attattr_jax.data.batches import encode
 from attattr_jax.data.labels import class_indices
 from attattr_jax.data.splits import Split
-from attattr_jax.explanations import explanation, findings, from_result, parts, rows
+from attattr_jax.explanations import explanation, from_result, parts, rows
 from attattr_jax.explanations.convergence import convergence_by_steps
 from attattr_jax.explanations.explain import explain
 from attattr_jax.explanations.rows import check_row
 from attattr_jax.explanations.stored import StoredExplanation
+from attattr_jax.explanations.summary import DatasetSummary
 from attattr_jax.runtime import sharding
 from attattr_jax.views.example import single_output
 
@@ -51,7 +52,7 @@ def folder(explained, tmp_path_factory):
     for one in reversed(explained):
         writer.add(one)
         writer.flush()  # a shard each
-    parts.assemble(folder, len(explained))
+    assemble(folder, len(explained))
     return folder
 
 
@@ -210,7 +211,7 @@ def test_what_was_not_saved_is_said(tiny, split, tmp_path):
         ):
             writer.add(one)
         writer.flush()
-        parts.assemble(tmp_path / save, len(split))
+        assemble(tmp_path / save, len(split))
         with pytest.raises(aa.InputError, match="--save full"):
             _ = aa.load_attributions(tmp_path / save)[0].attributions
     assert not list((tmp_path / "none").glob("*.safetensors"))
@@ -225,7 +226,7 @@ def test_any_character_in_a_text_survives(tiny, tmp_path):
     for one in explain(tiny, split, encode(tiny, split, 32), sharding.data_mesh(), options, "none"):
         writer.add(one)
     writer.flush()
-    parts.assemble(tmp_path, 2)
+    assemble(tmp_path, 2)
     assert [one.text for one in aa.load_attributions(tmp_path)] == [text, "bad"]
 
 
@@ -306,7 +307,7 @@ def test_gold_needs_labels(tiny, split):
 
 
 def test_data_set_summary(explained):
-    summary = findings.DatasetSummary(num_pairs=3)
+    summary = DatasetSummary(num_pairs=3)
     for one in explained:
         summary.add(one)
     np.testing.assert_allclose(
@@ -533,7 +534,7 @@ def edit(file, old, new):
 def test_rows_that_are_not_those_of_the_manifest_are_refused(copied, file, old, new, message):
     edit(copied / file, old, new)
     with pytest.raises(aa.InputError, match=message):
-        aa.load_attributions(copied)
+        list(aa.load_attributions(copied))
 
 
 def test_arrays_of_another_example_are_refused(copied):

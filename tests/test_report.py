@@ -17,9 +17,9 @@ import pytest
 
 import attattr_jax as aa
 from attattr_jax.explanations.explanation import Explanation, Explanations
-from attattr_jax.explanations.findings import DatasetSummary
 from attattr_jax.explanations.from_result import explanations_of
 from attattr_jax.explanations.rows import check_row
+from attattr_jax.explanations.summary import DatasetSummary
 from attattr_jax.views.report import write_report
 
 HOSTILE = (

@@ -20,8 +20,8 @@ from ..explanations import parts
 from ..explanations.convergence import convergence_by_steps
 from ..explanations.explain import explain
 from ..explanations.explanation import Explanation
-from ..explanations.findings import DatasetSummary
 from ..explanations.stored import StoredExplanations, load_attributions
+from ..explanations.summary import DatasetSummary
 from ..models.classifier import Classifier, load_classifier
 from ..pruning import importance_file
 from ..pruning.masks import listed_integers
@@ -98,10 +98,8 @@ def _attribute(options: Options) -> None:
     if not sharding.is_main():
         return
 
-    parts.assemble(folder.path, num_rows)
-    stored, summary = load_attributions(folder.path), DatasetSummary()
-    for example in stored:
-        summary.add(example)
+    summary = parts.join(folder.path, num_rows)
+    stored = load_attributions(folder.path)
     _write_summary(options, folder, split, facts["model_fingerprint"], attribution, summary)
     _print(options, folder, stored, summary, attribution)
     # The explanations are finished: whatever fails from here on, they stay.
@@ -213,7 +211,7 @@ def _explain(
 ) -> None:
     """Write the explanations that are not there yet, this process's share of them, as parts.
 
-    There are `num_rows` in all. Returns when every process has done so.
+    There are `num_rows` in all. Returns when all processes have done so, and put them in order.
     """
     if folder.resume and sharding.is_main():
         for reason in parts.reopen(folder.path, num_rows):
@@ -238,6 +236,8 @@ def _explain(
         writer = parts.ExplanationWriter(folder.path, options.save, jax.process_index())
         _write_all(explained, writer, num_rows, len(done))
     sharding.barrier("explained")
+    parts.put_in_order(folder.path, num_rows, jax.process_index(), jax.process_count())
+    sharding.barrier("in order")
 
 
 def _write_all(

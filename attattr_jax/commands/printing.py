@@ -13,7 +13,7 @@ import numpy as np
 from ..attribution.options import AttributionOptions
 from ..attribution.summaries.reductions import top_heads
 from ..explanations.explanation import Explanation
-from ..explanations.findings import DatasetSummary
+from ..explanations.summary import DatasetSummary
 from ..pruning.curves import CURVE_FRACTIONS
 from ..pruning.measures import MEASURES
 from ..runtime.text import printable

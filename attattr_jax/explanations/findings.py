@@ -1,15 +1,12 @@
-"""What a row of `examples.jsonl` says of an example's arrays, and the summary over all examples."""
+"""What a row of `examples.jsonl` says of an example's arrays."""
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
 import numpy as np
 
 from ..attribution.summaries.reductions import strongest_pairs, top_heads
-from ..views.sentence import ROUGH_LAYER
-from .explanation import Explanation
 
 
 def findings_of(
@@ -80,88 +77,3 @@ def probabilities_of(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:
         return np.exp(-np.logaddexp(0, -logits)).astype(np.float32)
     powers = np.exp(logits - logits.max())
     return (powers / powers.sum()).astype(np.float32)
-
-
-class DatasetSummary:
-    """The mean head importance and the strongest token pairs of all examples.
-
-    Its size does not grow with the number of examples.
-    """
-
-    def __init__(self, num_pairs: int = 20):
-        self.num_pairs, self.num_examples = num_pairs, 0
-        # The largest |convergence delta| / Σ |attributions| of any layer of any example, of which
-        # text, and of which layer (None: of all together); and how many texts are rough.
-        self.worst: tuple[float, int | None, int | None] = (0.0, None, None)
-        self.num_rough = 0
-        # (text, layer) that did not reach the tolerance: the first hundred, and how many there are.
-        self.not_converged: list[dict[str, int]] = []
-        self.num_not_converged = 0
-        self._importance_sum: np.ndarray | float = 0.0
-        self._n_steps_sum: np.ndarray | float = 0.0
-        self._pairs: list[tuple] = []
-
-    def add(self, explained: Explanation) -> None:
-        """Take one example."""
-        row = explained.row
-        self.num_examples += 1
-        self._importance_sum = self._importance_sum + np.asarray(row["head_importance"], np.float64)
-        self._n_steps_sum = self._n_steps_sum + np.asarray(row["n_steps"], np.float64)
-        for layer, converged in zip(row["layers"], row["converged"] or (), strict=False):
-            if not converged:
-                self.num_not_converged += 1
-                self.not_converged = [
-                    *self.not_converged,
-                    {"example": row["index"], "layer": layer},
-                ][:100]
-        layers = row["layers"] if row["path"] == "layer" else [None]
-        deltas = explained.relative_deltas or ()
-        self.num_rough += max(deltas, default=0.0) > ROUGH_LAYER
-        for layer, delta in zip(layers, deltas, strict=False):
-            if delta > self.worst[0]:
-                self.worst = (delta, row["index"], layer)
-        for pair in row["token_pairs"]:
-            # Not normalised, so that examples compare; index and positions break ties.
-            value = pair["attribution"] * row["token_pairs_scale"]
-            entry = (
-                abs(value),
-                -row["index"],
-                -pair["from"],
-                -pair["to"],
-                value,
-                row["tokens"][pair["from"]],
-                row["tokens"][pair["to"]],
-            )
-            heapq.heappush(self._pairs, entry)
-            if len(self._pairs) > self.num_pairs:
-                heapq.heappop(self._pairs)
-
-    @property
-    def worst_delta(self) -> float:
-        """The largest |convergence delta| / Σ|attributions| of a layer."""
-        return self.worst[0]
-
-    @property
-    def importance(self) -> np.ndarray:
-        """[L, N], float64."""
-        return self._importance_sum / self.num_examples
-
-    @property
-    def mean_n_steps(self) -> list[float]:
-        """Integration steps of each layer, the mean over examples."""
-        return (self._n_steps_sum / self.num_examples).tolist()
-
-    @property
-    def token_pairs(self) -> list[dict[str, Any]]:
-        """The strongest pairs of all examples, largest absolute value first."""
-        return [
-            {
-                "example": -index,
-                "from": -i,
-                "to": -j,
-                "from_token": source,
-                "to_token": destination,
-                "attribution": value,
-            }
-            for _, index, i, j, value, source, destination in sorted(self._pairs, reverse=True)
-        ]

@@ -3,21 +3,26 @@
 Several processes write it, part by part; it is resumed where it stopped, and put together at the
 end. Each process writes parts: the arrays of some examples, `shard-PPPP-NNNNN.safetensors`, their
 rows, `parts/rows-PPPP-NNNNN.jsonl`, and then a line in its manifest, `parts/manifest-PPPP.jsonl`:
-which examples are in the two files, and the files' sizes and SHA-256. What no line names does not
-count, so a process may be killed at any moment. When every example is there, `assemble` puts the
-rows in order into `examples.jsonl` and lists all files in `manifest.json`.
+which examples are in the two files, the files' sizes and SHA-256, and a summary of the examples.
+What no line names does not count, so a process may be killed at any moment.
 
-Only `ExplanationWriter` is for all processes of a run; everything else is for one of them, while
-the others wait.
+When every example is there, each process puts a share of the rows in order (`put_in_order`), and
+one of them joins the shares to `examples.jsonl`, merges the summaries and lists all files in
+`manifest.json` (`join`). What that one does grows with the number of examples only in the lists of
+their numbers, and in bytes that are copied.
+
+`ExplanationWriter` and `put_in_order` are for all processes of a run; everything else is for one of
+them, while the others wait.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +30,28 @@ import numpy as np
 import safetensors.numpy
 
 from ..errors import InputError
-from ..runtime.files import Journal, json_digest, replacing, write_file, write_json
+from ..runtime.files import Journal, concatenate, read_json, replacing, write_file, write_json
 from .explanation import SAVED_ARRAYS, Explanation
-from .manifest import MANIFEST_FILE, PARTS, Part, damage_of, entry_of, place, read_manifest
-from .stored import EXAMPLES_FILE
+from .manifest import (
+    EXAMPLES_FILE,
+    MANIFEST_FILE,
+    PARTS,
+    Manifest,
+    Part,
+    blocks_of,
+    damage_of,
+    entry_of,
+    place,
+    read_lines,
+    read_manifest,
+    write_manifest,
+)
+from .summary import DatasetSummary
 
 SHARD_BYTES = 64 * 2**20
 PART_ROWS = 1024
 PART_SECONDS = 60  # of work that a killed process loses at most
+BLOCK_ROWS = 1024  # of `examples.jsonl`, which are verified together
 
 
 class ExplanationWriter:
@@ -51,7 +70,8 @@ class ExplanationWriter:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: list[dict[str, Any]] = []
+        self._rows: dict[int, bytes] = {}  # lines, by example
+        self._summary = DatasetSummary()
         self._arrays: dict[str, np.ndarray] = {}
         self._num_bytes, self._since = 0, time.monotonic()
 
@@ -69,7 +89,8 @@ class ExplanationWriter:
                 "names": sorted(arrays),
             }
             self._arrays |= {prefix + name: values for name, values in arrays.items()}
-        self._rows.append(row)
+        self._rows[row["index"]] = _line(row)
+        self._summary.add(explained)
         self._num_bytes += sum(values.nbytes for values in arrays.values())
         is_full = self._num_bytes >= SHARD_BYTES or len(self._rows) >= PART_ROWS
         if is_full or time.monotonic() - self._since > PART_SECONDS:
@@ -88,18 +109,25 @@ class ExplanationWriter:
             write_file(shard, safetensors.numpy.save(self._arrays))
             arrays = entry_of(shard)
         rows = self._parts / self._name("rows", "jsonl")
-        write_file(
-            rows,
-            "".join(
-                json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in self._rows
-            ),
-        )
-        self._manifest.put(
-            rows.name,
-            dataclasses.asdict(Part([row["index"] for row in self._rows], entry_of(rows), arrays)),
-        )
+        part = _write_rows(rows, self._rows, self._summary, arrays)
+        self._manifest.put(rows.name, dataclasses.asdict(part))
         self._number += 1
         self._clear()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write_rows(
+    file: Path, rows: Mapping[int, bytes], summary: DatasetSummary, arrays: dict[str, Any] | None
+) -> Part:
+    """Write the rows of a part, lines by example; return how its manifest describes it."""
+    # In order, so that those of a block are read at one go
+    indices = sorted(rows)
+    write_file(file, b"".join(rows[index] for index in indices))
+    lengths = [len(rows[index]) for index in indices]
+    return Part(indices, entry_of(file), arrays, lengths, summary.to_json())
 
 
 def listed(folder: Path, num_examples: int) -> Iterator[tuple[str, Part | ValueError]]:
@@ -152,7 +180,7 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
         if reason is None and seen & set(part.indices):
             reason = f"{where}: example {min(seen & set(part.indices))} is there already"
         if reason is None:
-            kept.append(part)
+            kept.append(_described(folder, part))
             seen |= set(part.indices)
         else:
             damage.append(reason)
@@ -171,96 +199,231 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
     return damage
 
 
+def _described(folder: Path, part: Part) -> Part:
+    """Return a part with everything that `join` needs, which earlier versions did not write."""
+    if part.lengths is not None and part.summary is not None:
+        return part
+    file = place(folder, part.rows["file"])
+    lines = file.read_bytes().splitlines(keepends=True)
+    if len(lines) != len(part.indices):
+        raise InputError(
+            f"{file} has {len(lines)} rows, not {len(part.indices)}: delete it, and --resume"
+            " computes them again"
+        )
+    rows = dict(zip(part.indices, lines, strict=True))
+    return _write_rows(file, rows, _summary_of(rows.values()), part.arrays)
+
+
+def _summary_of(lines: Iterable[bytes]) -> DatasetSummary:
+    summary = DatasetSummary()
+    for line in lines:
+        summary.add(Explanation(json.loads(line), {}))
+    return summary
+
+
 def _take_apart(folder: Path, num_examples: int) -> list[str]:
-    """Turn an assembled folder in which something is damaged into parts again.
+    """Turn a finished folder in which something is damaged into parts again.
 
     Returns what is damaged.
     """
-    manifest = folder / MANIFEST_FILE
-    damage, kept, parts = [], [], []
     try:
-        rows_entry, parts = read_manifest(folder, num_examples)
+        manifest = read_manifest(folder, num_examples)
     except ValueError as error:
-        damage = [str(error)]
-    if not damage and (reason := damage_of(folder, rows_entry)):
-        damage, parts = [reason], []
-    for part in parts:
-        reason = damage_of(folder, part.arrays)
-        damage += [reason] if reason else []
-        kept += [] if reason else [part]
+        damage, parts, starts = [str(error)], [], {}
+    else:
+        damage, starts = _sound_rows(folder, manifest)
+        reasons = [damage_of(folder, part.arrays) for part in manifest.parts]
+        damage += [reason for reason in reasons if reason]
+        parts = [part for part, reason in zip(manifest.parts, reasons, strict=True) if not reason]
     if damage:
         (folder / PARTS).mkdir(exist_ok=True)
-        lines = (folder / EXAMPLES_FILE).read_bytes().splitlines(keepends=True) if kept else []
         journal = Journal(folder / PARTS / "manifest.jsonl")
-        for number, part in enumerate(kept):
-            rows = folder / PARTS / f"rows-0000-{number:05d}.jsonl"
-            write_file(rows, b"".join(lines[index] for index in part.indices))
-            journal.put(
-                rows.name, dataclasses.asdict(dataclasses.replace(part, rows=entry_of(rows)))
+        for number, part in enumerate(parts):
+            rows = _rows_at(
+                folder, {index: starts[index] for index in part.indices if index in starts}
             )
-        manifest.unlink()
+            if rows:
+                file = folder / PARTS / f"rows-0000-{number:05d}.jsonl"
+                part = _write_rows(file, rows, _summary_of(rows.values()), part.arrays)
+                journal.put(file.name, dataclasses.asdict(part))
+        (folder / MANIFEST_FILE).unlink()
     return damage
 
 
-def assemble(folder: Path, num_examples: int) -> None:
-    """Put the rows of all parts in order, and list the files in the manifest.
+def _sound_rows(folder: Path, manifest: Manifest) -> tuple[list[str], dict[int, int]]:
+    """Return what is damaged in a finished run's rows, and where the others begin, by example."""
+    file = folder / EXAMPLES_FILE
+    if not file.is_file():
+        return [f"{file} is missing"], {}
+    starts: dict[int, int] = {}
+    num_lost = 0
+    with open(file, "rb") as rows:
+        for block in manifest.blocks:
+            found, start = {}, block.start
+            try:
+                for index, line in enumerate(read_lines(rows, block), block.first):
+                    found[index], start = start, start + len(line)
+            except ValueError:
+                num_lost += block.num_examples
+            else:
+                starts |= found
+    damage = [f"{file} is damaged: {num_lost} of its rows"] if num_lost else []
+    if not damage and file.stat().st_size != manifest.num_bytes:
+        damage = [f"{file} has {file.stat().st_size} bytes, not {manifest.num_bytes}"]
+    return damage, starts
 
-    Every example must be there exactly once.
+
+def _rows_at(folder: Path, starts: Mapping[int, int]) -> dict[int, bytes]:
+    rows = {}
+    with open(folder / EXAMPLES_FILE, "rb") as file:
+        for index, start in starts.items():
+            file.seek(start)
+            rows[index] = file.readline()
+    return rows
+
+
+def put_in_order(folder: Path, num_examples: int, process: int = 0, num_processes: int = 1) -> None:
+    """Put this process's share of all rows in order, `parts/ordered-PPPP.jsonl`; verify its parts.
+
+    The share is of the examples, not of those that this process has explained. Every example must
+    be there exactly once.
 
     Raises:
       InputError: one is missing or there twice, or a file is damaged.
     """
     if (folder / MANIFEST_FILE).is_file():
         return
-    parts = []
-    places: dict[int, tuple[Path, int, int]] = {}  # of each example's row: file, start and length
-    for where, part in listed(folder, num_examples):
-        reason = (
-            str(part)
-            if isinstance(part, ValueError)
-            else damage_of(folder, part.rows) or damage_of(folder, part.arrays)
-        )
+    parts = _complete_parts(folder, num_examples)
+    for part in parts[process::num_processes]:
+        reason = damage_of(folder, part.rows) or damage_of(folder, part.arrays)
         if reason:
-            raise InputError(f"{where}: {reason}: --resume computes its examples again")
+            raise InputError(f"{reason}: --resume computes its examples again")
+    table = _RowTable(folder, parts)
+    count = -(-num_examples // BLOCK_ROWS)
+    numbers = range(count * process // num_processes, count * (process + 1) // num_processes)
+    file, blocks = folder / PARTS / f"ordered-{process:04d}.jsonl", []
+    with replacing(file) as ordered:
+        for number in numbers:
+            start = number * BLOCK_ROWS
+            indices = range(start, min(start + BLOCK_ROWS, num_examples))
+            content = table.rows(indices)
+            ordered.write(content)
+            digest = hashlib.sha256(content).hexdigest()
+            blocks.append({"bytes": len(content), "num_examples": len(indices), "sha256": digest})
+    write_json(file.with_suffix(".json"), {"blocks": blocks})
+
+
+def _complete_parts(folder: Path, num_examples: int) -> list[Part]:
+    """Return the parts of a run that has every example exactly once."""
+    parts = []
+    for where, part in listed(folder, num_examples):
+        if isinstance(part, ValueError):
+            raise InputError(f"{where}: {part}: --resume computes its examples again")
+        if part.lengths is None or part.summary is None:
+            raise InputError(f"{where}: written by an earlier version: --resume reads it")
         parts.append(part)
-        start = 0
-        file = place(folder, part.rows["file"])
-        lines = file.read_bytes().split(b"\n")[:-1]
-        if len(lines) != len(part.indices):
-            raise InputError(
-                f"{file} has {len(lines)} rows, not {len(part.indices)}: delete it, and --resume"
-                " computes them again"
-            )
-        for index, line in zip(part.indices, lines, strict=True):
-            if index in places:
-                raise InputError(
-                    f"{where}: example {index} is there twice: --resume computes it again"
-                )
-            places[index] = (file, start, len(line) + 1)
-            start += len(line) + 1
-    missing = [index for index in range(num_examples) if index not in places]
-    if missing:
+    counts = np.bincount(
+        [index for part in parts for index in part.indices], minlength=num_examples
+    )
+    if (counts > 1).any():
+        raise InputError(
+            f"{folder}: example {counts.argmax()} is there twice: --resume computes it again"
+        )
+    missing = np.flatnonzero(counts == 0)
+    if len(missing):
         first = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
         raise InputError(
             f"{folder}: {len(missing)} examples are missing ({first}): --resume computes them"
         )
-    with replacing(folder / EXAMPLES_FILE) as ordered:
-        for index in range(num_examples):
-            ordered.write(_read_piece(*places[index]))
-    _finish_manifest(folder, num_examples, parts)
-    shutil.rmtree(folder / PARTS)
+    return parts
 
 
-def _read_piece(file: Path, start: int, length: int) -> bytes:
-    with open(file, "rb") as source:
-        source.seek(start)
-        return source.read(length)
+class _RowTable:
+    """Where the row of every example is."""
+
+    def __init__(self, folder: Path, parts: Sequence[Part]):
+        self._files = [place(folder, part.rows["file"]) for part in parts]
+        examples = np.concatenate([np.asarray(part.indices, np.int64) for part in parts])
+        order = np.empty_like(examples)
+        order[examples] = np.arange(len(examples))  # each example's place among all the parts' rows
+        lengths = [np.asarray(part.lengths, np.int64) for part in parts]
+        self._part = np.repeat(np.arange(len(parts)), list(map(len, lengths)))[order]
+        self._start = np.concatenate([np.cumsum(each) - each for each in lengths])[order]
+        self._length = np.concatenate(lengths)[order]
+
+    def rows(self, indices: range) -> bytearray:
+        """Return the rows of these examples, in order."""
+        chosen = slice(indices.start, indices.stop)
+        part, start, length = self._part[chosen], self._start[chosen], self._length[chosen]
+        to = np.cumsum(length) - length
+        content = bytearray(int(length.sum()))
+        for number in np.unique(part):
+            of_part = np.flatnonzero(part == number)
+            begin = int(start[of_part].min())
+            end = int((start + length)[of_part].max())
+            with open(self._files[number], "rb") as file:
+                file.seek(begin)
+                read = file.read(end - begin)
+            places = zip(
+                start[of_part].tolist(), length[of_part].tolist(), to[of_part].tolist(), strict=True
+            )
+            for source, size, destination in places:
+                source -= begin
+                content[destination : destination + size] = read[source : source + size]
+        ends_well = all(content[end - 1] == 10 for end in (to + length).tolist())
+        if len(content) != length.sum() or not ends_well or content.count(b"\n") != len(indices):
+            raise InputError(
+                f"{self._files[part[0]].parent}: rows of examples {indices.start} to"
+                f" {indices.stop - 1} are not as the manifests say: --overwrite computes them again"
+            )
+        return content
 
 
-def _finish_manifest(folder: Path, num_examples: int, parts: Sequence[Part]) -> None:
-    content = {
-        "num_examples": num_examples,
-        "rows": entry_of(folder / EXAMPLES_FILE),
-        "parts": [{"indices": part.indices, "arrays": part.arrays} for part in parts],
-    }
-    write_json(folder / MANIFEST_FILE, content | {"sha256": json_digest(content)})
+def join(folder: Path, num_examples: int) -> DatasetSummary:
+    """Join the rows that all processes have put in order, and list the files in the manifest.
+
+    Returns what is known of all examples together.
+
+    Raises:
+      InputError: something is missing or damaged.
+    """
+    if not (folder / MANIFEST_FILE).is_file():
+        parts = _complete_parts(folder, num_examples)
+        summary = DatasetSummary()
+        for part in parts:
+            summary.merge(DatasetSummary.from_json(part.summary))
+        rows = _join_rows(folder, num_examples)
+        write_manifest(folder, rows, parts, summary.to_json())
+        shutil.rmtree(folder / PARTS)
+        return summary
+    shutil.rmtree(folder / PARTS, ignore_errors=True)  # which was not deleted yet
+    try:
+        manifest = read_manifest(folder, num_examples)
+        if manifest.summary is not None:
+            return DatasetSummary.from_json(manifest.summary)
+        with open(folder / EXAMPLES_FILE, "rb") as rows:  # of an earlier version
+            return _summary_of(
+                line for block in manifest.blocks for line in read_lines(rows, block)
+            )
+    except ValueError as error:
+        raise InputError(f"{folder}: {error}: --resume computes it again") from None
+
+
+def _join_rows(folder: Path, num_examples: int) -> dict[str, Any]:
+    """Make `examples.jsonl` of all processes' shares; return how the manifest describes it."""
+    shares = sorted((folder / PARTS).glob("ordered-*.json"))
+    blocks = []
+    try:
+        for share in shares:
+            described = read_json(share)
+            file = share.with_suffix(".jsonl")
+            size = sum(block["bytes"] for block in described["blocks"])
+            if file.stat().st_size != size:
+                raise ValueError(f"{file} has another size than {share.name} says")
+            blocks += described["blocks"]
+        rows = {"file": EXAMPLES_FILE, "blocks": blocks}
+        blocks_of(rows, num_examples)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{folder / PARTS}: {error}: --resume puts the rows in order") from None
+    concatenate([share.with_suffix(".jsonl") for share in shares], folder / EXAMPLES_FILE)
+    return rows

@@ -7,9 +7,9 @@ are asked for.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,19 @@ from ..errors import InputError, root_cause
 from ..runtime.files import read_run, user_path
 from ..runtime.text import shortened
 from .explanation import Explanation, Explanations
-from .manifest import MANIFEST_FILE, Part, damage_of, read_manifest
+from .manifest import (
+    EXAMPLES_FILE,
+    MANIFEST_FILE,
+    Block,
+    Manifest,
+    Part,
+    damage_of,
+    read_lines,
+    read_manifest,
+)
 from .rows import check_array, check_row
 
-EXAMPLES_FILE = "examples.jsonl"
+_NOT_WRITTEN = "{}: not what attribute.py wrote there, which its --resume computes again"
 
 
 class StoredExplanation(Explanation):
@@ -95,43 +104,53 @@ class StoredExplanations(Explanations):
             raise InputError(
                 f"{self.folder} has no {EXAMPLES_FILE}: name a folder written by attribute.py"
             )
-        # One pass over the file: where its rows begin, and whether they are what was written.
-        self._starts, digest = [0], hashlib.sha256()
+        manifest = self._checked_manifest()
         with open(self._file, "rb") as file:
             self._version = _version(file)
-            for line in file:
-                self._starts.append(self._starts[-1] + len(line))
-                digest.update(line)
-        self._parts = self._checked_parts(digest.hexdigest())
-        self._rows = range(len(self._starts) - 1)  # of the file: all, or a slice of them
+            if manifest is None:
+                size, count = _version(file)[1], sum(1 for _ in file)
+        self._parts: dict[str, Part] | None = None
+        if manifest is None:
+            self._blocks = [Block(0, size, 0, count, None)]
+        else:
+            arrays = [part for part in manifest.parts if part.arrays is not None]
+            self._parts = {part.arrays["file"]: part for part in arrays}
+            self._blocks, count = manifest.blocks, manifest.num_examples
+        self._starts: dict[int, np.ndarray] = {}  # of the rows of each block that was verified
+        self._rows = range(count)  # of the file: all, or a slice of them
 
-    def _checked_parts(self, sha256: str) -> dict[str, Part] | None:
-        """Return what the manifest says of each file of arrays; None without a manifest.
-
-        Args:
-          sha256: of the rows' file.
+    def _checked_manifest(self) -> Manifest | None:
+        """Return what the manifest says, None without one.
 
         Raises:
-          InputError: the rows are not as the manifest says.
+          InputError: the rows' file is not as it says.
         """
-        manifest = self.folder / MANIFEST_FILE
-        if not manifest.is_file():  # of an earlier version, or a run that --resume is mending
+        file = self.folder / MANIFEST_FILE
+        if not file.is_file():  # of an earlier version, or a run that --resume is mending
             return None
         try:
-            rows, parts = read_manifest(self.folder)
-            reason = damage_of(self.folder, rows, is_read=False)
-            if reason is None and (rows["file"], rows["sha256"]) != (EXAMPLES_FILE, sha256):
-                reason = f"{self._file} is damaged"
+            manifest = read_manifest(self.folder)
+            size = self._file.stat().st_size
+            if size == manifest.num_bytes:
+                return manifest
+            reason = f"{self._file} has {size} bytes, not {manifest.num_bytes}"
         except (ValueError, OSError) as error:
             reason = str(error)
-        else:
-            if reason is None:
-                return {part.arrays["file"]: part for part in parts if part.arrays is not None}
-        if not manifest.is_file():  # --resume has begun meanwhile
+        if not file.is_file():  # --resume has begun meanwhile
             return None
-        raise InputError(
-            f"{reason}: not what attribute.py wrote there, which its --resume computes again"
-        )
+        raise InputError(_NOT_WRITTEN.format(reason))
+
+    def _start(self, file: BinaryIO, number: int) -> int:
+        """Return where a row begins, having verified the block that it is in."""
+        at = bisect.bisect_right(self._blocks, number, key=lambda block: block.first) - 1
+        block = self._blocks[at]
+        if at not in self._starts:
+            try:
+                lengths = [len(line) for line in read_lines(file, block)]
+            except ValueError:
+                raise InputError(_NOT_WRITTEN.format(f"{self._file} is damaged")) from None
+            self._starts[at] = block.start + np.cumsum([0, *lengths[:-1]])
+        return int(self._starts[at][number - block.first])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -150,7 +169,7 @@ class StoredExplanations(Explanations):
         with open(self._file, "rb") as file:
             if _version(file) != self._version:
                 raise InputError(f"{self._file} has changed since it was opened: load it again")
-            file.seek(self._starts[number])
+            file.seek(self._start(file, number))
             try:
                 row = json.loads(file.readline())
                 check_row(row)
@@ -177,7 +196,7 @@ def load_attributions(folder: str | os.PathLike) -> StoredExplanations:
     Their arrays are read when they are asked for.
 
     Raises:
-      InputError: the folder holds no explanations, or rows that are not those its manifest was
-        written for.
+      InputError: the folder holds no explanations, or its rows have another size than its manifest
+        says. Their contents are verified when they are read, about a thousand at a time.
     """
     return StoredExplanations(folder)

@@ -7,7 +7,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -89,6 +90,22 @@ def write_file(file: Path, content: bytes | str) -> None:
     """Write a whole file; it is never seen half written."""
     with replacing(file) as written:
         written.write(content if isinstance(content, bytes) else content.encode())
+
+
+def concatenate(files: Sequence[Path], into: Path) -> None:
+    """Make one file of several, in this order; they are gone then.
+
+    It is never seen half written; a failure may leave the others' contents in the first of them.
+    """
+    with open(files[0], "ab", opener=_open_without_links) as joined:
+        for file in files[1:]:
+            with open(file, "rb") as source:
+                shutil.copyfileobj(source, joined, 8 * 2**20)
+        joined.flush()
+        os.fsync(joined.fileno())
+    os.replace(files[0], into)
+    for file in files[1:]:
+        file.unlink()
 
 
 def read_json(file: Path) -> Any:
