@@ -190,9 +190,9 @@ def trained_folder(tiny_folder, reviews_folder, tmp_path_factory):
 
 def assemble(folder, num_examples, num_processes=1):
     """Put the parts of a run together as its processes do."""
-    for process in range(num_processes):
-        parts.put_in_order(folder, num_examples, process, num_processes)
-    return parts.join(folder, num_examples)
+    for process in reversed(range(num_processes)):
+        listed = parts.put_in_order(folder, num_examples, process, num_processes)
+    return parts.join(folder, num_examples, listed)
 
 
 def read_jsonl(file):

@@ -304,6 +304,7 @@ def example(explained, index, importance):
             "head_importance": importance.tolist(),
             "converged": [index % 3 > 0] * layers,
             "convergence_deltas": [0.01 * (index % 5)] * layers,
+            "error_estimates": [0.003 * (index % 5)] * layers,
         },
         {},
     )
@@ -327,6 +328,8 @@ def test_a_summary_does_not_depend_on_how_the_examples_were_divided(explained):
         for column in importances.reshape(len(importances), -1).T.tolist()
     ]
     np.testing.assert_allclose(merged.importance.ravel(), exact, rtol=2.3e-16)
+    assert whole.worst == (0.012, 4, 0) and whole.num_rough == 240
+    assert whole.rough_layers == {0: 240, 1: 240}
     assert len(whole.not_converged) == 100 and whole.num_not_converged == 400 * 2
     assert whole.not_converged[:3] == [
         {"example": 0, "layer": 0},
@@ -343,6 +346,7 @@ def test_a_summary_does_not_depend_on_how_the_examples_were_divided(explained):
         ("importance", [[[0.0]], [[0.0, 1.0]]]),
         ("n_steps", [[float("inf")]]),
         ("worst", [0.1]),
+        ("rough_layers", [["x", 1]]),
         ("not_converged", [{"example": 1}]),
         ("token_pairs", [[1.0, 0, 0, 0, 1.0, "a", 3]]),
     ],

@@ -110,9 +110,12 @@ def test_only_what_is_rough_is_said_with_its_remedy():
         convergence_deltas=[0.011, -0.25],
         token_convergence_delta=0.07,
     )
+    estimated = example(convergence_deltas=[0.011, 0.0], error_estimates=[0.004, None])
+    (phrase,) = roughness_of(estimated, True)
+    assert "the estimated error is large in layer 1 (no bound);" in phrase
     in_script, in_python = (roughness_of(rough, where) for where in (True, False))
     assert in_script == [
-        "rough: the convergence delta is large in layer 1 (25%), layer 0 (1%); --n_steps auto takes"
+        "rough: the estimated error is large in layer 1 (25%), layer 0 (1%); --n_steps auto takes"
         " as many steps as are needed",
         "rough: the token attributions, by 7% of their sum; --token_n_steps auto takes as many"
         " steps as are needed",

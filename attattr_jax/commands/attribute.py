@@ -94,11 +94,10 @@ def _attribute(options: Options) -> None:
     may_change += ("model_commit",)
     folder.start(options, facts, may_change)
     num_rows = len(split) * (classifier.config.num_labels if options.target == "all" else 1)
-    _explain(options, folder, classifier, split, encoded, attribution, num_rows)
-    if not sharding.is_main():
+    summary = _explain(options, folder, classifier, split, encoded, attribution, num_rows)
+    if summary is None:
         return
 
-    summary = parts.join(folder.path, num_rows)
     stored = load_attributions(folder.path)
     _write_summary(options, folder, split, facts["model_fingerprint"], attribution, summary)
     _print(options, folder, stored, summary, attribution)
@@ -208,10 +207,11 @@ def _explain(
     encoded: Encoded,
     attribution: AttributionOptions,
     num_rows: int,
-) -> None:
-    """Write the explanations that are not there yet, this process's share of them, as parts.
+) -> DatasetSummary | None:
+    """Write the explanations that are not there yet, this process's share of them.
 
-    There are `num_rows` in all. Returns when all processes have done so, and put them in order.
+    There are `num_rows` in all. Returns when all processes have done so; the main one then finishes
+    the data set, and returns what is known of all examples together.
     """
     if folder.resume and sharding.is_main():
         for reason in parts.reopen(folder.path, num_rows):
@@ -236,8 +236,9 @@ def _explain(
         writer = parts.ExplanationWriter(folder.path, options.save, jax.process_index())
         _write_all(explained, writer, num_rows, len(done))
     sharding.barrier("explained")
-    parts.put_in_order(folder.path, num_rows, jax.process_index(), jax.process_count())
+    listed = parts.put_in_order(folder.path, num_rows, jax.process_index(), jax.process_count())
     sharding.barrier("in order")
+    return parts.join(folder.path, num_rows, listed) if sharding.is_main() else None
 
 
 def _write_all(
@@ -285,6 +286,7 @@ def _write_summary(
     results = {
         "num_examples": summary.num_examples,
         "max_relative_convergence_delta": summary.worst_delta,
+        "max_error_estimate": summary.worst[0],
     }
     if options.n_steps == "auto":
         results |= {"mean_n_steps": summary.mean_n_steps, "not_converged": summary.not_converged}
@@ -308,7 +310,7 @@ def _print(
         print_summary(summary, attribution.layers)
     if options.n_steps == "auto":
         print_steps(summary, attribution)
-    print_roughness(summary)
+    print_roughness(summary, attribution)
     print(f"{len(stored)} explanations: {folder.path}")
 
 

@@ -18,7 +18,7 @@ from ..pruning.curves import CURVE_FRACTIONS
 from ..pruning.measures import MEASURES
 from ..runtime.text import printable
 from ..views.example import explained_class, gold_of, single_output, window_of
-from ..views.sentence import ROUGH_LAYER, roughness_of
+from ..views.sentence import ROUGH_LAYER, roughness_of, share
 
 
 def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
@@ -88,16 +88,23 @@ def _print_pairs(row: Mapping[str, Any]) -> None:
         print_table(rows, "    ")
 
 
-def print_roughness(summary: DatasetSummary) -> None:
-    """Warn if a layer of a text is integrated too roughly."""
+def print_roughness(summary: DatasetSummary, options: AttributionOptions) -> None:
+    """Warn in one line if a layer of a text is integrated too roughly; names the layers."""
+    is_auto = options.n_steps == "auto"
+    remedy = "--n_steps auto takes as many steps as are needed"
+    if is_auto or options.path == "joint":
+        remedy = f"a larger --{'max_steps' if is_auto else 'n_steps'} helps"
     if not summary.num_rough:
         return
-    delta, index, layer = summary.worst
+    error, index, layer = summary.worst
+    counts = {layer: count for layer, count in summary.rough_layers.items() if layer is not None}
+    layers = ", ".join(f"{layer} ({counts[layer]})" for layer in sorted(counts))
+    in_layers = f", in layers {layers}" if layers else ""
     where = f"text {index}" + ("" if layer is None else f", layer {layer}")
     print(
-        f"warning: rough: {summary.num_rough} of {summary.num_examples} texts have a convergence"
-        f" delta above {ROUGH_LAYER:.0%} of what is attributed (the largest: {where}, {delta:.0%});"
-        " --n_steps auto takes as many steps as are needed",
+        f"warning: rough: {summary.num_rough} of {summary.num_examples} texts have an estimated"
+        f" error above {ROUGH_LAYER:.0%} of what is attributed{in_layers} (the largest: {where},"
+        f" {share(error)}); {remedy}",
         file=sys.stderr,
     )
 

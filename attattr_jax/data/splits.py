@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -96,6 +97,10 @@ class Split:
 
         They do not depend on the label: the same example is recognised in another file.
         """
+        return list(self._example_hashes)
+
+    @functools.cached_property
+    def _example_hashes(self) -> list[str]:
         pairs = self.text_pairs or [None] * len(self)
         return [json_digest(row)[:16] for row in zip(self.texts, pairs, strict=True)]
 

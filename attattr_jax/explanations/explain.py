@@ -239,6 +239,7 @@ def _attribute(
         "score": result.score,
         "baseline_score": result.baseline_score,
         "convergence_delta": result.convergence_delta,
+        "error_estimate": result.error_estimate,
         "n_steps": result.n_steps,
         "converged": result.converged,
         "contrast": result.contrast,
@@ -251,6 +252,7 @@ def _attribute(
         arrays |= {
             "token_attributions": tokens.attributions,
             "token_delta": tokens.convergence_delta,
+            "token_error": tokens.error_estimate,
             "token_n_steps": tokens.n_steps,
             "token_converged": tokens.converged,
         }

@@ -6,6 +6,7 @@ Shapes: T tokens of one example (no padding), L layers (those asked for), N head
 from __future__ import annotations
 
 import functools
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -73,11 +74,14 @@ class Explanation:
     path: str  # "layer" or "joint"
     num_hidden_layers: int  # of the model
     convergence_deltas: list[float]  # [L], or [1] on the joint path
+    # Estimated Σ|error| / Σ|attributions|, [L] or [1] likewise; None of a layer: it has no bound
+    error_estimates: list[float | None] | None
     absolute_attribution_sums: list[float] | None  # Σ|attributions|, [L]
     n_steps: list[int]  # [L]
     converged: list[bool] | None  # [L], with n_steps="auto"
     token_attributions: list[float] | None  # [T]
     token_convergence_delta: float | None
+    token_error_estimate: float | None
     token_n_steps: int | None
     token_converged: bool | None
     token_pairs: list[dict[str, Any]]  # the strongest: from, to, attribution
@@ -172,6 +176,18 @@ class Explanation:
     def token_pair_attributions(self) -> np.ndarray:
         """[T, T]: the sum over layers and heads divided by its largest absolute value."""
         return self.array("token_pairs") / self.row["token_pairs_scale"]
+
+    @property
+    def relative_errors(self) -> list[float] | None:
+        """The estimated error of each layer, Σ|error| / Σ|attributions| (docs/quadrature.md).
+
+        On the joint path one number. The relative convergence deltas, which see less, where there
+        is no estimate: of an earlier version, or of results that were made without.
+        """
+        estimates = self.row.get("error_estimates")
+        if estimates is None:
+            return self.relative_deltas
+        return [math.inf if estimate is None else estimate for estimate in estimates]
 
     @property
     def relative_deltas(self) -> list[float] | None:

@@ -39,6 +39,7 @@ def findings_of(
         "layers": list(layers),
         "baseline_scores": arrays["baseline_score"].tolist(),
         "convergence_deltas": arrays["convergence_delta"].tolist(),
+        "error_estimates": _estimates(arrays.get("error_estimate")),
         "absolute_attribution_sums": (
             arrays["magnitude"].tolist() if "magnitude" in arrays else None
         ),
@@ -50,6 +51,7 @@ def findings_of(
         "token_convergence_delta": (
             float(arrays["token_delta"]) if "token_delta" in arrays else None
         ),
+        "token_error_estimate": _estimates(arrays.get("token_error")),
         "token_n_steps": int(arrays["token_n_steps"]) if "token_n_steps" in arrays else None,
         "token_converged": bool(arrays["token_converged"]) if "token_converged" in arrays else None,
         "token_pairs_scale": largest,
@@ -63,6 +65,13 @@ def findings_of(
             for layer, head, value in top_heads(arrays["head_importance"], num_pairs, layers)
         ],
     }
+
+
+def _estimates(values: np.ndarray | None) -> Any:
+    """Return error estimates, one or a list, as JSON holds them: those without bound are None."""
+    if values is None:
+        return None
+    return np.where(np.isfinite(values), np.asarray(values, object), None).tolist()
 
 
 def probabilities_of(logits: np.ndarray, is_multi_label: bool) -> np.ndarray:

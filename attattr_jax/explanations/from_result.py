@@ -96,8 +96,8 @@ def _arrays_of(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the arrays of all examples on the host, and which of them an explanation keeps."""
     names = ["target", "score", "baseline_score", "convergence_delta", "n_steps"]
-    names += [] if result.converged is None else ["converged"]
-    names += [] if result.contrast is None else ["contrast"]
+    optional = "converged", "contrast", "error_estimate"
+    names += [name for name in optional if getattr(result, name) is not None]
     arrays = {name: getattr(result, name) for name in names} | {
         "logits": result.logits,
         "head_importance": result.attributions,

@@ -6,10 +6,9 @@ rows, `parts/rows-PPPP-NNNNN.jsonl`, and then a line in its manifest, `parts/man
 which examples are in the two files, the files' sizes and SHA-256, and a summary of the examples.
 What no line names does not count, so a process may be killed at any moment.
 
-When every example is there, each process puts a share of the rows in order (`put_in_order`), and
-one of them joins the shares to `examples.jsonl`, merges the summaries and lists all files in
-`manifest.json` (`join`). What that one does grows with the number of examples only in the lists of
-their numbers, and in bytes that are copied.
+When every example is there, each process writes a share of the rows in order into one file
+(`put_in_order`), and one of them merges the summaries and lists all files in `manifest.json`
+(`join`). What that one does grows with the number of examples only in the lists of their numbers.
 
 `ExplanationWriter` and `put_in_order` are for all processes of a run; everything else is for one of
 them, while the others wait.
@@ -19,7 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ import numpy as np
 import safetensors.numpy
 
 from ..errors import InputError
-from ..runtime.files import Journal, concatenate, read_json, replacing, write_file, write_json
+from ..runtime.files import Journal, read_json, write_file, write_json, writing_at
 from .explanation import SAVED_ARRAYS, Explanation
 from .manifest import (
     EXAMPLES_FILE,
@@ -52,6 +53,9 @@ SHARD_BYTES = 64 * 2**20
 PART_ROWS = 1024
 PART_SECONDS = 60  # of work that a killed process loses at most
 BLOCK_ROWS = 1024  # of `examples.jsonl`, which are verified together
+# A process's share of the rows ends at a multiple of this, so that no two machines write the same
+# page of a file: a network's file system might write back the whole of it
+PAGE_BYTES = 2**16
 
 
 class ExplanationWriter:
@@ -282,35 +286,50 @@ def _rows_at(folder: Path, starts: Mapping[int, int]) -> dict[int, bytes]:
     return rows
 
 
-def put_in_order(folder: Path, num_examples: int, process: int = 0, num_processes: int = 1) -> None:
-    """Put this process's share of all rows in order, `parts/ordered-PPPP.jsonl`; verify its parts.
+def put_in_order(
+    folder: Path, num_examples: int, process: int = 0, num_processes: int = 1
+) -> list[Part]:
+    """Put this process's share of all rows in order, `parts/examples.jsonl`; verify its parts.
 
     The share is of the examples, not of those that this process has explained. Every example must
     be there exactly once.
+
+    Returns:
+      all parts, [] of a finished run.
 
     Raises:
       InputError: one is missing or there twice, or a file is damaged.
     """
     if (folder / MANIFEST_FILE).is_file():
-        return
+        return []
     parts = _complete_parts(folder, num_examples)
     for part in parts[process::num_processes]:
         reason = damage_of(folder, part.rows) or damage_of(folder, part.arrays)
         if reason:
             raise InputError(f"{reason}: --resume computes its examples again")
-    table = _RowTable(folder, parts)
-    count = -(-num_examples // BLOCK_ROWS)
-    numbers = range(count * process // num_processes, count * (process + 1) // num_processes)
-    file, blocks = folder / PARTS / f"ordered-{process:04d}.jsonl", []
-    with replacing(file) as ordered:
-        for number in numbers:
-            start = number * BLOCK_ROWS
-            indices = range(start, min(start + BLOCK_ROWS, num_examples))
+    table, count = _RowTable(folder, parts), -(-num_examples // BLOCK_ROWS)
+    bounds = [count * each // num_processes * BLOCK_ROWS for each in range(num_processes)]
+    shares = [
+        range(start, min(end, num_examples))
+        for start, end in itertools.pairwise([*bounds, num_examples])
+    ]
+    blocks = []
+    with writing_at(folder / PARTS / EXAMPLES_FILE, sum(map(table.size, shares[:process]))) as file:
+        for start in shares[process][::BLOCK_ROWS]:
+            indices = range(start, min(start + BLOCK_ROWS, shares[process].stop))
             content = table.rows(indices)
-            ordered.write(content)
+            if indices.stop == shares[process].stop < num_examples:  # JSON may end in spaces
+                content[-1:] = b" " * _padding(table.size(shares[process], is_padded=False)) + b"\n"
+            file.write(content)
             digest = hashlib.sha256(content).hexdigest()
             blocks.append({"bytes": len(content), "num_examples": len(indices), "sha256": digest})
-    write_json(file.with_suffix(".json"), {"blocks": blocks})
+    write_json(folder / PARTS / f"ordered-{process:04d}.json", {"blocks": blocks})
+    return parts
+
+
+def _padding(num_bytes: int) -> int:
+    """Return how many bytes are missing to a whole number of pages."""
+    return -num_bytes % PAGE_BYTES
 
 
 def _complete_parts(folder: Path, num_examples: int) -> list[Part]:
@@ -351,6 +370,12 @@ class _RowTable:
         self._start = np.concatenate([np.cumsum(each) - each for each in lengths])[order]
         self._length = np.concatenate(lengths)[order]
 
+    def size(self, share: range, is_padded: bool = True) -> int:
+        """Return how many bytes a process's share of the rows has in `examples.jsonl`."""
+        num_bytes = int(self._length[share.start : share.stop].sum())
+        is_last = share.stop == len(self._length)
+        return num_bytes + (_padding(num_bytes) if is_padded and not is_last else 0)
+
     def rows(self, indices: range) -> bytearray:
         """Return the rows of these examples, in order."""
         chosen = slice(indices.start, indices.stop)
@@ -379,8 +404,11 @@ class _RowTable:
         return content
 
 
-def join(folder: Path, num_examples: int) -> DatasetSummary:
-    """Join the rows that all processes have put in order, and list the files in the manifest.
+def join(folder: Path, num_examples: int, parts: Sequence[Part]) -> DatasetSummary:
+    """Make a finished run of the rows that all processes have put in order.
+
+    Args:
+      parts: as `put_in_order` returned them.
 
     Returns what is known of all examples together.
 
@@ -388,7 +416,6 @@ def join(folder: Path, num_examples: int) -> DatasetSummary:
       InputError: something is missing or damaged.
     """
     if not (folder / MANIFEST_FILE).is_file():
-        parts = _complete_parts(folder, num_examples)
         summary = DatasetSummary()
         for part in parts:
             summary.merge(DatasetSummary.from_json(part.summary))
@@ -410,20 +437,18 @@ def join(folder: Path, num_examples: int) -> DatasetSummary:
 
 
 def _join_rows(folder: Path, num_examples: int) -> dict[str, Any]:
-    """Make `examples.jsonl` of all processes' shares; return how the manifest describes it."""
-    shares = sorted((folder / PARTS).glob("ordered-*.json"))
-    blocks = []
+    """Take the ordered rows for `examples.jsonl`; return how the manifest describes them."""
+    ordered, blocks = folder / PARTS / EXAMPLES_FILE, []
     try:
-        for share in shares:
-            described = read_json(share)
-            file = share.with_suffix(".jsonl")
-            size = sum(block["bytes"] for block in described["blocks"])
-            if file.stat().st_size != size:
-                raise ValueError(f"{file} has another size than {share.name} says")
-            blocks += described["blocks"]
+        for share in sorted((folder / PARTS).glob("ordered-*.json")):
+            blocks += read_json(share)["blocks"]
         rows = {"file": EXAMPLES_FILE, "blocks": blocks}
-        blocks_of(rows, num_examples)
+        expected = sum(block.num_bytes for block in blocks_of(rows, num_examples))
+        with open(ordered, "rb") as file:  # a network's file system knows its size when opened
+            size = os.fstat(file.fileno()).st_size
+        if size != expected:
+            raise ValueError(f"{ordered} has {size} bytes, not {expected}")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{folder / PARTS}: {error}: --resume puts the rows in order") from None
-    concatenate([share.with_suffix(".jsonl") for share in shares], folder / EXAMPLES_FILE)
+    os.replace(ordered, folder / EXAMPLES_FILE)
     return rows

@@ -203,6 +203,13 @@ FIELDS = (
         "a list of numbers for each of $L layers, all of one length",
         may_be_absent=True,
     ),
+    Field(
+        "error_estimates",
+        _maybe(_each(_maybe(_number), "P")),
+        "null or a list of $P numbers",
+        may_be_absent=True,
+    ),
+    Field("token_error_estimate", _maybe(_number), "a number or null", may_be_absent=True),
     Field("token_n_steps", _maybe(_count), "a number from 0 or null", may_be_absent=True),
     Field("token_converged", _maybe(_truth), "true, false or null", may_be_absent=True),
 )

@@ -8,6 +8,7 @@ Shapes: L layers, N heads.
 
 from __future__ import annotations
 
+import collections
 import heapq
 import math
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..views.sentence import ROUGH_LAYER
 from .explanation import Explanation
+from .rows import LARGEST_NUMBER
 
 MAX_NAMED = 100  # of the layers that did not reach the tolerance
 
@@ -74,10 +76,12 @@ class DatasetSummary:
 
     def __init__(self, num_pairs: int = 20):
         self.num_pairs, self.num_examples = num_pairs, 0
-        # The largest |convergence delta| / Σ |attributions| of any layer of any example, of which
-        # text, and of which layer (None: of all together); and how many texts are rough.
+        # The largest estimated error / Σ|attributions| of any layer of any example, of which text,
+        # and of which layer (None: of all together); how many texts are rough, and in which layers
         self.worst: tuple[float, int | None, int | None] = (0.0, None, None)
+        self.worst_delta = 0.0  # |convergence delta| / Σ|attributions|
         self.num_rough = 0
+        self.rough_layers: collections.Counter[int | None] = collections.Counter()
         # (text, layer) that did not reach the tolerance: the first of them, and how many there are
         self.not_converged: list[dict[str, int]] = []
         self.num_not_converged = 0
@@ -97,10 +101,12 @@ class DatasetSummary:
         ]
         self._add_missed(missed, len(missed))
         layers = row["layers"] if row["path"] == "layer" else [None]
-        deltas = explained.relative_deltas or ()
-        self.num_rough += max(deltas, default=0.0) > ROUGH_LAYER
-        for layer, delta in zip(layers, deltas, strict=False):
-            self._add_worst((delta, row["index"], layer))
+        self.worst_delta = max(self.worst_delta, *(explained.relative_deltas or [0.0]))
+        errors = [min(error, LARGEST_NUMBER) for error in explained.relative_errors or ()]
+        self.num_rough += max(errors, default=0.0) > ROUGH_LAYER
+        for layer, error in zip(layers, errors, strict=False):
+            self._add_worst((error, row["index"], layer))
+            self.rough_layers[layer] += error > ROUGH_LAYER
         for pair in row["token_pairs"]:
             # Not normalised, so that examples compare; index and positions break ties
             value = pair["attribution"] * row["token_pairs_scale"]
@@ -116,6 +122,8 @@ class DatasetSummary:
                 own.add(term)
         self._add_missed(other.not_converged, other.num_not_converged)
         self.num_rough += other.num_rough
+        self.rough_layers += other.rough_layers  # leaves those without any out
+        self.worst_delta = max(self.worst_delta, other.worst_delta)
         self._add_worst(other.worst)
         for pair in other._pairs:
             self._add_pair(pair)
@@ -129,8 +137,8 @@ class DatasetSummary:
 
     def _add_worst(self, worst: tuple[float, int | None, int | None]) -> None:
         # Of equal ones the first text, and its first layer
-        delta, index, _ = worst
-        if index is not None and (delta, -index) > (self.worst[0], -(self.worst[1] or 0)):
+        error, index, _ = worst
+        if index is not None and (error, -index) > (self.worst[0], -(self.worst[1] or 0)):
             self.worst = worst
 
     def _add_pair(self, pair: tuple) -> None:
@@ -145,7 +153,13 @@ class DatasetSummary:
             "importance": [term.tolist() for term in self._importance.terms],
             "n_steps": [term.tolist() for term in self._n_steps.terms],
             "worst": list(self.worst),
+            "worst_delta": self.worst_delta,
             "num_rough": int(self.num_rough),
+            "rough_layers": [
+                [layer, int(count)]
+                for layer, count in sorted(self.rough_layers.items(), key=str)
+                if count
+            ],
             "not_converged": self.not_converged,
             "num_not_converged": self.num_not_converged,
             "token_pairs": [list(pair) for pair in sorted(self._pairs, reverse=True)],
@@ -164,6 +178,9 @@ class DatasetSummary:
                 for term in fields[name]:
                     own.add(_finite(term))
             summary.worst = _worst(fields["worst"])
+            summary.worst_delta = float(_finite([fields["worst_delta"]])[0])
+            for layer, count in fields["rough_layers"]:
+                summary.rough_layers[None if layer is None else _whole(layer)] = _whole(count)
             summary.not_converged = [
                 {name: _whole(missed[name]) for name in ("example", "layer")}
                 for missed in fields["not_converged"][:MAX_NAMED]
@@ -180,11 +197,6 @@ class DatasetSummary:
             ValueError,
         ) as error:
             raise ValueError(f"the summary is damaged ({error!s:.80})") from None
-
-    @property
-    def worst_delta(self) -> float:
-        """The largest |convergence delta| / Σ|attributions| of a layer."""
-        return self.worst[0]
 
     @property
     def importance(self) -> np.ndarray:
@@ -226,9 +238,9 @@ def _whole(value: Any) -> int:
 
 
 def _worst(fields: Any) -> tuple[float, int | None, int | None]:
-    delta, index, layer = fields
+    error, index, layer = fields
     places = [None if place is None else _whole(place) for place in (index, layer)]
-    return (float(_finite([delta])[0]), *places)
+    return (float(_finite([error])[0]), *places)
 
 
 def _pair(fields: Any) -> tuple:

@@ -7,8 +7,7 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,20 +91,14 @@ def write_file(file: Path, content: bytes | str) -> None:
         written.write(content if isinstance(content, bytes) else content.encode())
 
 
-def concatenate(files: Sequence[Path], into: Path) -> None:
-    """Make one file of several, in this order; they are gone then.
-
-    It is never seen half written; a failure may leave the others' contents in the first of them.
-    """
-    with open(files[0], "ab", opener=_open_without_links) as joined:
-        for file in files[1:]:
-            with open(file, "rb") as source:
-                shutil.copyfileobj(source, joined, 8 * 2**20)
-        joined.flush()
-        os.fsync(joined.fileno())
-    os.replace(files[0], into)
-    for file in files[1:]:
-        file.unlink()
+@contextlib.contextmanager
+def writing_at(file: Path, start: int) -> Iterator[BinaryIO]:
+    """Open a file that others write too, at a place of one's own; what is there is replaced."""
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb") as written:
+        written.seek(start)
+        yield written
+        written.flush()
+        os.fsync(written.fileno())
 
 
 def read_json(file: Path) -> Any:

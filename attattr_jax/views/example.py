@@ -49,6 +49,11 @@ class Example(Protocol):
         ...
 
     @property
+    def relative_errors(self) -> list[float] | None:
+        """The estimated error / Σ|attributions| of each layer; None where it is not known."""
+        ...
+
+    @property
     def words(self) -> list[list[int]]:
         """The positions of each word's pieces."""
         ...

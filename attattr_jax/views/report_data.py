@@ -198,6 +198,7 @@ def _packed_example(
         "token_baseline": row.get("token_baseline"),
         "has_lists": row.get("predicted_labels") is not None,
         "relative_deltas": example.relative_deltas,
+        "error_estimates": row.get("error_estimates"),
         "num_cut_tokens": row.get("num_cut_tokens", 0),
         "special": row["special_tokens_mask"],
         "token_attributions": values,

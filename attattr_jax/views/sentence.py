@@ -5,6 +5,7 @@ Shapes: T tokens of one example (no padding), L layers (those asked for), N head
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,9 @@ from .example import (
     single_output,
 )
 
-ROUGH_LAYER = (
-    0.01  # |convergence delta| / Σ|attributions| of a layer above which it is called rough
-)
+ROUGH_LAYER = 0.01  # estimated error / Σ|attributions| of a layer above which it is called rough
 ROUGH_TOKENS = 0.05  # the same of token-level attributions
+LARGEST_SHARE = 1e3  # beyond it an estimated error says no more than that there is no bound
 _LEAST_SHARE = 0.1  # of the largest token attribution: what is smaller did not speak against
 
 
@@ -138,28 +138,40 @@ def roughness_of(example: Example, in_script: bool) -> list[str]:
     """Return a phrase for each kind of attribution whose error is large, [] where none is.
 
     Args:
-      example: with the convergence deltas of its row.
+      example: with its estimated errors.
       in_script: the remedy is an option of attribute.py, else an argument in Python.
     """
     row, phrases = example.row, []
-    deltas = example.relative_deltas or []
+    errors = example.relative_errors or []
     rough = [
-        (delta, "all layers together" if row["path"] == "joint" else f"layer {layer}")
-        for layer, delta in zip(row["layers"], deltas, strict=False)
-        if delta > ROUGH_LAYER
+        (error, "all layers together" if row["path"] == "joint" else f"layer {layer}")
+        for layer, error in zip(row["layers"], errors, strict=False)
+        if error > ROUGH_LAYER
     ]
     if rough:
-        named = ", ".join(f"{name} ({delta:.0%})" for delta, name in sorted(rough)[:-4:-1])
+        named = ", ".join(f"{name} ({share(error)})" for error, name in sorted(rough)[:-4:-1])
         more = f" and {len(rough) - 3} more layers" if len(rough) > 3 else ""
         remedy = _more_steps("n_steps", row["path"] == "layer", row["converged"], in_script)
-        phrases.append(f"rough: the convergence delta is large in {named}{more}; {remedy}")
+        phrases.append(f"rough: the estimated error is large in {named}{more}; {remedy}")
+    error = _token_error(row)
+    if error is not None and error > ROUGH_TOKENS:
+        remedy = _more_steps("token_n_steps", True, row.get("token_converged"), in_script)
+        phrases.append(f"rough: the token attributions, by {error:.0%} of their sum; {remedy}")
+    return phrases
+
+
+def share(error: float) -> str:
+    """Return an estimated error as text."""
+    return "no bound" if error >= LARGEST_SHARE else f"{error:.0%}"
+
+
+def _token_error(row: Mapping[str, Any]) -> float | None:
+    """Return the estimated error / Σ|attributions| of tokens; of older rows that of their delta."""
+    if row.get("token_error_estimate") is not None:
+        return row["token_error_estimate"]
     values, delta = row["token_attributions"], row["token_convergence_delta"]
     size = 0.0 if values is None else sum(map(abs, values))
-    if size and delta is not None and abs(delta) > ROUGH_TOKENS * size:
-        remedy = _more_steps("token_n_steps", True, row.get("token_converged"), in_script)
-        share = f"{abs(delta) / size:.0%}"
-        phrases.append(f"rough: the token attributions, by {share} of their sum; {remedy}")
-    return phrases
+    return None if delta is None or not size else abs(delta) / size
 
 
 def _more_steps(name: str, allows_auto: bool, converged: Any, in_script: bool) -> str:

@@ -36,7 +36,7 @@ def data_frame(examples: Iterable[Example], kind: str = "texts") -> pd.DataFrame
 
 def _text_row(example: Example) -> Iterator[dict[str, Any]]:
     row, output = example.row, single_output(example.row)
-    deltas = example.relative_deltas
+    deltas, errors = example.relative_deltas, example.relative_errors
     says = (
         {"predicted": row["predicted"], "probability": row["probabilities"][row["predicted"]]}
         if output is None
@@ -54,6 +54,7 @@ def _text_row(example: Example) -> Iterator[dict[str, Any]]:
         "score": row["score"],
         "num_tokens": len(row["tokens"]),
         "largest_relative_delta": max(deltas) if deltas else np.nan,
+        "largest_error_estimate": max(errors) if errors else np.nan,
     }
 
 

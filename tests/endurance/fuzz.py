@@ -137,8 +137,7 @@ def make_inputs(inputs: Path) -> None:
             writer.flush()
     writer.flush()
     shutil.copytree(folder, inputs / "unfinished")
-    parts.put_in_order(folder, len(TEXTS))
-    parts.join(folder, len(TEXTS))
+    parts.join(folder, len(TEXTS), parts.put_in_order(folder, len(TEXTS)))
     run = {
         "script": "attribute",
         "finished": True,
@@ -343,8 +342,7 @@ def _resumed_kind(name: str, source: str, file: str, form: str, share: float) ->
                 if one.index not in done:
                     writer.add(one)
             writer.flush()
-            parts.put_in_order(run, len(TEXTS))
-            parts.join(run, len(TEXTS))
+            parts.join(run, len(TEXTS), parts.put_in_order(run, len(TEXTS)))
             for one, again in zip(explained, aa.load_attributions(run), strict=True):
                 assert one.row | {"arrays": None} == again.row | {"arrays": None}, (
                     "something is lost, or taken for something else"

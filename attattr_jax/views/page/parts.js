@@ -169,10 +169,11 @@
       rounded(example.baseline_scores[at], false),
       rounded(delta),
       example.relative_deltas ? rounded(example.relative_deltas[at], false) : "–",
+      example.error_estimates ? rounded(example.error_estimates[at] ?? Infinity, false) : "–",
       isJoint ? `${Math.max(...example.n_steps)}` : `${example.n_steps[at]}`,
       example.converged === null ? "–" : example.converged[at] ? "yes" : "no",
     ]);
-    const heading = ["", "F without its attention", term("delta", "convergence delta δ"), "relative to Σ|attribution|", "steps", "within tolerance"];
+    const heading = ["", "F without its attention", term("delta", "convergence delta δ"), "relative to Σ|attribution|", term("error", "estimated error"), "steps", "within tolerance"];
     byId("convergence").replaceChildren(
       make("thead", {}, make("tr", {}, ...heading.map((text) => make("th", { scope: "col" }, text)))),
       make("tbody", {}, ...rows.map(([name, ...rest]) => make("tr", {}, make("th", { scope: "row" }, name), ...rest.map((text) => make("td", { class: "number" }, text))))),
