@@ -6,13 +6,13 @@ and the serial part of attribution.
 The virtual devices share the cores of one machine, so their number cannot make anything faster:
 what is measured is what dividing the same work costs. Each number of devices has a process of its
 own, which waits while the others take their turns; medians of --rounds rounds. Communication and
-memory are read off the compiled programs. The serial part is what one process does after all have
-attributed: putting the rows of every process into one data set.
+memory are read off the compiled programs. The serial part is what does not get less with more
+processes: what one process does after all have attributed, and tokenizing all texts in each.
 
 The estimate is arithmetic with these figures and with ASSUMED, which nobody has measured:
 
     attribution of N texts on n devices: start + N · seconds per text / n + N · serial seconds per
-      text
+      text, tokenizing among them
     a training step: FLOP of a device / its speed + 2 (n - 1) / n · bytes of gradient / speed of its
       connection, nothing overlapped
 """
@@ -200,7 +200,8 @@ def serial_part(model: str) -> dict[str, Any]:
 def estimate(result: dict[str, Any]) -> dict[str, Any]:
     """Return what more devices would bring, on paper."""
     one, serial = result["by_devices"][0], result["serial"]
-    serial_seconds = ESTIMATED_TEXTS * serial["serial_microseconds_a_text"] / 1e6
+    of_text = serial["serial_microseconds_a_text"] + serial["microseconds_a_text"]["start"]
+    serial_seconds = ESTIMATED_TEXTS * of_text / 1e6
     divisible = ESTIMATED_TEXTS / one["attribute"]["texts_per_second"]
     gradient = max(
         sum(row["train"]["communication_bytes"].values()) for row in result["by_devices"]

@@ -710,6 +710,7 @@ RULES = {
     },
 }
 TABLE_SENTENCES = 16
+TOKEN_REFERENCE = 256  # Gauss-Legendre nodes, which token-level gradients are judged by
 
 
 def auto(bench: Bench) -> dict[str, Any]:
@@ -760,6 +761,33 @@ def auto(bench: Bench) -> dict[str, Any]:
         "seconds": [{"what": name, **spread("seconds", each)} for name, each in seconds.items()],
         "sentences_of_times_and_rules": len(some),
         "rules": rows,
+    }
+
+
+def tokens(bench: Bench) -> dict[str, Any]:
+    """Measure what token-level gradients with n_steps="auto" keep of their promise and cost."""
+    encoded = bench.sentences(bench.options.token_sentences, seed=1, skipped=TUNED_ON)
+    model, tolerance = bench.classifier, 1e-2
+    sizes = functools.partial(default_batch_size, model.config)
+    rows = []
+    for batch in inference_batches(encoded, model.config, sizes):
+        inputs = model.params, batch.inputs, model.config
+        exact = aa.attribute_tokens(*inputs, n_steps=TOKEN_REFERENCE)
+        found = aa.attribute_tokens(*inputs, n_steps="auto", tolerance=tolerance)
+        size = np.abs(np.asarray(exact.attributions, np.float64)).sum(axis=1)
+        error = np.abs(np.asarray(found.attributions - exact.attributions)).sum(axis=1) / size
+        of_rows = np.stack([error, np.asarray(found.error_estimate), np.asarray(found.n_steps)])
+        rows.append(of_rows[:, batch.indices >= 0])
+    error, estimate, n_steps = np.concatenate(rows, axis=1)
+    return {
+        "sentences": len(error),
+        "tolerance": tolerance,
+        "reference_nodes": TOKEN_REFERENCE,
+        "share_within": float((error <= tolerance).mean()),
+        "error_worst": float(error.max()),
+        "share_estimate_at_least_error": float((estimate >= error - 1e-6).mean()),
+        "mean_evaluations": float(n_steps.mean()),
+        "most_evaluations": int(n_steps.max()),
     }
 
 
@@ -892,6 +920,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "compile": compile_times,
     "importance_memory": importance_memory,
     "auto": auto,
+    "tokens": tokens,
     "bfloat16": bfloat16,
     "gpu": gpu,
 }
@@ -981,7 +1010,8 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="the result file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
-    parser.add_argument("--auto_sentences", type=int, default=100)
+    parser.add_argument("--auto_sentences", type=int, default=200)
+    parser.add_argument("--token_sentences", type=int, default=96)
     parser.add_argument("--reference_sentences", type=int, default=12)
     parser.add_argument("--equal_batch", type=int, default=8)
     parser.add_argument(

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import attattr_jax as aa
+from attattr_jax.attribution.options import AttributionOptions
+from attattr_jax.commands.printing import print_roughness
 from attattr_jax.explanations.explanation import Explanation, Explanations
+from attattr_jax.explanations.summary import DatasetSummary
 from attattr_jax.views.sentence import roughness_of, sentence_of
 
 TOKENS = ["[CLS]", "un", "##watch", "no", "[SEP]"]
@@ -123,6 +126,26 @@ def test_only_what_is_rough_is_said_with_its_remedy():
     assert 'n_steps="auto"' in in_python[0] and "--" not in "".join(in_python)
     adaptive = roughness_of(example(convergence_deltas=[0.5, 0], converged=[False, True]), True)
     assert adaptive[0].endswith("a larger --max_steps helps")
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "remedy"),
+    [
+        (5, "--n_steps auto takes as many steps as are needed"),
+        ("auto", "a larger --max_steps helps"),
+    ],
+)
+def test_rough_texts_are_warned_of_in_one_line(capsys, n_steps, remedy):
+    summary = DatasetSummary()
+    print_roughness(summary, AttributionOptions(n_steps=n_steps))
+    assert capsys.readouterr().err == ""
+    for index, errors in enumerate([[0.02, 0.001], [0.01, 0.01], [0.03, 0.4]]):
+        summary.add(example(error_estimates=errors, index=index, n_steps=[5, 5]))
+    print_roughness(summary, AttributionOptions(n_steps=n_steps))
+    assert capsys.readouterr().err == (
+        "warning: rough: 2 of 3 texts have an estimated error above 1% of what is attributed, in"
+        f" layers 0 (2), 1 (1) (the largest: text 2, layer 1, 40%); {remedy}\n"
+    )
 
 
 def test_data_frames_hold_the_arrays():

@@ -16,6 +16,7 @@ them, while the others wait.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -32,6 +33,7 @@ import safetensors.numpy
 
 from ..errors import InputError
 from ..runtime.files import Journal, read_json, write_file, write_json, writing_at
+from ..runtime.text import shortened
 from .explanation import SAVED_ARRAYS, Explanation
 from .manifest import (
     EXAMPLES_FILE,
@@ -47,6 +49,7 @@ from .manifest import (
     read_manifest,
     write_manifest,
 )
+from .rows import check_row
 from .summary import DatasetSummary
 
 SHARD_BYTES = 64 * 2**20
@@ -204,9 +207,11 @@ def reopen(folder: Path, num_examples: int) -> list[str]:
 
 
 def _described(folder: Path, part: Part) -> Part:
-    """Return a part with everything that `join` needs, which earlier versions did not write."""
+    """Return a part with all that `join` needs, which an earlier version did not write."""
     if part.lengths is not None and part.summary is not None:
-        return part
+        with contextlib.suppress(ValueError):
+            DatasetSummary.from_json(part.summary)
+            return part
     file = place(folder, part.rows["file"])
     lines = file.read_bytes().splitlines(keepends=True)
     if len(lines) != len(part.indices):
@@ -220,8 +225,13 @@ def _described(folder: Path, part: Part) -> Part:
 
 def _summary_of(lines: Iterable[bytes]) -> DatasetSummary:
     summary = DatasetSummary()
-    for line in lines:
-        summary.add(Explanation(json.loads(line), {}))
+    try:
+        for line in lines:
+            row = json.loads(line)
+            check_row(row)
+            summary.add(Explanation(row, {}))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"a row is damaged: {shortened(str(error))}") from None
     return summary
 
 
@@ -417,8 +427,11 @@ def join(folder: Path, num_examples: int, parts: Sequence[Part]) -> DatasetSumma
     """
     if not (folder / MANIFEST_FILE).is_file():
         summary = DatasetSummary()
-        for part in parts:
-            summary.merge(DatasetSummary.from_json(part.summary))
+        try:
+            for part in parts:
+                summary.merge(DatasetSummary.from_json(part.summary))
+        except ValueError as error:
+            raise InputError(f"{folder / PARTS}: {error}: --resume computes it again") from None
         rows = _join_rows(folder, num_examples)
         write_manifest(folder, rows, parts, summary.to_json())
         shutil.rmtree(folder / PARTS)

@@ -108,10 +108,10 @@ class StoredExplanations(Explanations):
         with open(self._file, "rb") as file:
             self._version = _version(file)
             if manifest is None:
-                size, count = _version(file)[1], sum(1 for _ in file)
+                count = sum(1 for _ in file)
         self._parts: dict[str, Part] | None = None
         if manifest is None:
-            self._blocks = [Block(0, size, 0, count, None)]
+            self._blocks = [Block(0, self._version[1], 0, count, None)]
         else:
             arrays = [part for part in manifest.parts if part.arrays is not None]
             self._parts = {part.arrays["file"]: part for part in arrays}
