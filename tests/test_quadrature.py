@@ -107,7 +107,8 @@ def test_every_level_integrates_what_its_map_makes_smooth(is_cheap):
 
 
 @pytest.mark.parametrize("method", quadrature.RULES)
-@pytest.mark.parametrize("count", [2, 20, 300])
+@pytest.mark.parametrize("count", [2, 20, 72, 128, 300])
+@pytest.mark.filterwarnings("error")
 def test_partial_integrals_of_a_fixed_rule(method, count):
     """What a rule adds up to a node is near the integral: of its own order where it has few nodes,
     of a Riemann sum's beyond.
