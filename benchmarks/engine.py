@@ -297,7 +297,10 @@ def find(
     bench: Bench, encoded: Encoded, config: aa.BertConfig | None = None, **options: Any
 ) -> Found:
     """Attribute sentences."""
-    return by_sentence(run_ours(bench, encoded, config, **options), encoded)
+    found = by_sentence(run_ours(bench, encoded, config, **options), encoded)
+    # Programs hold memory mappings, of which Linux allows a process 65,530: every rule has its own
+    jax.clear_caches()
+    return found
 
 
 def errors(
