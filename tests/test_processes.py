@@ -465,7 +465,8 @@ def test_a_full_disk_during_a_checkpoint_is_one_line(commands, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
     ((status, _, error),) = ended([start(commands(tmp_path)[:1], program=limit + PROGRAM)])
     assert (tmp_path / "model" / "metrics.jsonl").exists(), "it had begun"
-    progress = (" examples", "labels are class indices")
+    # JAX warns where its cache does not hold the programs yet: that has no space either
+    progress = (" examples", "labels are class indices", "compilation cache", "warnings.warn(")
     lines = [
         line
         for line in re.split(r"[\r\n]+", error)
