@@ -18,7 +18,7 @@ from ..pruning.curves import CURVE_FRACTIONS
 from ..pruning.measures import MEASURES
 from ..runtime.text import printable
 from ..views.example import explained_class, gold_of, single_output, window_of
-from ..views.sentence import ROUGH_LAYER, roughness_of, share
+from ..views.sentence import ROUGH_LAYER, more_steps, roughness_of, share
 
 
 def print_table(rows: Sequence[Sequence[str]], indent: str = "  ") -> None:
@@ -90,12 +90,10 @@ def _print_pairs(row: Mapping[str, Any]) -> None:
 
 def print_roughness(summary: DatasetSummary, options: AttributionOptions) -> None:
     """Warn in one line if a layer of a text is integrated too roughly; names the layers."""
-    is_auto = options.n_steps == "auto"
-    remedy = "--n_steps auto takes as many steps as are needed"
-    if is_auto or options.path == "joint":
-        remedy = f"a larger --{'max_steps' if is_auto else 'n_steps'} helps"
     if not summary.num_rough:
         return
+    converged = False if options.n_steps == "auto" else None
+    remedy = more_steps("n_steps", options.path == "layer", converged, in_script=True)
     error, index, layer = summary.worst
     counts = {layer: count for layer, count in summary.rough_layers.items() if layer is not None}
     layers = ", ".join(f"{layer} ({counts[layer]})" for layer in sorted(counts))

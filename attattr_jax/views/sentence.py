@@ -151,11 +151,11 @@ def roughness_of(example: Example, in_script: bool) -> list[str]:
     if rough:
         named = ", ".join(f"{name} ({share(error)})" for error, name in sorted(rough)[:-4:-1])
         more = f" and {len(rough) - 3} more layers" if len(rough) > 3 else ""
-        remedy = _more_steps("n_steps", row["path"] == "layer", row["converged"], in_script)
+        remedy = more_steps("n_steps", row["path"] == "layer", row["converged"], in_script)
         phrases.append(f"rough: the estimated error is large in {named}{more}; {remedy}")
     error = _token_error(row)
     if error is not None and error > ROUGH_TOKENS:
-        remedy = _more_steps("token_n_steps", True, row.get("token_converged"), in_script)
+        remedy = more_steps("token_n_steps", True, row.get("token_converged"), in_script)
         phrases.append(f"rough: the token attributions, by {error:.0%} of their sum; {remedy}")
     return phrases
 
@@ -174,8 +174,15 @@ def _token_error(row: Mapping[str, Any]) -> float | None:
     return None if delta is None or not size else abs(delta) / size
 
 
-def _more_steps(name: str, allows_auto: bool, converged: Any, in_script: bool) -> str:
-    """Return what makes attributions more exact."""
+def more_steps(name: str, allows_auto: bool, converged: Any, in_script: bool) -> str:
+    """Return what makes attributions more exact.
+
+    Args:
+      name: of the argument that is the number of steps.
+      allows_auto: whether it may be "auto".
+      converged: None of a fixed number of steps.
+      in_script: the remedy is an option of attribute.py, else an argument in Python.
+    """
     option, value = (f"--{name} ", "auto") if in_script else (f"{name}=", '"auto"')
     if converged is None and allows_auto:
         return f"{option}{value} takes as many steps as are needed"
