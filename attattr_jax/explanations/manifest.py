@@ -19,9 +19,7 @@ from ..runtime.files import json_digest, read_json, write_file
 MANIFEST_FILE = "manifest.json"
 EXAMPLES_FILE = "examples.jsonl"
 PARTS = "parts"  # the folder of rows while a run is not finished
-_FILE_NAME = re.compile(
-    r"(shard-\d{4,}-\d{5,}\.safetensors|rows-\d{4,}-\d{5,}\.jsonl|examples\.jsonl)"
-)
+_FILE_NAME = re.compile(r"(shard-\d{4,}-\d{5,}\.safetensors|rows-\d{4,}-\d{5,}\.jsonl)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -452,8 +452,9 @@ def join(folder: Path, num_examples: int, parts: Sequence[Part]) -> DatasetSumma
 def _join_rows(folder: Path, num_examples: int) -> dict[str, Any]:
     """Take the ordered rows for `examples.jsonl`; return how the manifest describes them."""
     ordered, blocks = folder / PARTS / EXAMPLES_FILE, []
+    shares = (folder / PARTS).glob("ordered-*.json")
     try:
-        for share in sorted((folder / PARTS).glob("ordered-*.json")):
+        for share in sorted(shares, key=lambda share: int(share.stem.split("-")[1])):
             blocks += read_json(share)["blocks"]
         rows = {"file": EXAMPLES_FILE, "blocks": blocks}
         expected = sum(block.num_bytes for block in blocks_of(rows, num_examples))
